@@ -1,0 +1,120 @@
+"""Measures whole `Fuser` calls and command-line starts, each in a fresh process.
+
+    python benchmarks/fuse.py                     # 520x520: seconds, peak memory; CLI starts
+    python benchmarks/fuse.py --large             # and 6000x4000 in tiles (minutes on a CPU)
+    python benchmarks/fuse.py --model mff.safetensors --json
+
+Pictures are the example pair, mirrored to the size asked for. Memory is the peak resident set of
+the process, imports and compilation included.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PAIR = [str(EXAMPLES / f"coffee_{name}.jpg") for name in ("near", "far")]
+
+
+def peak_megabytes() -> float:
+    """Peak resident set of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def measure_call(model: str, height: int, width: int, repeats: int) -> dict:
+    """One process's work: the first call (compiles), then `repeats` warm ones."""
+    import mgdn_jax
+    from mgdn_jax import files, tiling
+
+    rows, columns = (
+        tiling.extend(n, wanted, "symmetric") for n, wanted in ((400, height), (600, width))
+    )
+    pictures = [x[rows[:, None], columns[None]] for x in files.load_pictures(PAIR)]
+    fuser = mgdn_jax.load(model)
+    imported = peak_megabytes()
+    seconds, started = [], time.perf_counter()
+    fused = fuser(*pictures)
+    first = time.perf_counter() - started
+    for _ in range(repeats):
+        started = time.perf_counter()
+        fuser(*pictures)
+        seconds.append(time.perf_counter() - started)
+    return {
+        "size": f"{width}x{height}",
+        "tiles": fuser.plan(*fused.shape[:2]).tiles,
+        "first_call_s": first,
+        "warm_median_s": statistics.median(seconds) if seconds else None,
+        "warm_fastest_s": min(seconds) if seconds else None,
+        "peak_mb": peak_megabytes(),
+        "peak_before_first_call_mb": imported,
+    }
+
+
+def call_in_fresh_process(model: str, height: int, width: int, repeats: int) -> dict:
+    """`measure_call` in a process of its own."""
+    command = [sys.executable, __file__, "--model", model, "--child", f"{height},{width},{repeats}"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(ran.stdout)
+
+
+def measure_starts(model: str) -> dict:
+    """Wall time of the same command twice: compilation cache empty, then filled."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mgdn_jax", "fuse", *PAIR, "-o", f"{folder}/fused.png"]
+        environment = os.environ | {"MGDN_CACHE_DIR": f"{folder}/cache"}
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            subprocess.run([*command, "--model", model, "--quiet"], check=True, env=environment)
+            seconds.append(time.perf_counter() - started)
+    return {"first_start_s": seconds[0], "second_start_s": seconds[1]}
+
+
+def main() -> None:
+    """Prints a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mgdn-mff", help="name or .safetensors file")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--large", action="store_true", help="also 6000x4000 in tiles")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure_call(options.model, *map(int, options.child.split(",")))))
+        return
+    calls = [call_in_fresh_process(options.model, 520, 520, options.repeats)]
+    if options.large:
+        calls.append(call_in_fresh_process(options.model, 4000, 6000, 0))
+    report = {
+        "model": options.model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "load_before": os.getloadavg()[0],
+        "calls": calls,
+        "command_line": measure_starts(options.model),
+    }
+    if options.json:
+        print(json.dumps(report))
+        return
+    print(f"{options.model}, {report['cores']} cores, load {report['load_before']:.1f} before")
+    print(f"{'size':>10} {'tiles':>5} {'first s':>8} {'warm s':>8} {'peak MB':>8}")
+    for call in calls:
+        warm = "" if call["warm_median_s"] is None else f"{call['warm_median_s']:.2f}"
+        print(
+            f"{call['size']:>10} {call['tiles']:>5} {call['first_call_s']:>8.2f} {warm:>8} "
+            f"{call['peak_mb']:>8.0f}"
+        )
+    starts = report["command_line"]
+    print(f"mgdn fuse, 600x400, compilation cache empty: {starts['first_start_s']:.1f} s")
+    print(f"mgdn fuse, 600x400, compilation cache filled: {starts['second_start_s']:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

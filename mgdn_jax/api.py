@@ -1,0 +1,105 @@
+"""The public face: the few calls that join the rooms; `mgdn_jax` hands them on lazily."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from mgdn_jax import checkpoint, conversion, evaluation, models, zoo
+from mgdn_jax.conversion import Report
+from mgdn_jax.fuser import Fuser
+from mgdn_jax.layers.functional import Flat
+
+
+def load(name_or_path: str | os.PathLike[str] = zoo.DEFAULT) -> Fuser:
+    """A bundled network by name, or the network in a weight file.
+
+    Args:
+        name_or_path: e.g. ``"mgdn-mff"`` (see `list_models`), or a ``.safetensors`` file that
+            `convert` or a training run wrote.
+
+    Raises:
+        InputError: unknown name, missing, truncated or foreign file, or weights that do not fit
+            the configuration stored with them.
+    """
+    weights = checkpoint.load_weights(zoo.resolve(name_or_path))
+    config = models.get(weights.system).Config.from_dict(weights.config)
+    return Fuser(weights.system, config, weights.params, weights.stats, weights.card)
+
+
+def list_models() -> dict[str, dict[str, Any]]:
+    """Bundled networks: name -> system, configuration, number of parameters, card."""
+    return zoo.list_models()
+
+
+def create(
+    system: str, preset: str, *, seed: int = 0, **overrides: Any
+) -> tuple[Any, nnx.GraphDef, Flat, Flat]:
+    """A freshly initialised network as pure data: ``(config, graphdef, params, stats)``.
+
+    `mgdn_jax.layers.functional.apply(graphdef, params, stats, *images)` calls it; wrap it in a
+    `Fuser` with ``Fuser(system, config, params, stats)``.
+
+    Args:
+        system: e.g. ``"mgdn"``.
+        preset: e.g. ``"mff"``.
+        seed: initialisation is a function of it alone.
+        **overrides: fields of the system's `Config` to replace, e.g. ``head="blend"``.
+
+    Raises:
+        InputError: unknown system, preset or field.
+    """
+    return models.create(system, preset, seed=seed, **overrides)
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    system: str,
+    preset: str,
+    **overrides: Any,
+) -> Report:
+    """Turn a published PyTorch checkpoint into a weight file of ours.
+
+    Args:
+        source: ``.pth`` file; nothing but plain tensors is ever unpickled.
+        target: ``.safetensors`` file to write.
+        system: e.g. ``"mgdn"``.
+        preset: the configuration it was published for, e.g. ``"mff"``.
+        **overrides: fields of the configuration to replace.
+
+    Returns:
+        What became of every entry; complete by construction.
+
+    Raises:
+        InputError: unreadable source, or one that does not hold this network in full.
+    """
+    config = models.preset(system, preset, **overrides)
+    params, report = conversion.convert_state_dict(
+        conversion.read_torch(source), system=system, config=config
+    )
+    card = {
+        "name": Path(target).stem,
+        "task": preset,
+        "trained_on": "published weights, converted",
+        "source": Path(source).name,
+        # The released scripts always grow the picture by 1 to 8 mirrored rows and columns.
+        "inference": {"padding": "script"},
+    }
+    checkpoint.save_weights(
+        target, system=system, config=config.to_dict(), params=params, stats={}, card=card
+    )
+    return report
+
+
+def evaluate(
+    fuse: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    pairs: Sequence[evaluation.Pair],
+    **options: Any,
+) -> evaluation.Table:
+    """Score a fusion function on pairs of pictures; see `mgdn_jax.evaluation.evaluate_pairs`."""
+    return evaluation.evaluate_pairs(fuse, pairs, **options)

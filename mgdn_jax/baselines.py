@@ -1,0 +1,222 @@
+"""Fusion rules without learning: what a trained network has to beat.
+
+Each rule takes two uint8 pictures of one shape, `(H, W)` gray or `(H, W, 3)` colour, and
+returns a uint8 picture of that shape. On gray images they reproduce the `base_*` rows of the
+quality anchors: the means over the 20 Lytro pairs agree to the printed digits (1e-5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.metrics import luminance
+
+Picture: TypeAlias = NDArray[np.uint8]
+
+_TAPS = np.array([1, 4, 6, 4, 1]) / 16
+_LEVELS = 4
+_FOCUS_SIGMA = 5.0
+_MAJORITY = 31
+_GUIDE_RADIUS = 8
+_GUIDE_EPS = 0.01
+_BORDER = "reflect"  # of SciPy: d c b a | a b c d; the other rules miss the anchors' digits
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = np.asarray(a), np.asarray(b)
+    if first.shape != second.shape:
+        raise InputError(
+            f"the sources have shapes {first.shape} and {second.shape}: give two of one shape."
+        )
+    ranks = first.ndim == 2 or (first.ndim == 3 and first.shape[2] in (1, 3))
+    if not ranks or first.size == 0:
+        raise InputError(f"a source has shape {first.shape}: give (H, W) or (H, W, 3).")
+    if first.dtype != np.uint8 or second.dtype != np.uint8:
+        raise InputError(
+            f"the sources have dtypes {first.dtype} and {second.dtype}: give uint8 pictures."
+        )
+    return first.astype(np.float64), second.astype(np.float64)
+
+
+def _picture(x: NDArray[np.float64]) -> Picture:
+    return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
+
+
+def mean(a: ArrayLike, b: ArrayLike) -> Picture:
+    """The average of the sources, halves rounded up: `floor((a + b + 1) / 2)`.
+
+    Args:
+        a: First source, uint8, `(H, W)` or `(H, W, 3)`.
+        b: Second source of the same shape.
+
+    Returns:
+        uint8, the shape of the sources.
+
+    Raises:
+        InputError: if shapes differ or the pictures are not uint8.
+    """
+    first, second = _pair(a, b)
+    return np.floor((first + second + 1) / 2).astype(np.uint8)
+
+
+def maximum(a: ArrayLike, b: ArrayLike) -> Picture:
+    """The larger value of the sources, pixel by pixel and channel by channel.
+
+    Args:
+        a: First source, uint8, `(H, W)` or `(H, W, 3)`.
+        b: Second source of the same shape.
+
+    Returns:
+        uint8, the shape of the sources.
+
+    Raises:
+        InputError: if shapes differ or the pictures are not uint8.
+    """
+    first, second = _pair(a, b)
+    return np.maximum(first, second).astype(np.uint8)
+
+
+def pyramid_down(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Low-pass filters with 1 4 6 4 1 and keeps every second row and column from the first.
+
+    Args:
+        x: `(H, W)` or `(H, W, C)`; mirrored at its border pixels (`reflect_101`).
+
+    Returns:
+        `(ceil(H/2), ceil(W/2))` or with C.
+    """
+    for axis in (0, 1):
+        x = ndimage.correlate1d(x, _TAPS, axis=axis, mode="mirror")
+    return x[::2, ::2]
+
+
+def pyramid_up(x: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Doubles an image: zeros between the samples, then 1 4 6 4 1 with gain 4.
+
+    The border rule is that of the doubled image; an odd target side drops the last line.
+
+    Args:
+        x: `(H, W)` or `(H, W, C)`.
+        shape: Target shape, sides 2H or 2H-1 and 2W or 2W-1.
+
+    Returns:
+        Array of `shape`.
+    """
+    doubled = np.zeros((2 * x.shape[0], 2 * x.shape[1], *x.shape[2:]))
+    doubled[::2, ::2] = x
+    for axis in (0, 1):
+        doubled = ndimage.correlate1d(doubled, 2 * _TAPS, axis=axis, mode="mirror")
+    return doubled[: shape[0], : shape[1]]
+
+
+def laplacian(a: ArrayLike, b: ArrayLike) -> Picture:
+    """Laplacian pyramid: of each detail the stronger, of the coarse remainders the mean.
+
+    Four levels of detail; the coefficient of larger magnitude is taken, the first source's on
+    ties. Source: Burt and Adelson 1983.
+
+    Args:
+        a: First source, uint8, `(H, W)` or `(H, W, 3)` (channels are fused one by one).
+        b: Second source of the same shape.
+
+    Returns:
+        uint8, the shape of the sources.
+
+    Raises:
+        InputError: if shapes differ or the pictures are not uint8.
+    """
+    first, second = _pair(a, b)
+    details = []
+    for _ in range(_LEVELS):
+        coarse_1, coarse_2 = pyramid_down(first), pyramid_down(second)
+        detail_1 = first - pyramid_up(coarse_1, first.shape)
+        detail_2 = second - pyramid_up(coarse_2, second.shape)
+        details.append(np.where(np.abs(detail_1) >= np.abs(detail_2), detail_1, detail_2))
+        first, second = coarse_1, coarse_2
+    fused = (first + second) / 2
+    for detail in reversed(details):
+        fused = pyramid_up(fused, detail.shape) + detail
+    return _picture(fused)
+
+
+def focus_weight(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """How much of each pixel the focus rule takes from the first source.
+
+    Sharpness is the sum of the absolute horizontal and vertical second differences, squared
+    and smoothed by a Gaussian of deviation 5; the sharper source wins, a majority over 31x31
+    pixels removes specks, and a guided filter (guide = mean of the sources / 255, radius 8,
+    eps 0.01) fits the mask to the edges of the picture. All filters mirror the image about its
+    edge, the border pixel included.
+
+    Args:
+        a: First source, uint8, `(H, W)` or `(H, W, 3)`; colour is judged by its luminance.
+        b: Second source of the same shape.
+
+    Returns:
+        `(H, W)` float64 in 0..1.
+
+    Raises:
+        InputError: if shapes differ or the pictures are not uint8.
+    """
+    _pair(a, b)
+    first, second = luminance(a), luminance(b)
+    sharper = (_sharpness(first) > _sharpness(second)).astype(np.float64)
+    votes = ndimage.uniform_filter(sharper, _MAJORITY, mode=_BORDER)
+    mask = (votes > 0.5).astype(np.float64)
+    return np.clip(_guided_filter((first + second) / 510, mask), 0, 1)
+
+
+def _sharpness(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    second = np.array([1.0, -2.0, 1.0])
+    activity = sum(
+        np.abs(ndimage.correlate1d(x, second, axis=axis, mode=_BORDER)) for axis in (0, 1)
+    )
+    return ndimage.gaussian_filter(activity**2, _FOCUS_SIGMA, mode=_BORDER, truncate=4.0)
+
+
+def _guided_filter(guide: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """He, Sun, Tang 2010: the local linear function of the guide that fits `x` best."""
+
+    def box(y: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ndimage.uniform_filter(y, 2 * _GUIDE_RADIUS + 1, mode=_BORDER)
+
+    mean_guide, mean_x = box(guide), box(x)
+    variance = box(guide * guide) - mean_guide**2
+    slope = (box(guide * x) - mean_guide * mean_x) / (variance + _GUIDE_EPS)
+    return box(slope) * guide + box(mean_x - slope * mean_guide)
+
+
+def focus_guided(a: ArrayLike, b: ArrayLike) -> Picture:
+    """Multi-focus rule: the sharper source, blended by a guided filter (see `focus_weight`).
+
+    Args:
+        a: First source, uint8, `(H, W)` or `(H, W, 3)` (all channels share one weight).
+        b: Second source of the same shape.
+
+    Returns:
+        uint8, the shape of the sources.
+
+    Raises:
+        InputError: if shapes differ or the pictures are not uint8.
+    """
+    first, second = _pair(a, b)
+    weight = focus_weight(a, b).reshape(first.shape[:2] + (1,) * (first.ndim - 2))
+    return _picture(weight * first + (1 - weight) * second)
+
+
+BASELINES: Mapping[str, Callable[[ArrayLike, ArrayLike], Picture]] = MappingProxyType(
+    {
+        "base_mean": mean,
+        "base_max": maximum,
+        "base_laplacian": laplacian,
+        "base_focus_guided": focus_guided,
+    }
+)
+"""The rules under the names of their rows in the anchors' tables."""

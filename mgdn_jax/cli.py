@@ -1,0 +1,154 @@
+"""The command `mgdn`: arguments, errors and exit codes; the work is in `cli_fuse`, `cli_tools`.
+
+Nothing heavy is imported before a command runs, so that help, version and complaints are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from mgdn_jax.errors import InputError
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, like every other error of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"mgdn: error: {message}; see {self.prog} --help.\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        try:
+            version = metadata.version("mgdn-jax")
+        except metadata.PackageNotFoundError:
+            version = "unknown (not installed)"
+        print(f"mgdn {version}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="mgdn", description="Fuses pictures of one scene with neural networks.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_fuse(commands)
+
+    models = commands.add_parser("models", help="list the bundled networks")
+    models.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    models.set_defaults(run="cli_tools:models")
+
+    convert = commands.add_parser(
+        "convert", help="turn a published PyTorch checkpoint into a weight file"
+    )
+    convert.add_argument("source", metavar="SRC.pth")
+    convert.add_argument("target", metavar="DST.safetensors")
+    convert.add_argument("--system", required=True, help="for instance mgdn")
+    convert.add_argument("--preset", required=True, help="for instance mff")
+    convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    convert.set_defaults(run="cli_tools:convert")
+
+    data = commands.add_parser("data", help="data sets for training")
+    steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
+    prepare = steps.add_parser("prepare", help="write a folder of images as a data set")
+    prepare.add_argument("set", metavar="SET", help="name of the builder, e.g. pairs")
+    prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the images")
+    prepare.add_argument("--out", metavar="DIR", help="where to put it (the user's data folder)")
+    prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    prepare.set_defaults(run="cli_tools:prepare")
+
+    evaluate = commands.add_parser("eval", help="score a fused picture against its two sources")
+    evaluate.add_argument("fused", metavar="FUSED")
+    evaluate.add_argument("a", metavar="A")
+    evaluate.add_argument("b", metavar="B")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    evaluate.set_defaults(run="cli_tools:evaluate")
+    return parser
+
+
+def _add_fuse(commands) -> None:
+    fuse = commands.add_parser(
+        "fuse",
+        help="fuse two pictures, a focus stack, or folders of pictures",
+        description="Two or more files become one picture (more than two: a focus stack, near to "
+        "far). One folder is a stack in the order of its names. Two or more folders are matched "
+        "by file name, and -o is a folder.",
+    )
+    fuse.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders")
+    fuse.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder")
+    fuse.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-mff)")
+    fuse.add_argument(
+        "--tile", type=int, metavar="N", help="longest tile edge; 0: never (only large pictures)"
+    )
+    fuse.add_argument("--overlap", type=int, metavar="N", help="pixels tiles share (64)")
+    fuse.add_argument(
+        "--tile-context",
+        choices=("global", "local"),
+        default="global",
+        help="statistics of the whole picture for every tile, or of the tile alone, twice as fast",
+    )
+    fuse.add_argument(
+        "--padding", choices=("script", "network"), help="how borders are extended (per model)"
+    )
+    fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
+    fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
+    fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fuse.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    fuse.set_defaults(run="cli_fuse:fuse")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments without the program's name; those of the process if None.
+
+    Returns:
+      The exit code: 0 done; 1 some pictures of a folder failed, the others are written; 2 bad
+      input, nothing written; 130 interrupted.
+    """
+    # XLA and TensorFlow's C++ logs, chatty about machines and caches; errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    room, _, name = arguments.run.partition(":")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            command = getattr(importlib.import_module(f"mgdn_jax.{room}"), name)
+            code = command(arguments)
+            sys.stdout.flush()
+            return code
+    except InputError as error:
+        return _complain(str(error), EXIT_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", EXIT_INTERRUPTED)
+    except MemoryError:
+        return _complain("out of memory; fuse in smaller tiles (--tile 256).", EXIT_INPUT)
+    except BrokenPipeError:
+        # Whoever read our output has left; a flush at exit must not complain about that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_SOME_FAILED
+
+
+def _complain(sentence: str, code: int) -> int:
+    word = "" if code == EXIT_INTERRUPTED else "error: "
+    print(f"mgdn: {word}{' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

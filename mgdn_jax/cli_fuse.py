@@ -1,0 +1,286 @@
+"""`mgdn fuse`: from file names to fused files and a report."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgdn_jax import codec, files, zoo
+from mgdn_jax.errors import InputError
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept between runs.
+
+    `$MGDN_CACHE_DIR` if set ("off" or empty: nowhere), else `mgdn_jax` in the user's cache folder.
+    """
+    chosen = os.environ.get("MGDN_CACHE_DIR")
+    if chosen is not None:
+        return None if chosen.strip().lower() in ("", "off", "0") else Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path("~/Library/Caches").expanduser()
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser()
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "mgdn_jax"
+
+
+def enable_compilation_cache() -> Path | None:
+    """Lets JAX keep compiled programs on disk, so that the next run starts at once.
+
+    Returns:
+      The folder, or None if it is switched off or not writable (which is no error).
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder
+
+
+def fuse(arguments: argparse.Namespace) -> int:
+    """Runs `mgdn fuse`.
+
+    Args:
+      arguments: as `cli.build_parser` makes them.
+
+    Returns:
+      0, or 1 if a pair of a folder failed or lacked its partner.
+
+    Raises:
+      InputError: nothing could be done, and nothing was written.
+    """
+    started = time.perf_counter()
+    if not 1 <= arguments.quality <= 100:
+        raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
+    jobs, problems, batch = _jobs(arguments.inputs, arguments.output)
+    if arguments.score and len(jobs[0].sources) != 2:
+        raise InputError("--score compares a result with exactly two sources; leave it out.")
+    # A single picture is read before the model is: bad input should be told at once.
+    pictures = None if batch else jobs[0].load()
+    name = arguments.model or zoo.DEFAULT
+    weights = zoo.resolve(name)
+
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    import mgdn_jax
+
+    enable_compilation_cache()
+    fuser = mgdn_jax.load(weights)
+    fuser.plan(1, 1, tile=arguments.tile, overlap=arguments.overlap)  # wrong options, before work
+    voice = _Voice(arguments, name, fuser)
+    done: list[dict[str, Any]] = []
+    for job in jobs:
+        try:
+            result = _run(job, pictures or job.load(), fuser, arguments, voice)
+        except InputError as error:
+            if not batch:
+                raise
+            problems.append(str(error))
+            continue
+        done.append(result)
+        voice.result(result)
+    voice.end(done, problems, time.perf_counter() - started)
+    return 1 if problems else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One result: its sources in order, and the file to write."""
+
+    sources: tuple[Path, ...]
+    target: Path
+
+    def load(self) -> list[np.ndarray]:
+        """The pictures, after checking that what becomes of them can be written."""
+        for source in self.sources:
+            if self.target.exists() and source.exists() and self.target.samefile(source):
+                raise InputError(f"{self.target} is one of the inputs; name another output.")
+        files.check_output(self.target)
+        pictures = files.load_pictures(self.sources)
+        channels = max(files.without_alpha(x).shape[-1] for x in pictures)
+        sample = files.like_inputs(
+            np.zeros((1, 1, channels), pictures[0].dtype), [x[:1, :1] for x in pictures]
+        )
+        if sample.dtype != np.float32 or channels == 1:
+            codec.encode(sample, self.target.suffix)
+        return pictures
+
+
+def _jobs(inputs: Sequence[str], output: str) -> tuple[list[_Job], list[str], bool]:
+    """What to fuse into what; sentences about pictures without partners; whether many results."""
+    folders = [os.path.isdir(name) for name in inputs]
+    if not any(folders):
+        if len(inputs) < 2:
+            raise InputError(f"{inputs[0]} is alone; give at least two pictures or a folder.")
+        return [_Job(tuple(map(Path, inputs)), Path(output))], [], False
+    if not all(folders):
+        raise InputError("the inputs are files and folders mixed; give only files or only folders.")
+    if len(inputs) == 1:
+        stack = tuple(files.list_images(inputs[0]).values())
+        if len(stack) < 2:
+            raise InputError(f"{inputs[0]} holds a single image; a stack needs at least two.")
+        return [_Job(stack, Path(output))], [], False
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise InputError(f"{output} is a file where a folder is to be written; name a folder.")
+    files.check_folder(output)
+    groups, missing = files.pair_folders(inputs)
+    # Results are PNG whatever the inputs were: saving a fused JPEG as JPEG would lose twice.
+    jobs = [_Job(sources, Path(output) / f"{stem}.png") for stem, sources in groups.items()]
+    return jobs, missing, True
+
+
+def _run(
+    job: _Job,
+    pictures: list[np.ndarray],
+    fuser: Any,
+    arguments: argparse.Namespace,
+    voice: _Voice,
+) -> dict[str, Any]:
+    """Fuses, writes, scores; what happened, ready for JSON."""
+    height, width = pictures[0].shape[:2]
+    options = {
+        "tile": arguments.tile,
+        "overlap": arguments.overlap,
+        "padding": arguments.padding,
+        "tile_context": arguments.tile_context,
+    }
+    plan = fuser.plan(height, width, **options)
+    started = time.perf_counter()
+    with voice.progress() as progress:
+        fused = fuser(*pictures, **options, progress=progress)
+    seconds = time.perf_counter() - started
+    files.write_image(job.target, fused, quality=arguments.quality)
+    result = {
+        "inputs": [str(source) for source in job.sources],
+        "output": str(job.target),
+        "width": width,
+        "height": height,
+        "dtype": str(fused.dtype),
+        "tiles": plan.tiles,
+        "seconds": round(seconds, 3),
+    }
+    if arguments.score:
+        result["scores"] = score(fused, *pictures)
+    return result
+
+
+def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """The standard quality figures of a fused picture.
+
+    Args:
+      fused: the result, as a `Fuser` gives it.
+      a: first source, as `files.load_pictures` gives it.
+      b: second source.
+
+    Returns:
+      Name to value; NaN for a metric that needs a larger picture.
+    """
+    from mgdn_jax import metrics
+
+    side = min(fused.shape[:2])
+    fits = [name for name in metrics.STANDARD if metrics.METRICS[name].min_side <= side]
+    values = metrics.evaluate(_gray_levels(fused), _gray_levels(a), _gray_levels(b), fits)
+    return {name: values.get(name, math.nan) for name in metrics.STANDARD}
+
+
+def _gray_levels(pixels: np.ndarray) -> np.ndarray:
+    """Pixels as the metrics take them: without alpha; other than uint8 as float64 in 0..255."""
+    pixels = files.without_alpha(pixels)
+    if pixels.dtype != np.uint8:
+        largest = np.iinfo(pixels.dtype).max if pixels.dtype == np.uint16 else 1.0
+        pixels = pixels.astype(np.float64) * (255.0 / largest)
+    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(json.dumps(plain(content)))
+
+
+class _Voice:
+    """What `mgdn fuse` says: results on stdout, progress and failures on stderr."""
+
+    def __init__(self, arguments: argparse.Namespace, model: str, fuser: Any):
+        self._json, self._quiet = arguments.json, arguments.quiet
+        self._talks = not (arguments.json or arguments.quiet)
+        self._model = {
+            "name": model,
+            "system": fuser.system,
+            "parameters": sum(int(leaf.size) for leaf in fuser.params.values()),
+        }
+        if self._talks:
+            print(
+                f"model   {model}: {fuser.system}, {self._model['parameters']:,} parameters",
+                flush=True,
+            )
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Callable[[int, int], None] | None]:
+        """A progress function for people at a terminal; its line is wiped at the end."""
+        if self._quiet or not sys.stderr.isatty():
+            yield None
+            return
+
+        def show(done: int, total: int) -> None:
+            sys.stderr.write(f"\r  tile {done} of {total} ")
+            sys.stderr.flush()
+
+        sys.stderr.write("\r  a new picture size takes a while longer ")
+        sys.stderr.flush()
+        try:
+            yield show
+        finally:
+            sys.stderr.write("\r" + " " * 48 + "\r")
+
+    def result(self, result: dict[str, Any]) -> None:
+        """One picture is done."""
+        if not self._talks:
+            return
+        size = f"{result['width']}x{result['height']} {result['dtype']}"
+        tiles = f", {result['tiles']} tiles" if result["tiles"] > 1 else ""
+        print(f"fused   {' + '.join(result['inputs'])} ({size}{tiles}, {result['seconds']:.1f} s)")
+        print(f"result  {result['output']}")
+        if "scores" in result:
+            print("scores  " + "  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
+        sys.stdout.flush()
+
+    def end(self, done: list[dict[str, Any]], problems: list[str], seconds: float) -> None:
+        """All pictures are done; failures are told last, where they are seen."""
+        if self._json:
+            content = {"model": self._model, "results": done, "failed": problems}
+            print_json(content | {"seconds": round(seconds, 3)})
+        elif self._talks and len(done) != 1:
+            print(f"done    {len(done)} pictures in {seconds:.1f} s", flush=True)
+        for problem in problems:
+            print(f"mgdn: error: {problem}", file=sys.stderr)

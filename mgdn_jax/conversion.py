@@ -1,0 +1,275 @@
+"""Published PyTorch checkpoints -> our weights: one table of rules a system, one engine.
+
+A rule is a regular expression over the published keys, the path it becomes, and a layout change.
+Every published entry must meet exactly one rule or be listed as dead, and every parameter of the
+network must be filled once with the right shape; all that does not fit is reported together.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgdn_jax import models
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers.functional import Flat
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+def _conv(w: np.ndarray) -> np.ndarray:
+    return w.transpose(2, 3, 1, 0)
+
+
+def _linear(w: np.ndarray) -> np.ndarray:
+    return w.transpose(1, 0)
+
+
+def _same(w: np.ndarray) -> np.ndarray:
+    return w
+
+
+def _flat(w: np.ndarray) -> np.ndarray:
+    return w.reshape(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Conversion of one system.
+
+    Attributes:
+        modules: (pattern of a module's published path, our path, kind); kind is ``conv``,
+            ``linear``, ``norm`` or ``array`` (a lone parameter) and decides suffix and layout.
+        dead: patterns of published entries that no network of the system reads.
+    """
+
+    modules: tuple[tuple[str, str, str], ...]
+    dead: tuple[str, ...]
+
+
+_SUFFIX: dict[str, dict[str, tuple[str, Transform]]] = {
+    "conv": {"weight": ("kernel", _conv), "bias": ("bias", _same)},
+    "linear": {"weight": ("kernel", _linear), "bias": ("bias", _same)},
+    "norm": {"weight": ("scale", _same), "bias": ("bias", _same)},
+}
+
+_BLOCK = r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\."
+_MGDF = r"layers\.(\d+)\.MGF\."
+_MGDN = Rules(
+    modules=(
+        (r"inconv1", "stems/0", "conv"),
+        (r"inconv2", "stems/1", "conv"),
+        (r"conv1", "stems/0", "conv"),
+        (r"conv_after_body\.0", "body", "conv"),
+        (r"conv_last\.0", "last", "conv"),
+        (_MGDF + r"TCA\.temperature", r"layers/\1/mgdf/attention/temperature", "array"),
+        (_MGDF + r"TCA\.q", r"layers/\1/mgdf/attention/query", "conv"),
+        (_MGDF + r"TCA\.q_dwconv", r"layers/\1/mgdf/attention/query_local", "conv"),
+        (_MGDF + r"TCA\.kv", r"layers/\1/mgdf/attention/key_value", "conv"),
+        (_MGDF + r"TCA\.kv_dwconv", r"layers/\1/mgdf/attention/key_value_local", "conv"),
+        (_MGDF + r"TCA\.project_out", r"layers/\1/mgdf/attention/project", "conv"),
+        (
+            _MGDF + r"kernel_predictor_(?:ref|under)\.([01])\.0",
+            r"layers/\1/mgdf/predictors/0/convs/\2",
+            "conv",
+        ),
+        (_MGDF + r"kernel_predictor_(?:ref|under)\.2", r"layers/\1/mgdf/predictors/0/out", "conv"),
+        (
+            _MGDF + r"kernel_predictor_(?:ext|over)\.([01])\.0",
+            r"layers/\1/mgdf/predictors/1/convs/\2",
+            "conv",
+        ),
+        (_MGDF + r"kernel_predictor_(?:ext|over)\.2", r"layers/\1/mgdf/predictors/1/out", "conv"),
+        (_MGDF + r"conv_out_1\.0", r"layers/\1/mgdf/outs/0", "conv"),
+        (_MGDF + r"conv_out_2\.0", r"layers/\1/mgdf/outs/1", "conv"),
+        (_MGDF + r"conv_ref\.([01])\.0", r"layers/\1/mgdf/reference/\2", "conv"),
+        (_BLOCK + r"norm([12])", r"layers/\1/blocks/\2/norm\3", "norm"),
+        (_BLOCK + r"attn\.qkv", r"layers/\1/blocks/\2/attention/qkv", "linear"),
+        (_BLOCK + r"attn\.proj", r"layers/\1/blocks/\2/attention/project", "linear"),
+        (
+            _BLOCK + r"attn\.relative_position_bias_table",
+            r"layers/\1/blocks/\2/attention/position_bias",
+            "array",
+        ),
+        (_BLOCK + r"mlp\.fc1", r"layers/\1/blocks/\2/expand", "linear"),
+        (_BLOCK + r"mlp\.fc2", r"layers/\1/blocks/\2/contract", "linear"),
+        (_BLOCK + r"lce\.conv\.([012])", r"layers/\1/blocks/\2/local/convs/\3", "conv"),
+        (_BLOCK + r"lce\.fc\.0", r"layers/\1/blocks/\2/local/squeeze", "linear"),
+        (_BLOCK + r"lce\.fc\.2", r"layers/\1/blocks/\2/local/excite", "linear"),
+        (r"layers\.(\d+)\.dilated_conv", r"layers/\1/dilated", "conv"),
+        (r"layers\.(\d+)\.adjust_channel", r"layers/\1/merge", "conv"),
+        (r"layers\.(\d+)\.adjust_channel_01", r"layers/\1/branches/0", "conv"),
+        (r"layers\.(\d+)\.adjust_channel_02", r"layers/\1/branches/1", "conv"),
+        (r"layers\.(\d+)\.adjust_channel_03", r"layers/\1/branches/2", "conv"),
+    ),
+    dead=(
+        r"patch_embed\.norm\.(weight|bias)",
+        r"norm\.(weight|bias)",
+        r".*\.attn\.relative_position_index",
+        r".*\.attn_mask",
+        r"attn_mask",
+    ),
+)
+
+RULES: dict[str, Rules] = {"mgdn": _MGDN}
+# Only dead where the network has two branches; with three the entry is converted.
+_DEAD_UNLESS_TARGETED = {"mgdn": (r"layers\.\d+\.adjust_channel_03\.(weight|bias)",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every entry of a state dictionary (the conversion raises unless complete).
+
+    Attributes:
+        converted: published key -> our path.
+        skipped: published keys that are dead by the rules.
+        unmatched: published keys no rule knows.
+        unfilled: our parameters no published key filled.
+        double: our paths, or published keys, with more than one partner.
+        misshapen: published keys whose converted shape differs, with both shapes.
+    """
+
+    converted: dict[str, str]
+    skipped: tuple[str, ...]
+    unmatched: tuple[str, ...]
+    unfilled: tuple[str, ...]
+    double: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left over on either side."""
+        return not (self.unmatched or self.unfilled or self.double or self.misshapen)
+
+
+def convert_state_dict(
+    state: Mapping[str, np.ndarray], *, system: str, config: Any
+) -> tuple[Flat, Report]:
+    """Convert the arrays of a published network.
+
+    Args:
+        state: published key -> array in PyTorch's layout; a ``module.`` prefix is stripped.
+        system: e.g. ``"mgdn"``.
+        config: the system's `Config` that describes the published network.
+
+    Returns:
+        Flat parameters (float32 NumPy arrays) and the report.
+
+    Raises:
+        InputError: anything is unmatched, unfilled, filled twice or of the wrong shape.
+    """
+    report, params = _convert(state, system, config)
+    if not report.complete:
+        parts = [
+            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in (
+                ("unknown entries", report.unmatched),
+                ("parameters without a source", report.unfilled),
+                ("entries with two partners", report.double),
+                ("entries of the wrong shape", report.misshapen),
+            )
+            if names
+        ]
+        raise InputError(
+            f"the checkpoint does not hold this {system} network: {'; '.join(parts)};"
+            " check --system and --preset"
+        )
+    return params, report
+
+
+def _convert(state: Mapping[str, np.ndarray], system: str, config: Any) -> tuple[Report, Flat]:
+    if system not in RULES:
+        raise InputError(f"no conversion is known for {system!r}; known: {', '.join(RULES)}")
+    rules = RULES[system]
+    targets = models.abstract(system, config)[1]
+    converted: dict[str, str] = {}
+    params: Flat = {}
+    skipped, unmatched, double, misshapen = [], [], [], []
+    for name, value in state.items():
+        key = name.removeprefix("module.")
+        hits = _targets(key, rules)
+        optional = any(re.fullmatch(p, key) for p in _DEAD_UNLESS_TARGETED.get(system, ()))
+        aimless = all(path not in targets for path, _ in hits)
+        if any(re.fullmatch(p, key) for p in rules.dead) or (optional and aimless):
+            skipped.append(name)
+        elif aimless:
+            unmatched.append(name)
+        elif len(hits) > 1:
+            double.append(name)
+        else:
+            path, transform = hits[0]
+            shape = targets[path].shape
+            try:
+                array = transform(np.asarray(value))
+            except ValueError:  # a transposition of the wrong rank
+                array = np.asarray(value)
+            if path in params:
+                double.append(path)
+            elif array.shape != shape:
+                misshapen.append(f"{name}: {array.shape} where {shape} is wanted")
+            else:
+                params[path] = np.ascontiguousarray(array, np.float32)
+                converted[name] = path
+    bad = {m.split(":")[0] for m in misshapen}
+    aimed = {p for n in bad for p, _ in _targets(n.removeprefix("module."), rules)}
+    unfilled = [path for path in targets if path not in params and path not in aimed]
+    return Report(
+        converted,
+        tuple(skipped),
+        tuple(unmatched),
+        tuple(unfilled),
+        tuple(double),
+        tuple(misshapen),
+    ), dict(sorted(params.items()))
+
+
+def _targets(key: str, rules: Rules) -> list[tuple[str, Transform]]:
+    """Every (path, transform) that the rules give a published key."""
+    hits: list[tuple[str, Transform]] = []
+    module, _, leaf = key.rpartition(".")
+    for pattern, path, kind in rules.modules:
+        if kind == "array":
+            if match := re.fullmatch(pattern, key):
+                flatten = _flat if key.endswith("temperature") else _same
+                hits.append((match.expand(path), flatten))
+        elif leaf in _SUFFIX[kind] and (match := re.fullmatch(pattern, module)):
+            ours, transform = _SUFFIX[kind][leaf]
+            hits.append((f"{match.expand(path)}/{ours}", transform))
+    return hits
+
+
+def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Arrays of a PyTorch checkpoint file, unwrapped from ``params_ema``, ``params`` and the like.
+
+    Raises:
+        InputError: PyTorch is not installed, or the file is missing, truncated, no checkpoint, or
+            needs more than plain tensors to load (nothing else is ever unpickled).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file; give the path of a .pth file")
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            "reading PyTorch checkpoints needs PyTorch: pip install 'mgdn-jax[convert]'"
+        ) from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a bad file
+        reason = str(error).strip().split("\n")[0][:120]
+        raise InputError(
+            f"{path}: cannot be read as a PyTorch checkpoint of plain tensors ({reason})"
+        ) from None
+    for wrapper in ("params_ema", "params", "state_dict"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(v, torch.Tensor) for v in loaded.values()
+    ):
+        raise InputError(f"{path}: holds no dictionary of tensors; is it a model's state_dict?")
+    return {str(k): v.detach().numpy() for k, v in loaded.items()}

@@ -1,0 +1,368 @@
+"""TFDS builders over folders of images, and where prepared sets live on disk.
+
+A prepared set keeps every file's own bytes (nothing is decoded and encoded again) in ArrayRecord
+shards that are read at random without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mgdn_jax.codec import SUFFIXES, decode_image
+from mgdn_jax.errors import InputError
+
+SETS = {
+    "natural": "pictures and their segmentations (train/ and train_seg/, or image/ and labels/), "
+    "for synthetic multi-focus pairs",
+    "natural-test": "the same from test/ and test_seg/: pairs with ground truth to evaluate on",
+    "pairs": "registered pictures of one scene in two folders, optionally a third with targets",
+}
+_MANIFEST = "prepared.json"
+_FORMAT = 1
+_LABELLED = {
+    "natural": (("train", "train_seg"), ("image", "labels"), ("images", "labels")),
+    "natural-test": (("test", "test_seg"),),
+}
+# Slot a is the picture that the published systems take first.
+_PAIRS = (
+    *(("a", "b"), ("ir", "vi"), ("near", "far"), ("under", "over")),
+    *((kind, "MRI") for kind in ("CT", "PET", "SPECT")),
+    *((kind, "mri") for kind in ("ct", "pet", "spect")),
+)
+_TARGETS = ("target", "gt")
+
+
+class _FilesBuilder(tfds.core.GeneratorBasedBuilder):
+    """Examples of encoded files, name and size; subclasses say which files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    ROLES: tuple[str, ...] = ()  # the features that hold encoded files
+    url_infos = None  # nothing is downloaded, so TFDS need not look for checksums in our folders
+
+    def __init__(self, *, files: Sequence[dict[str, Any]] = (), **kwargs: Any):
+        """Takes one `{"name": stem, "height": h, "width": w, role: path, ...}` an example."""
+        self._files = files
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            role: tfds.features.Tensor(shape=(), dtype=np.object_) for role in self.ROLES
+        }
+        features["name"] = tfds.features.Text()
+        features["height"] = features["width"] = tfds.features.Scalar(np.int32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(features),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for entry in self._files:
+            example = {key: entry[key] for key in ("name", "height", "width")}
+            for role in self.ROLES:
+                example[role] = Path(entry[role]).read_bytes()
+            yield entry["name"], example
+
+
+class SegmentedNatural(_FilesBuilder):
+    """Pictures with a label image each: `image` and `labels` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("image", "labels")
+
+
+class FolderPairs(_FilesBuilder):
+    """Registered pairs: `a` and `b` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("a", "b")
+
+
+class FolderPairsWithTarget(_FilesBuilder):
+    """Registered pairs and what fusion should give: `a`, `b` and `target` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("a", "b", "target")
+
+
+_BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
+    cls.ROLES: cls for cls in (SegmentedNatural, FolderPairs, FolderPairsWithTarget)
+}
+
+
+def data_root() -> Path:
+    """Where sets are kept: $MGDN_DATA_DIR, else mgdn_jax/data in the user's data folder."""
+    if chosen := os.environ.get("MGDN_DATA_DIR"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "mgdn_jax" / "data"
+
+
+def prepare(
+    set_name: str,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    folders: Sequence[str] | None = None,
+    name: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Checks a folder of images and writes it as a TFDS set of ArrayRecord files.
+
+    Running it again does nothing unless the source changed. The set appears under its final name
+    only when it is complete.
+
+    Args:
+      set_name: one of `SETS`.
+      source: folder with the subfolders that the set needs; files belong together by their name
+        without suffix.
+      out: folder that receives the set; `data_root()` if None.
+      folders: names of the subfolders in the order image, labels or a, b[, target]; found by
+        their usual names if None.
+      name: what the set is called under `out`; `set_name` if None.
+      progress: called with (files checked, files in all).
+
+    Returns:
+      The set's own folder, `out/name`.
+
+    Raises:
+      InputError: no such set or folder, a file without partner, sizes that differ, a picture that
+        cannot be read, or a target folder in the way.
+    """
+    if set_name not in SETS:
+        raise InputError(f"there is no set {set_name!r}; choose one of {', '.join(SETS)}.")
+    name = name or set_name
+    if Path(name).name != name:
+        raise InputError(f"the name {name!r} of a set must not be a path; use --out for the place.")
+    source, out = Path(source), Path(out).expanduser() if out is not None else data_root()
+    roles, where = _find_folders(set_name, source, folders)
+    files = _match(roles, where)
+    fingerprint = _fingerprint(roles, files)
+    final = out / name
+    if final.is_file() or (final.is_dir() and any(final.iterdir())):
+        try:
+            known = read_manifest(final)
+        except InputError:
+            raise InputError(
+                f"{final} exists and is not a prepared set; move it away or choose another --out."
+            ) from None
+        if known["fingerprint"] == fingerprint:
+            return final
+    _check(roles, files, progress)
+    try:
+        _build(roles, files, final, {"set": set_name, "fingerprint": fingerprint})
+    except OSError as error:
+        raise InputError(
+            f"{final} cannot be written ({error.strerror or error}); choose another --out."
+        ) from None
+    return final
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `prepare` noted about a set: set, roles, examples, fingerprint.
+
+    Raises:
+      InputError: the folder holds no prepared set of this version.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        manifest = {}
+    if manifest.get("format") != _FORMAT:
+        raise InputError(f"{folder} holds no prepared set; run mgdn data prepare first.")
+    return manifest
+
+
+def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str, Any]]:
+    """Opens a prepared set for random access.
+
+    Args:
+      dataset: folder of a set, or the name of one under `data_root()`.
+      split: TFDS split, for instance "train", "train[:95%]" or "train[95%:]".
+
+    Returns:
+      A sequence of examples (dict of bytes, name, height, width) and the manifest.
+
+    Raises:
+      InputError: no such set, or a split that does not exist or is empty.
+    """
+    folder = Path(dataset).expanduser()
+    if not (folder / _MANIFEST).is_file():
+        named = data_root() / folder
+        if not (named / _MANIFEST).is_file():
+            guess = folder.name if folder.name in SETS else "SET"
+            raise InputError(
+                f"the data set {os.fspath(dataset)!r} is neither a prepared folder nor found in "
+                f"{data_root()}; run: mgdn data prepare {guess} --source FOLDER"
+            )
+        folder = named
+    manifest = read_manifest(folder)
+    try:
+        source = tfds.builder_from_directory(folder).as_data_source(split=split)
+    except (ValueError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"split {split!r} cannot be read from {folder} ({reason}); "
+            'write it like "train[:95%]" or "train[95%:]".'
+        ) from None
+    if not len(source):
+        raise InputError(f"split {split!r} of {folder} is empty; choose a larger share.")
+    return source, manifest
+
+
+def label_ids(array: np.ndarray) -> np.ndarray:
+    """Label images as (H, W) integers; colours of palette images become one number each."""
+    if array.ndim == 2:
+        return array
+    packed = array[..., :3].astype(np.int32)
+    packed = packed[..., 0] + sum(packed[..., k] << (8 * k) for k in range(1, packed.shape[-1]))
+    ids = np.unique(packed, return_inverse=True)[1].reshape(packed.shape)
+    return ids.astype(np.uint8 if ids.max() < 256 else np.int32)
+
+
+def _find_folders(
+    set_name: str, source: Path, folders: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[Path]]:
+    """Roles of the set and the folder of each."""
+    if not source.is_dir():
+        raise InputError(f"the source {source} is not a folder; give the one with the images.")
+    inside = sorted(p.name for p in source.iterdir() if p.is_dir() and p.name[0] != ".")
+    paired = set_name == "pairs"
+    if folders is None:
+        known = _PAIRS if paired else _LABELLED[set_name]
+        found = [list(pair) for pair in known if set(pair) <= set(inside)]
+        targets = [t for t in _TARGETS if t in inside] if paired else []
+        others = [n for n in inside if n not in _TARGETS]
+        if not found and paired and len(others) == 2:
+            found = [others]
+        if len(found) != 1:
+            wanted = "two subfolders" if paired else " or ".join(f"{i}/ and {k}/" for i, k in known)
+            raise InputError(
+                f"{source} should hold {wanted}, but it holds "
+                f"{', '.join(inside) or 'no subfolder'}; give the folder that does, "
+                "or name them with folders=."
+            )
+        folders = found[0] + targets[:1]
+    if len(folders) not in ((2, 3) if paired else (2,)):
+        raise InputError(f"folders {list(folders)} must name two folders, or three for pairs.")
+    for folder in folders:
+        if not (source / folder).is_dir():
+            raise InputError(f"{source / folder} is not a folder; correct folders=.")
+    roles = ("a", "b", "target")[: len(folders)] if paired else ("image", "labels")
+    return roles, [source / folder for folder in folders]
+
+
+def _match(roles: Sequence[str], where: Sequence[Path]) -> list[dict[str, Any]]:
+    """Entries of files with one stem."""
+    tables = []
+    for folder in where:
+        table: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() not in SUFFIXES or path.name[0] == ".":
+                continue
+            if path.stem in table:
+                raise InputError(
+                    f"{path} and {table[path.stem].name} share one stem; remove or rename one."
+                )
+            table[path.stem] = path
+        if not table:
+            raise InputError(f"{folder} holds no image; supported are {', '.join(SUFFIXES)}.")
+        tables.append(table)
+    for table, folder in zip(tables, where, strict=True):
+        for other, place in zip(tables, where, strict=True):
+            if lonely := sorted(table.keys() - other.keys()):
+                raise InputError(
+                    f"{table[lonely[0]]} has no partner in {place} ({len(lonely)} such files in "
+                    f"{folder.name}); partners have the same name up to the suffix."
+                )
+    return [
+        {"name": stem, **{r: t[stem] for r, t in zip(roles, tables, strict=True)}}
+        for stem in sorted(tables[0])
+    ]
+
+
+def _fingerprint(roles: Sequence[str], files: Sequence[dict[str, Any]]) -> str:
+    digest = hashlib.sha256(repr((_FORMAT, tuple(roles))).encode())
+    for entry in files:
+        for role in roles:
+            stat = entry[role].stat()
+            note = (entry["name"], entry[role].suffix, stat.st_size, stat.st_mtime_ns)
+            digest.update(repr(note).encode())
+    return digest.hexdigest()
+
+
+def _check(
+    roles: Sequence[str],
+    files: Sequence[dict[str, Any]],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Decodes everything once; adds height and width to the entries."""
+    for count, entry in enumerate(files):
+        for role in roles:
+            path = entry[role]
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+            array = decode_image(data, str(path))
+            if array.dtype not in (np.uint8, np.uint16):
+                raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
+            if array.ndim == 3 and array.shape[-1] != 3 and role != "labels":
+                raise InputError(f"{path} has an alpha channel; flatten it first.")
+            height, width = array.shape[:2]
+            if (height, width) != (
+                entry.setdefault("height", height),
+                entry.setdefault("width", width),
+            ):
+                raise InputError(
+                    f"{path} is {width}x{height}, but {entry[roles[0]]} is "
+                    f"{entry['width']}x{entry['height']}; the two must have one size."
+                )
+        if progress is not None:
+            progress(count + 1, len(files))
+
+
+def _build(
+    roles: tuple[str, ...], files: Sequence[dict[str, Any]], final: Path, note: dict[str, Any]
+) -> None:
+    """Writes the set beside its place, then renames it."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{final.name}.", dir=final.parent) as temporary:
+        builder = _BUILDERS[roles](
+            data_dir=temporary,
+            file_format="array_record",
+            files=files,
+        )
+        with _quiet():
+            builder.download_and_prepare()
+        made = Path(builder.data_dir)
+        manifest = {"format": _FORMAT, "roles": list(roles), "examples": len(files), **note}
+        (made / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        if final.exists():  # an older state of the same set
+            os.replace(final, Path(temporary) / "old")
+        os.replace(made, final)
+        shutil.rmtree(Path(temporary) / "old", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS from drawing bars of its own."""
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()

@@ -1,0 +1,402 @@
+"""`Fuser`: pictures in, the fused picture out. Checks, colour, padding, tiles and the jit cache."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgdn_jax import files, image, models, tiling
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers import functional
+
+AUTO_TILE_PIXELS = 1_500_000
+"""Pictures above this many pixels are tiled unless `tile` says otherwise."""
+AUTO_TILE = 512
+AUTO_OVERLAP = 64
+PADDINGS = ("script", "network")
+CONTEXTS = ("global", "local")
+
+Picture = np.ndarray | jax.Array | str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+
+
+class Fuser:
+    """A network with its weights, ready for pictures of any size, dtype and layout.
+
+    `fuser(a, b)` takes arrays or paths and returns an array as they were; `fuser.network(a, b)`
+    is the bare network. Programs are compiled per padded size and kept for the life of the
+    object; sizes are not rounded up to shared buckets, because the networks have global
+    statistics that would see the extra padding.
+
+    Attributes:
+      system: name of the system, "mgdn" for instance.
+      config: its frozen configuration.
+      params: flat dictionary of parameters, on the default device.
+      stats: flat dictionary of running statistics, often empty.
+      card: what is known about the weights (see docs/using.md).
+      padding: the padding used where a call names none: `card["inference"]["padding"]`, else
+        "network".
+    """
+
+    def __init__(
+        self,
+        system: str,
+        config: Any,
+        params: Mapping[str, Any],
+        stats: Mapping[str, Any] | None = None,
+        card: Mapping[str, Any] | None = None,
+    ):
+        """Binds weights to a network.
+
+        Args:
+          system: name of the system.
+          config: instance of the system's `Config`.
+          params: flat dictionary, slash path to array.
+          stats: flat dictionary of running statistics.
+          card: notes that travel with the weights.
+
+        Raises:
+          InputError: unknown system, the weights do not fit the configuration, or the card asks
+            for a padding that does not exist.
+        """
+        graphdef, wanted_params, wanted_stats = models.abstract(system, config)
+        _check_fit(params, wanted_params, "parameters")
+        _check_fit(stats or {}, wanted_stats, "statistics")
+        self.system = system
+        self.config = config
+        self.params = {name: jnp.asarray(params[name]) for name in wanted_params}
+        self.stats = {name: jnp.asarray((stats or {})[name]) for name in wanted_stats}
+        self.card = dict(card or {})
+        self.padding = (self.card.get("inference") or {}).get("padding", "network")
+        _choose("padding on the weights' card", self.padding, PADDINGS)
+        self._window = int(getattr(config, "window", 1))
+        call = inspect.signature(models.get(system).Network.__call__)
+        self._has_context = {"context", "pixel_weights"} <= set(call.parameters)
+
+        # Parameters are arguments, not constants: one compiled program serves all weights.
+        def fuse(params, stats, images, context=None):
+            extra = {} if context is None else {"context": context}
+            (fused, _), _ = functional.apply(graphdef, params, stats, *images, **extra)
+            return fused
+
+        def measure(params, stats, images, weights):
+            (_, aux), _ = functional.apply(graphdef, params, stats, *images, pixel_weights=weights)
+            return aux.get("context", {})
+
+        self._fuse = jax.jit(fuse)
+        self._measure = jax.jit(measure)
+
+    def __repr__(self) -> str:
+        name = self.card.get("name", "unnamed")
+        return f"Fuser({name!r}, system={self.system!r}, inputs={len(self.config.in_channels)})"
+
+    def network(self, *images: np.ndarray | jax.Array) -> jax.Array:
+        """The bare network: no checks of range, no colour rule, no padding but its own.
+
+        Args:
+          *images: (B, H, W, C) float arrays in [0, 1], as many and with as many channels as
+            `config.in_channels` says.
+
+        Returns:
+          (B, H, W, config.out_channels) float32, exactly what the network computes.
+
+        Raises:
+          InputError: wrong number of images, ranks or channels, or sizes that differ.
+        """
+        wanted = self.config.in_channels
+        shapes = [np.shape(x) for x in images]
+        if len(shapes) != len(wanted) or any(
+            len(shape) != 4 or shape[-1] != channels or shape[:3] != shapes[0][:3]
+            for shape, channels in zip(shapes, wanted, strict=True)
+        ):
+            layout = ", ".join(f"(B, H, W, {channels})" for channels in wanted)
+            raise InputError(f"the network takes {layout}, but was given {shapes}.")
+        return self._call(self._fuse, tuple(jnp.asarray(x, jnp.float32) for x in images))
+
+    def __call__(
+        self,
+        *images: Picture,
+        tile: int | None = None,
+        overlap: int | None = None,
+        padding: str | None = None,
+        tile_context: str = "global",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Fuses pictures of one scene.
+
+        More than two pictures on a two-input network are a stack: neighbours are fused first,
+        then neighbouring results, a balanced tree over the order given (give a focus stack from
+        near to far). Every picture then passes ceil(log2 n) networks, where a fold from the left
+        would send the first one through n - 1 of them and let its errors grow with each; and
+        neighbours of a focal sweep are what a two-picture network was trained for. Results
+        between stages stay float32, unclipped and unrounded.
+
+        Args:
+          *images: arrays or paths; (H, W) or (H, W, C) with C 1 or 3, or 2 or 4 with alpha last;
+            uint8, uint16 or float in [0, 1]; all of one size and one dtype.
+          tile: longest edge of a tile in pixels, a multiple of the network's window (tiles are made
+            even, so they may be shorter); 0 never tiles; None is 512 above 1.5 megapixels, else 0.
+          overlap: pixels that neighbouring tiles share and blend over, at least; None is 64, or a
+            quarter of a tile below 256.
+          padding: "script" (mirrored to the next multiple of 8 plus, always at least one row, as
+            the published MGDN script does) or "network" (reflected to a multiple of the window,
+            as the network does by itself); None is `self.padding`. Global statistics see the
+            padding, so this changes the whole picture slightly.
+          tile_context: "global" runs all tiles twice, first to sum the network's global
+            statistics over the picture, so that tiles agree; "local" lets every tile use its own.
+          progress: called as (tiles done, tiles in all) after every tile.
+
+        Returns:
+          (H, W) or (H, W, C) of the inputs' dtype; gray if all inputs are gray (with the rank of
+          the first), else colour. Alpha is not fused: the result is as opaque as the most opaque
+          input at each pixel, and has an alpha channel only if all inputs have one. Values are
+          rounded to nearest, not truncated.
+
+        Raises:
+          InputError: anything about the inputs or options that does not fit, named.
+        """
+        self._check_count(len(images))
+        if any(channels not in (1, 3) for channels in self.config.in_channels):
+            raise InputError("this network takes more than pictures; use .network().")
+        pixels = files.load_pictures(images)
+        dtype = pixels[0].dtype
+        colours = [files.without_alpha(x) for x in pixels]
+        height, width = pixels[0].shape[:2]
+        plan = self.plan(
+            height, width, tile=tile, overlap=overlap, padding=padding, tile_context=tile_context
+        )
+        calls = 1 if len(self.config.in_channels) == len(pixels) else len(pixels) - 1
+        ticks = _Ticks(progress, calls * plan.tiles * (2 if plan.streamed else 1))
+        if calls == 1:
+            fused = self._fuse_pictures(colours, plan, dtype, ticks)
+        else:
+            fused = self._fuse_tree(colours, plan, dtype, ticks)
+        return files.like_inputs(fused, pixels)
+
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        padding: str | None = None,
+        tile_context: str = "global",
+    ) -> tiling.Plan:
+        """How a picture of this size would be padded and tiled; arguments as in a call.
+
+        Raises:
+          InputError: an option that does not fit.
+        """
+        padding = padding or self.padding
+        _choose("padding", padding, PADDINGS)
+        _choose("tile_context", tile_context, CONTEXTS)
+        window = self._window
+        if padding == "script":
+            grid = np.lcm(8, window)
+            padded = [int((n // grid + 1) * grid) for n in (height, width)]
+        else:
+            padded = [-(-n // window) * window for n in (height, width)]
+        if tile is None:
+            tile = AUTO_TILE // window * window if height * width > AUTO_TILE_PIXELS else 0
+        if tile == 0:
+            sizes, shared = padded, 0
+        else:
+            if tile < 2 * window or tile % window:
+                raise InputError(
+                    f"tile is {tile}, but must be 0 or a multiple of {window} "
+                    f"(the network's window) from {2 * window} up."
+                )
+            default = min(AUTO_OVERLAP, tile // 4) // window * window
+            shared = default if overlap is None else overlap
+            if not 0 <= shared <= tile - window:
+                raise InputError(
+                    f"overlap is {shared}, but must lie between 0 and {tile - window} "
+                    f"for tiles of {tile}."
+                )
+            sizes = [tiling.even_size(n, tile, shared, window) for n in padded]
+        rows, columns = (
+            tiling.cut(n, max(size, window), shared, window)
+            for n, size in zip(padded, sizes, strict=True)
+        )
+        streamed = (
+            self._has_context
+            and tile_context == "global"
+            and len(rows.starts) * len(columns.starts) > 1
+        )
+        mode = "symmetric" if padding == "script" else "reflect"
+        return tiling.Plan(height, width, rows, columns, mode, streamed)
+
+    @property
+    def _chroma_goes_around(self) -> bool:
+        """One-channel networks fuse luminance; chroma passes beside them."""
+        return set(self.config.in_channels) == {1} and self.config.out_channels == 1
+
+    def _check_count(self, given: int) -> None:
+        wanted = len(self.config.in_channels)
+        if given == wanted or (wanted == 2 and given > 2):
+            return
+        more = " or more" if wanted == 2 else ""
+        raise InputError(f"this network fuses {wanted}{more} pictures, but was given {given}.")
+
+    def _fuse_tree(
+        self,
+        pictures: Sequence[np.ndarray],
+        plan: tiling.Plan,
+        dtype: np.dtype | None,
+        ticks: _Ticks,
+    ) -> np.ndarray:
+        """A stack by halves; only the last result takes the final dtype."""
+        if len(pictures) == 1:
+            return pictures[0]
+        middle = (len(pictures) + 1) // 2
+        halves = [
+            self._fuse_tree(half, plan, None, ticks)
+            for half in (pictures[:middle], pictures[middle:])
+        ]
+        return self._fuse_pictures(halves, plan, dtype, ticks)
+
+    def _fuse_pictures(
+        self,
+        pictures: Sequence[np.ndarray],
+        plan: tiling.Plan,
+        dtype: np.dtype | None,
+        ticks: _Ticks,
+    ) -> np.ndarray:
+        """Tiles (or the one tile) through the network.
+
+        Args:
+          pictures: (H, W, C), C 1 or 3, of any accepted dtype.
+          plan: how they are cut.
+          dtype: of the result; None is float32 as computed, neither clipped nor rounded.
+          ticks: told after each tile.
+
+        Returns:
+          (H, W, C).
+        """
+        context = self._sum_context(pictures, plan, ticks) if plan.streamed else None
+        colour = any(x.shape[-1] == 3 for x in pictures)
+        colour = colour and (self.config.out_channels == 3 or self._chroma_goes_around)
+        out = np.empty((plan.height, plan.width, 3 if colour else 1), dtype or np.float32)
+        size, starts = plan.rows.size, plan.rows.starts
+        band = np.zeros((size, plan.padded[1], out.shape[-1]), np.float32)
+        for i, top in enumerate(starts):
+            for j, left in enumerate(plan.columns.starts):
+                piece = self._fuse_tile(self._read(pictures, plan, i, j), context, colour)
+                if plan.tiles == 1:
+                    band = piece
+                else:
+                    weights = plan.rows.weights[i][:, None] * plan.columns.weights[j][None]
+                    band[:, left : left + plan.columns.size] += weights[..., None] * piece
+                ticks.tick()
+            # Rows above the next tile are complete: store them and let the rest move up.
+            done = starts[i + 1] - top if i + 1 < len(starts) else size
+            bottom = min(top + done, plan.height)
+            if bottom > top:
+                out[top:bottom] = files.from_float(band[: bottom - top, : plan.width], dtype)
+            if i + 1 < len(starts):
+                band[: size - done] = band[done:].copy()
+                band[size - done :] = 0
+        return out
+
+    def _fuse_tile(
+        self, pictures: list[np.ndarray], context: dict[str, jax.Array] | None, colour: bool
+    ) -> np.ndarray:
+        inputs, chroma = self._to_network(pictures)
+        arguments = (inputs,) if context is None else (inputs, context)
+        fused = np.asarray(self._call(self._fuse, *arguments))[0]
+        if chroma is not None:
+            return np.asarray(image.ycbcr_to_rgb(np.concatenate([fused, chroma], -1)))
+        if fused.shape[-1] == 3 and not colour:
+            return np.asarray(image.luminance(fused))
+        return fused
+
+    def _sum_context(
+        self, pictures: Sequence[np.ndarray], plan: tiling.Plan, ticks: _Ticks
+    ) -> dict[str, jax.Array] | None:
+        """First pass: the sums over all pixels, each counted in the one tile that owns it."""
+        sums: dict[str, np.ndarray] = {}
+        for i in range(len(plan.rows.starts)):
+            for j in range(len(plan.columns.starts)):
+                inputs, _ = self._to_network(self._read(pictures, plan, i, j))
+                owned = plan.rows.owned[i][:, None] * plan.columns.owned[j][None]
+                part = self._call(self._measure, inputs, jnp.asarray(owned[None, ..., None]))
+                for name, value in part.items():
+                    sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+                ticks.tick()
+        return {k: jnp.asarray(v, jnp.float32) for k, v in sums.items()} or None
+
+    def _read(self, pictures: Sequence[np.ndarray], plan: tiling.Plan, i: int, j: int):
+        return [files.to_float(x[plan.positions(i, j)]) for x in pictures]
+
+    def _to_network(
+        self, pictures: list[np.ndarray]
+    ) -> tuple[tuple[jax.Array, ...], np.ndarray | None]:
+        """Float pictures as NHWC network inputs, and the fused chroma if it goes around it."""
+        wanted = self.config.in_channels
+        inputs, chroma = [], []
+        for picture, channels in zip(pictures, wanted, strict=True):
+            colour = picture.shape[-1] == 3
+            if channels == 3 and not colour:
+                picture = np.repeat(picture, 3, -1)
+            elif channels == 1 and colour and self._chroma_goes_around:
+                planes = np.asarray(image.rgb_to_ycbcr(picture))
+                picture = planes[..., :1]
+                chroma.append(planes[..., 1:])
+            elif channels == 1 and colour:
+                picture = np.asarray(image.luminance(picture))
+            inputs.append(jnp.asarray(picture[None], jnp.float32))
+        return tuple(inputs), functools.reduce(_fuse_chroma, chroma) if chroma else None
+
+    def _call(self, function: Callable, *arguments: Any) -> Any:
+        try:
+            return jax.block_until_ready(function(self.params, self.stats, *arguments))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise InputError(
+                    "the pictures do not fit into memory; fuse them in (smaller) tiles."
+                ) from None
+            raise
+
+
+class _Ticks:
+    """Counts finished tiles for the caller's progress function."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self._progress, self._total, self._done = progress, total, 0
+
+    def tick(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _fuse_chroma(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.asarray(image.fuse_chroma(first, second))
+
+
+def _choose(what: str, given: Any, known: Sequence[str]) -> None:
+    if given not in known:
+        raise InputError(f"{what} is {given!r}; choose one of {', '.join(known)}.")
+
+
+def _check_fit(given: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    lacking = sorted(wanted.keys() - given.keys())
+    foreign = sorted(given.keys() - wanted.keys())
+    misshapen = sorted(k for k in wanted.keys() & given.keys() if given[k].shape != wanted[k].shape)
+    found = [
+        f"{len(names)} {word} ({names[0]})"
+        for names, word in ((lacking, "missing"), (foreign, "foreign"), (misshapen, "misshapen"))
+        if names
+    ]
+    if found:
+        raise InputError(
+            f"the {what} do not fit the network: {', '.join(found)}; convert or train them again."
+        )

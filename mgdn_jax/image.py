@@ -1,0 +1,100 @@
+"""Array maths everybody shares: colour spaces, gradients, windows, padding.
+
+Functions take NumPy or JAX arrays and return the same kind. Images are channel-last in [0, 1].
+"""
+
+from typing import Any
+
+import numpy as np
+
+# BT.601 luma weights, full range (the YCbCr of JPEG).
+LUMA = (0.299, 0.587, 0.114)
+
+
+def luminance(image: Any) -> Any:
+    """Luminance (..., h, w, 1) of an RGB image (..., h, w, 3); one channel passes through.
+
+    Raises:
+        ValueError: neither one nor three channels.
+    """
+    if image.shape[-1] == 1:
+        return image
+    if image.shape[-1] != 3:
+        raise ValueError(f"expected 1 or 3 channels, got shape {image.shape}")
+    return LUMA[0] * image[..., 0:1] + LUMA[1] * image[..., 1:2] + LUMA[2] * image[..., 2:3]
+
+
+def rgb_to_ycbcr(rgb: Any) -> Any:
+    """RGB in [0, 1] -> Y, Cb, Cr in [0, 1], BT.601 full range; neutral chroma is 0.5."""
+    xp = rgb.__array_namespace__()
+    y = luminance(rgb)
+    cb = 0.5 + (rgb[..., 2:3] - y) / (2.0 * (1.0 - LUMA[2]))
+    cr = 0.5 + (rgb[..., 0:1] - y) / (2.0 * (1.0 - LUMA[0]))
+    return xp.concat([y, cb, cr], axis=-1)
+
+
+def ycbcr_to_rgb(ycbcr: Any) -> Any:
+    """Inverse of `rgb_to_ycbcr`; values may leave [0, 1] for impossible colours."""
+    xp = ycbcr.__array_namespace__()
+    y, cb, cr = (ycbcr[..., i : i + 1] for i in range(3))
+    r = y + 2.0 * (1.0 - LUMA[0]) * (cr - 0.5)
+    b = y + 2.0 * (1.0 - LUMA[2]) * (cb - 0.5)
+    g = (y - LUMA[0] * r - LUMA[2] * b) / LUMA[1]
+    return xp.concat([r, g, b], axis=-1)
+
+
+def fuse_chroma(first: Any, second: Any) -> Any:
+    """Mix two chroma planes, each weighted by its distance from neutral (0.5).
+
+    The usual rule of fusion papers, ``(|c1-128| c1 + |c2-128| c2) / (|c1-128| + |c2-128|)``;
+    neutral where both are.
+    """
+    xp = first.__array_namespace__()
+    w1, w2 = abs(first - 0.5), abs(second - 0.5)
+    total = w1 + w2
+    mixed = (w1 * first + w2 * second) / xp.where(total == 0, xp.ones_like(total), total)
+    return xp.where(total == 0, xp.full_like(total, 0.5), mixed)
+
+
+def gaussian_window(size: int, sigma: float) -> np.ndarray:
+    """Normalised 1-D Gaussian of odd ``size`` taps, float64; its outer product is the 2-D one."""
+    if size % 2 == 0:
+        raise ValueError(f"a window needs an odd size, got {size}")
+    x = np.arange(size) - size // 2
+    window = np.exp(-(x**2) / (2.0 * sigma**2))
+    return window / window.sum()
+
+
+def sobel(image: Any) -> tuple[Any, Any]:
+    """Sobel responses along x and y of (..., h, w, c), divided by 8, replicate border.
+
+    A ramp of slope 1 per pixel answers 1.
+    """
+    xp = image.__array_namespace__()
+    top, bottom = image[..., :1, :, :], image[..., -1:, :, :]
+    rows = xp.concat([top, image, bottom], axis=-3)
+    rows = xp.concat([rows[..., :, :1, :], rows, rows[..., :, -1:, :]], axis=-2)
+    up, mid, down = rows[..., :-2, :, :], rows[..., 1:-1, :, :], rows[..., 2:, :, :]
+    smooth_y = (up + 2.0 * mid + down) / 8.0
+    slope_y = (down - up) / 8.0
+    gx = smooth_y[..., :, 2:, :] - smooth_y[..., :, :-2, :]
+    gy = slope_y[..., :, :-2, :] + 2.0 * slope_y[..., :, 1:-1, :] + slope_y[..., :, 2:, :]
+    return gx, gy
+
+
+def pad_to_multiple(image: np.ndarray, multiple: int, mode: str = "reflect") -> np.ndarray:
+    """Grow bottom and right of (..., h, w, c) to the next multiple; `crop` undoes it.
+
+    Args:
+        image: NumPy array, channel-last.
+        multiple: sides become multiples of this; a side that already is stays.
+        mode: a mode of `numpy.pad`.
+    """
+    h, w = image.shape[-3:-1]
+    widths = [(0, 0)] * (image.ndim - 3) + [(0, -h % multiple), (0, -w % multiple), (0, 0)]
+    return np.pad(image, widths, mode=mode)  # type: ignore[call-overload]
+
+
+def crop(image: Any, height: int, width: int) -> Any:
+    """Top-left ``height`` x ``width`` of (..., h, w, c)."""
+    return image[..., :height, :width, :]

@@ -1,0 +1,1 @@
+"""Layers that several systems share: filters, convolutions, attention; NNX as pure functions."""

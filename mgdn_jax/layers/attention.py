@@ -1,0 +1,159 @@
+"""Attention of two kinds: across channels over the whole image, and across pixels in windows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear
+
+
+def weighted(x: Array, pixel_weights: Array | None) -> Array:
+    """``x`` with every pixel times its weight (B, H, W, 1); ``x`` itself without weights."""
+    return x if pixel_weights is None else x * pixel_weights.astype(x.dtype)
+
+
+class ChannelCrossAttention(nnx.Module):
+    """Transposed cross attention: a c x c map per head over all pixels (MGCA, MGDN Sec. 3.2).
+
+    ``query`` comes from the guide, key and value from the operand. Rows of queries and keys are
+    L2-normalised over the pixels, so the operation sees the whole image at once: what it gathers
+    (Gram matrix and norms) are plain sums over pixels, which tiles of a large image can add up.
+    """
+
+    def __init__(self, features: int, *, heads: int = 6, rngs: nnx.Rngs):
+        if features % heads:
+            raise ValueError(f"features ({features}) must be divisible by heads ({heads})")
+        self.heads = heads
+        self.query = Conv2d(features, features, 1, rngs=rngs)
+        self.query_local = DepthwiseConv2d(features, 3, rngs=rngs)
+        self.key_value = Conv2d(features, 2 * features, 1, rngs=rngs)
+        self.key_value_local = DepthwiseConv2d(2 * features, 3, rngs=rngs)
+        self.project = Conv2d(features, features, 1, rngs=rngs)
+        self.temperature = nnx.Param(jnp.ones((heads,), jnp.float32))
+
+    def __call__(
+        self,
+        guide: Float[Array, "b h w c"],
+        operand: Float[Array, "b h w c"],
+        *,
+        context: dict[str, Array] | None = None,
+        pixel_weights: Float[Array, "b h w 1"] | None = None,
+    ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
+        """Attend from the channels of the guide to those of the operand.
+
+        Args:
+            guide: features the query is made of.
+            operand: features key and value are made of.
+            context: sums over pixels to use instead of this call's own.
+            pixel_weights: weight of every pixel in the returned sums (default 1).
+
+        Returns:
+            Attended features, and the sums ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``.
+        """
+        b, h, w, c = guide.shape
+        wide = jnp.promote_types(guide.dtype, jnp.float32)
+        q = self.query_local(self.query(guide)).reshape(b, h * w, c)
+        kv = self.key_value_local(self.key_value(operand)).reshape(b, h * w, 2 * c)
+        k, v = kv[..., :c], kv[..., c:]
+        if context is None or pixel_weights is not None:
+            weights = None if pixel_weights is None else pixel_weights.reshape(b, h * w, 1)
+            qw, kw = weighted(q, weights), weighted(k, weights)
+            # The full c x c Gram matrix is one large product; heads use its diagonal blocks.
+            own = {
+                "qk": jnp.einsum("bpc,bpd->bcd", qw, k, preferred_element_type=wide),
+                "qq": jnp.sum(qw.astype(wide) * q.astype(wide), 1),
+                "kk": jnp.sum(kw.astype(wide) * k.astype(wide), 1),
+            }
+        else:
+            own = {}
+        sums = own if context is None else context
+        attention = self._map(sums["qk"], sums["qq"], sums["kk"])
+        # Attention and output projection are both linear in v: one matrix per example.
+        mix = attention.swapaxes(1, 2) @ self.project.kernel[...][0, 0]
+        out = v @ mix.astype(v.dtype) + self.project.bias[...].astype(v.dtype)
+        return out.reshape(b, h, w, c), own
+
+    def _map(self, qk: Array, qq: Array, kk: Array) -> Float[Array, "b c c"]:
+        """Softmax over the keys of each head's block; zero outside the blocks."""
+        c = qk.shape[-1]
+        # sqrt has no gradient at 0, where max() selects the constant anyway.
+        norms = [jnp.maximum(jnp.sqrt(jnp.maximum(s, 1e-24)), 1e-12) for s in (qq, kk)]
+        cosine = qk / (norms[0][:, :, None] * norms[1][:, None, :])
+        head = np.arange(c) // (c // self.heads)
+        same = head[:, None] == head[None, :]
+        logits = cosine * self.temperature[...][head][:, None]
+        return jax.nn.softmax(jnp.where(same, logits, -jnp.inf), axis=-1)
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """Row of the bias table for every (query, key) pair of a window: int (w*w, w*w)."""
+    y, x = np.divmod(np.arange(window * window), window)
+    dy = y[:, None] - y[None, :] + window - 1
+    dx = x[:, None] - x[None, :] + window - 1
+    return dy * (2 * window - 1) + dx
+
+
+def shift_masks(height: int, width: int, window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of tokens that a cyclic shift brought together, one axis at a time.
+
+    Regions along an axis of length n: [0, n-w), [n-w, n-s), [n-s, n), indexed on the shifted grid;
+    an axis of a single window is split too, as in the reference.
+
+    Returns:
+        Two boolean arrays, (rows, w*w, w*w) and (columns, w*w, w*w); a pair is masked where either
+        is true. Kept apart because their outer combination grows with the image.
+    """
+    y, x = np.divmod(np.arange(window * window), window)
+
+    def different(n: int, offset: np.ndarray) -> np.ndarray:
+        index = np.arange(n)
+        region = (index >= n - window).astype(np.int8) + (index >= n - shift)
+        label = region.reshape(n // window, window)[:, offset]
+        return label[:, :, None] != label[:, None, :]
+
+    return different(height, y), different(width, x)
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head self attention inside w x w windows, with relative position bias (Swin).
+
+    The input is a whole feature map; a ``shift`` rolls it first, masks pairs of pixels that are no
+    neighbours in the image, and rolls back.
+    """
+
+    def __init__(self, features: int, *, heads: int, window: int, shift: int, rngs: nnx.Rngs):
+        if features % heads:
+            raise ValueError(f"features ({features}) must be divisible by heads ({heads})")
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv = Linear(features, 3 * features, rngs=rngs)
+        self.project = Linear(features, features, rngs=rngs)
+        table = jax.random.normal(rngs.params(), ((2 * window - 1) ** 2, heads), jnp.float32)
+        self.position_bias = nnx.Param(0.02 * table)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Attend; H and W must be multiples of the window."""
+        b, h, w, c = x.shape
+        n, s, d = self.window, self.shift, c // self.heads
+        rows, cols = h // n, w // n
+        qkv = self.qkv(x)
+        if s:
+            qkv = jnp.roll(qkv, (-s, -s), (1, 2))
+        # (part, head, b, rows, cols, token, channel)
+        qkv = qkv.reshape(b, rows, n, cols, n, 3, self.heads, d).transpose(5, 6, 0, 1, 3, 2, 4, 7)
+        q, k, v = qkv.reshape(3, self.heads, b, rows * cols, n * n, d)
+        bias = self.position_bias[...][relative_position_index(n)].transpose(2, 0, 1)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        logits = jnp.einsum("...qd,...kd->...qk", q * d**-0.5, k).astype(wide)
+        logits = logits + bias[:, None, None].astype(wide)
+        if s:
+            by_row, by_col = shift_masks(h, w, n, s)
+            apart = (by_row[:, None] | jnp.asarray(by_col)[None]).reshape(rows * cols, n * n, n * n)
+            logits = jnp.where(apart, logits - 100.0, logits)
+        out = jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(logits, -1).astype(x.dtype), v)
+        out = out.reshape(self.heads, b, rows, cols, n, n, d).transpose(1, 2, 4, 3, 5, 0, 6)
+        out = out.reshape(b, h, w, c)
+        if s:
+            out = jnp.roll(out, (s, s), (1, 2))
+        return self.project(out)

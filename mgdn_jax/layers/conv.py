@@ -1,0 +1,237 @@
+"""Convolutions and linear maps with PyTorch's initialisation and fast forms on every backend.
+
+XLA for CPU is quick at dense convolutions but slow at grouped ones and at the gradient to a
+kernel; each function below takes the form that measured best (see `benchmarks/layers.py`).
+All of them cross-correlate, keep H and W by zero padding, and take channels last.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+_DIMS = ("NHWC", "HWIO", "NHWC")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv2d(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], dilation: int = 1
+) -> Float[Array, "b h w o"]:
+    """Dense 2-D convolution, stride 1, odd kernel, zero padding that keeps the size.
+
+    Reverse mode only (to any order): on a CPU the gradient to the kernel is one matrix product per
+    example over its unfolded patches, about four times faster than the convolution XLA would
+    transpose to.
+
+    Args:
+        x: features.
+        kernel: HWIO weights with odd ``kh`` and ``kw``.
+        dilation: spacing of the taps in pixels.
+
+    Returns:
+        Features with ``o`` channels.
+    """
+    return _conv(x, kernel, dilation)
+
+
+def _conv(x: Array, kernel: Array, dilation: int) -> Array:
+    kh, kw = kernel.shape[:2]
+    pads = [(dilation * (k // 2), dilation * (k // 2)) for k in (kh, kw)]
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMS
+    )
+
+
+def _kernel_gradient(x: Array, g: Array, kh: int, kw: int, dilation: int) -> Array:
+    """Sum over pixels of the outer products of patches of x with g: (kh, kw, i, o), float32."""
+
+    def by_patches(x: Array, g: Array) -> Array:
+        h, w, i = x.shape[1:]
+        o = g.shape[-1]
+        ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+
+        def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
+            xe, ge = example
+            padded = jnp.pad(xe, ((ph, ph), (pw, pw), (0, 0)))
+            patches = [
+                padded[dy * dilation : dy * dilation + h, dx * dilation : dx * dilation + w]
+                for dy in range(kh)
+                for dx in range(kw)
+            ]
+            unfolded = jnp.concatenate(patches, axis=-1).reshape(h * w, kh * kw * i)
+            product = jnp.matmul(
+                unfolded.T, ge.reshape(h * w, o), preferred_element_type=jnp.float32
+            )
+            return total + product, None
+
+        start = jnp.zeros((kh * kw * i, o), jnp.float32)
+        total, _ = lax.scan(add_example, start, (x, g))
+        return total.reshape(kh, kw, i, o)
+
+    def by_xla(x: Array, g: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
+        transpose = jax.linear_transpose(lambda k: _conv(x, k, dilation), shape)
+        return transpose(g)[0].astype(jnp.float32)
+
+    return lax.platform_dependent(x, g, cpu=by_patches, default=by_xla)
+
+
+def _conv2d_fwd(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
+    return conv2d(x, kernel, dilation), (x, kernel)
+
+
+def _conv2d_bwd(dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    # With odd kernels and "same" zero padding the transpose is the mirrored convolution.
+    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    dx = conv2d(g, mirrored, dilation)
+    return dx, _kernel_gradient(x, g, kh, kw, dilation).astype(kernel.dtype)
+
+
+conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
+
+
+def pointwise(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
+    """1x1 convolution or linear map: one flat matrix product (its gradients are flat too)."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"]
+) -> Float[Array, "b h w c"]:
+    """Depthwise 2-D convolution, stride 1, odd kernel, zero padding that keeps the size.
+
+    A sum of shifted products where XLA's grouped convolution is slow (CPU: 11 times at 30
+    channels), the grouped convolution elsewhere. Reverse mode only (to any order).
+    """
+    kh, kw = kernel.shape[:2]
+
+    def by_shifts(x: Array, kernel: Array) -> Array:
+        taps = [s * kernel[dy, dx] for dy, dx, s in _shifts(x, kh, kw)]
+        return functools.reduce(jnp.add, taps)
+
+    def by_xla(x: Array, kernel: Array) -> Array:
+        pads = [(kh // 2,) * 2, (kw // 2,) * 2]
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), pads, dimension_numbers=_DIMS, feature_group_count=x.shape[-1]
+        )
+
+    return lax.platform_dependent(x, kernel, cpu=by_shifts, default=by_xla)
+
+
+def _shifts(x: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
+    """(dy, dx, x moved by the tap) for every tap, zeros beyond the border."""
+    h, w = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
+    return [(dy, dx, padded[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
+
+
+def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise(x, kernel), (x, kernel)
+
+
+def _depthwise_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    kh, kw = kernel.shape[:2]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    # Example by example: the shifted copies of a whole batch would not stay in cache.
+    def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
+        xe, ge = example[0][None], example[1][None]
+        taps = [jnp.sum(s * ge, (0, 1, 2), dtype=wide) for _, _, s in _shifts(xe, kh, kw)]
+        return total + jnp.stack(taps), None
+
+    start = jnp.zeros((kh * kw, x.shape[-1]), wide)
+    dk = lax.scan(add_example, start, (x, g))[0].reshape(kernel.shape).astype(kernel.dtype)
+    return depthwise(g, jnp.flip(kernel, (0, 1))), dk
+
+
+depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    bound = 1.0 / math.sqrt(fan_in)
+    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+
+
+class Conv2d(nnx.Module):
+    """Dense convolution with bias, initialised as PyTorch does: uniform in +-1/sqrt(fan_in).
+
+    Weights are HWIO. A kernel of size 1 runs as a matrix product.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        dilation: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        self.dilation = dilation
+        fan_in = in_features * kernel_size**2
+        shape = (kernel_size, kernel_size, in_features, out_features)
+        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
+        self.bias = nnx.Param(_uniform(rngs, (out_features,), fan_in))
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Convolve; computes in the dtype of ``x``."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        if kernel.shape[:2] == (1, 1):
+            return pointwise(x, kernel[0, 0]) + bias
+        return conv2d(x, kernel, self.dilation) + bias
+
+
+class DepthwiseConv2d(nnx.Module):
+    """Depthwise convolution with bias; weights ``(k, k, 1, c)``, PyTorch's initialisation."""
+
+    def __init__(self, features: int, kernel_size: int, *, rngs: nnx.Rngs):
+        fan_in = kernel_size**2
+        self.kernel = nnx.Param(_uniform(rngs, (kernel_size, kernel_size, 1, features), fan_in))
+        self.bias = nnx.Param(_uniform(rngs, (features,), fan_in))
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Convolve every channel with its own kernel; computes in the dtype of ``x``."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        return depthwise(x, kernel) + bias
+
+
+class Linear(nnx.Module):
+    """Linear map over the last axis; weights ``(in, out)``, truncated normal of std 0.02."""
+
+    def __init__(
+        self, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+    ):
+        shape = (in_features, out_features)
+        # Cut at +-2 absolute, as the reference does: in effect a plain normal.
+        draw = jax.random.truncated_normal(rngs.params(), -100.0, 100.0, shape, jnp.float32)
+        self.kernel = nnx.Param(0.02 * draw)
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """Map the last axis; computes in the dtype of ``x``."""
+        y = pointwise(x, self.kernel[...].astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over channels, epsilon 1e-5, biased variance, affine."""
+
+    def __init__(self, features: int):
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """Normalise in float32 and return the dtype of ``x``."""
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean = jnp.mean(wide, -1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
+        normal = (wide - mean) * lax.rsqrt(variance + 1e-5)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)

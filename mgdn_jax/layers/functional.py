@@ -1,0 +1,88 @@
+"""NNX modules as pure functions: a static graph and flat dictionaries of arrays.
+
+A module is split once and dropped; what travels is ``(graphdef, params, stats)``. Parameters are
+flat dictionaries from a slash path to an array (``"layers/0/mgdf/attention/query/kernel"``), the
+names used in weight files, checkpoints and conversion tables alike.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+
+Flat = dict[str, Any]
+
+
+def flatten(tree: Mapping[Any, Any]) -> Flat:
+    """Nested pure dictionary -> ``{"a/0/b": leaf}``, sorted by path."""
+    flat: Flat = {}
+
+    def visit(prefix: str, node: Mapping[Any, Any]) -> None:
+        for key, value in node.items():
+            path = f"{prefix}/{key}" if prefix else str(key)
+            if isinstance(value, Mapping):
+                visit(path, value)
+            else:
+                flat[path] = value
+
+    visit("", tree)
+    return dict(sorted(flat.items()))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
+    """Inverse of `flatten`; path parts made of digits become integers again (list indices)."""
+    tree: dict[Any, Any] = {}
+    for path, value in flat.items():
+        *parents, last = (int(p) if p.isdigit() else p for p in path.split("/"))
+        node = tree
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+def split(module: nnx.Module) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """Module -> ``(graphdef, params, stats)`` with flat dictionaries of arrays.
+
+    ``stats`` holds every variable that is no `nnx.Param` (running averages); often empty.
+    """
+    graphdef, params, stats = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]  # typed for one filter
+    return graphdef, flatten(nnx.to_pure_dict(params)), flatten(nnx.to_pure_dict(stats))
+
+
+def apply(
+    graphdef: nnx.GraphDef, params: Flat, stats: Flat, *args: Any, **kwargs: Any
+) -> tuple[Any, Flat]:
+    """Call the network without side effects.
+
+    Args:
+        graphdef: static half from `split` or `abstract`.
+        params: flat parameters, every leaf present.
+        stats: flat running statistics, `{}` where the network has none.
+        *args: positional arguments of the module's ``__call__``.
+        **kwargs: keyword arguments of the module's ``__call__``.
+
+    Returns:
+        ``(outputs, new_stats)``.
+
+    Raises:
+        ValueError: leaves are missing or too many.
+    """
+    module = nnx.merge(graphdef, unflatten(params), unflatten(stats), copy=True)
+    outputs = module(*args, **kwargs)
+    _, new_stats = nnx.state(module, nnx.Param, ...)
+    return outputs, flatten(nnx.to_pure_dict(new_stats))
+
+
+def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """Like `split` of ``build()``, but with `jax.ShapeDtypeStruct` leaves: allocates nothing."""
+    graphdef, params, stats = nnx.split(nnx.eval_shape(build), nnx.Param, ...)  # type: ignore[misc]
+
+    def shapes(state: Any) -> Flat:
+        return {
+            k: jax.ShapeDtypeStruct(v.shape, v.dtype)
+            for k, v in flatten(nnx.to_pure_dict(state)).items()
+        }
+
+    return graphdef, shapes(params), shapes(stats)

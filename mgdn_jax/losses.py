@@ -1,0 +1,194 @@
+"""Differentiable losses, one value per example; the caller reduces.
+
+Images are (B, H, W, C) in [0, 1]. Shapes must agree exactly: nothing broadcasts.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from mgdn_jax.image import gaussian_window, luminance, sobel
+
+Image = Float[Array, "b h w c"]
+PerExample = Float[Array, " b"]
+
+
+def _same_shape(*arrays: Array) -> None:
+    if any(a.shape != arrays[0].shape for a in arrays):
+        raise ValueError(f"shapes differ: {', '.join(str(a.shape) for a in arrays)}")
+
+
+@jax.custom_jvp
+def absolute(x: Array) -> Array:
+    """``|x|`` with derivative 0 at 0 (as PyTorch), where JAX takes 1: it shows on flat regions."""
+    return jnp.abs(x)
+
+
+@absolute.defjvp
+def _absolute_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return absolute(primals[0]), jnp.sign(primals[0]) * tangents[0]
+
+
+def l1(fused: Image, target: Image) -> PerExample:
+    """Mean absolute difference."""
+    _same_shape(fused, target)
+    return jnp.mean(absolute(fused - target), (1, 2, 3))
+
+
+def mse(fused: Image, target: Image) -> PerExample:
+    """Mean squared difference; ``-10 log10`` of it is the PSNR in dB."""
+    _same_shape(fused, target)
+    return jnp.mean(jnp.square(fused - target), (1, 2, 3))
+
+
+def intensity(fused: Image, a: Image, b: Image, *, rule: str = "max") -> PerExample:
+    """L1 distance to the pixel-wise maximum or mean of the sources.
+
+    Args:
+        fused: result.
+        a: first source.
+        b: second source.
+        rule: ``"max"`` or ``"mean"``.
+    """
+    _same_shape(fused, a, b)
+    if rule not in ("max", "mean"):
+        raise ValueError(f"rule is 'max' or 'mean', got {rule!r}")
+    return l1(fused, jnp.maximum(a, b) if rule == "max" else 0.5 * (a + b))
+
+
+def gradient_max(fused: Image, a: Image, b: Image) -> PerExample:
+    """L1 distance of |Sobel_x| + |Sobel_y| of the result to the larger one of the sources."""
+    _same_shape(fused, a, b)
+
+    def strength(image: Array) -> Array:
+        gx, gy = sobel(image)
+        return absolute(gx) + absolute(gy)
+
+    return l1(strength(fused), jnp.maximum(strength(a), strength(b)))
+
+
+def ssim(x: Image, y: Image, *, size: int = 11, sigma: float = 1.5) -> PerExample:
+    """Mean structural similarity, Gaussian window, valid positions, data range 1; in [-1, 1].
+
+    Wang et al., IEEE TIP 2004. As a loss use ``1 - ssim``.
+
+    Raises:
+        ValueError: shapes differ, or a side is shorter than the window.
+    """
+    _same_shape(x, y)
+    if min(x.shape[1:3]) < size:
+        raise ValueError(f"ssim needs sides of at least {size} pixels, got {x.shape[1:3]}")
+    taps = [float(t) for t in gaussian_window(size, sigma)]
+
+    def smooth(image: Array) -> Array:
+        for axis in (1, 2):
+            n = image.shape[axis] - size + 1
+            # Shifted products: quicker than a grouped convolution on CPUs.
+            shifts = [lax.slice_in_dim(image, i, i + n, axis=axis) for i in range(size)]
+            image = sum((t * s for t, s in zip(taps, shifts, strict=True)), jnp.float32(0.0))
+        return image
+
+    mx, my = smooth(x), smooth(y)
+    vx, vy = smooth(x * x) - mx * mx, smooth(y * y) - my * my
+    vxy = smooth(x * y) - mx * my
+    c1, c2 = 0.01**2, 0.03**2
+    index = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return jnp.mean(index, (1, 2, 3))
+
+
+def ssim_loss(fused: Image, target: Image) -> PerExample:
+    """``1 - ssim``, zero for equal images."""
+    return 1.0 - ssim(fused, target)
+
+
+def structure_mask(images: list[Image]) -> Float[Array, "b h w"]:
+    """1 on pixels without strong gradient, 0 on shared structure; carries no gradient.
+
+    Per example the threshold is ``mean + 0.5 std`` of the Sobel magnitude of the luminance; with
+    several images, of its pixel-wise maximum. Project formulation of MGDN's gradient mask.
+    """
+    magnitudes = []
+    for image in images:
+        gx, gy = sobel(luminance(image))
+        magnitudes.append(jnp.sqrt(gx**2 + gy**2 + 1e-12)[..., 0])
+    strongest = magnitudes[0]
+    for magnitude in magnitudes[1:]:
+        strongest = jnp.maximum(strongest, magnitude)
+    mean = jnp.mean(strongest, (1, 2), keepdims=True)
+    std = jnp.std(strongest, (1, 2), keepdims=True)
+    return lax.stop_gradient((strongest <= mean + 0.5 * std).astype(jnp.float32))
+
+
+def normalised_mutual_information(
+    first: Image, second: Image, weights: Float[Array, "b h w"], *, bins: int = 32
+) -> PerExample:
+    """Differentiable NMI of two feature maps over weighted pixels, in [0, 1).
+
+    Features are reduced to their root mean square over channels, standardised and squashed, so
+    that a branch cannot lower the value by shrinking; the joint histogram is a Parzen estimate.
+    ``NMI = 2 (H1 + H2 - H12) / (H1 + H2)``. Examples that keep less than 1 % of their pixels give
+    0. Project formulation of MGDN's mutual-information loss (its own is unpublished).
+
+    Args:
+        first: features of one branch.
+        second: features of the other branch.
+        weights: non-negative pixel weights, e.g. `structure_mask`.
+        bins: histogram bins K; the Parzen bandwidth is 1/K.
+    """
+    _same_shape(first, second)
+    if weights.shape != first.shape[:3]:
+        raise ValueError(f"weights {weights.shape} do not fit features {first.shape}")
+    b = weights.shape[0]
+    w = weights.reshape(b, -1)
+    total = jnp.maximum(jnp.sum(w, -1), 1e-12)
+    centres = (jnp.arange(bins) + 0.5) / bins
+
+    def soft_bins(features: Array) -> Array:
+        s = jnp.sqrt(jnp.mean(jnp.square(features), -1) + 1e-6).reshape(b, -1)
+        mean = (jnp.sum(w * s, -1) / total)[:, None]
+        variance = (jnp.sum(w * jnp.square(s - mean), -1) / total)[:, None]
+        u = jax.nn.sigmoid((s - mean) / jnp.sqrt(variance + 1e-6))
+        return jax.nn.softmax(-jnp.square((u[..., None] - centres) * bins) / 2, -1)
+
+    p = soft_bins(first)
+    q = soft_bins(second)
+    joint = jnp.einsum("bni,bnj->bij", p * w[..., None], q) / total[:, None, None]
+
+    def entropy(d: Array) -> Array:
+        return -jnp.sum((d * jnp.log(d + 1e-12)).reshape(b, -1), -1)
+
+    h1, h2, h12 = entropy(joint.sum(2)), entropy(joint.sum(1)), entropy(joint)
+    nmi = 2.0 * (h1 + h2 - h12) / jnp.maximum(h1 + h2, 1e-12)
+    return jnp.where(jnp.mean(w, -1) < 0.01, 0.0, nmi)
+
+
+def masked_nmi(
+    stages: list[list[Image]], mask_images: list[Image], *, reference: int | None = None
+) -> PerExample:
+    """MGDN's redundancy penalty over the outputs of every stage's dynamic filters.
+
+    Stages combine as a running half, ``L_i = (m_i + L_{i-1}) / 2``.
+
+    Args:
+        stages: per stage the filtered branch features, at the (padded) feature size.
+        mask_images: target, or sources, at the image size; padding counts as masked.
+        reference: branch that is paired with each other one (HDR); None pairs the first two.
+    """
+    mask = structure_mask(mask_images)
+    h, w = stages[0][0].shape[1:3]
+    mask = jnp.pad(mask, ((0, 0), (0, h - mask.shape[1]), (0, w - mask.shape[2])))
+    loss = None
+    for branches in stages:
+        if reference is None:
+            pairs = [(branches[0], branches[1])]
+        else:
+            pairs = [
+                (branch, branches[reference]) for i, branch in enumerate(branches) if i != reference
+            ]
+        values = [normalised_mutual_information(x, y, mask) for x, y in pairs]
+        value = sum(values[1:], values[0]) / len(values)
+        loss = value if loss is None else 0.5 * (value + loss)
+    if loss is None:
+        raise ValueError("masked_nmi needs at least one stage")
+    return loss

@@ -1,0 +1,137 @@
+"""Metrics of transferred edges: Qabf and Nabf."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+
+
+def _sobel(padded: Plane) -> tuple[Plane, Plane]:
+    """Right minus left and bottom minus top, weights 1 2 1, of an image padded by 1."""
+    across = padded[:, 2:] - padded[:, :-2]
+    down = padded[2:] - padded[:-2]
+    gx = across[:-2] + 2 * across[1:-1] + across[2:]
+    gy = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
+    return gx, gy
+
+
+def _qabf_edges(image: Gray) -> tuple[Plane, Plane]:
+    """Edge strength and angle in -pi/2..pi/2 with zeros around the image; kept."""
+
+    def compute() -> tuple[Plane, Plane]:
+        gx, gy = _sobel(np.pad(image.pixels, 1))
+        # Axes of the published kernels: the vertical one points up, hence the minus.
+        vertical = gx == 0
+        angle = np.arctan(-gy / np.where(vertical, 1.0, gx))
+        angle[vertical] = math.pi / 2
+        return np.sqrt(gx**2 + gy**2), angle
+
+    return image.keep("qabf_edges", compute)
+
+
+def _qabf_preserved(source: Gray, fused: Gray) -> Plane:
+    """Edge preservation map `Q_XF`, `(H, W)`."""
+    g_x, angle_x = _qabf_edges(source)
+    g_f, angle_f = _qabf_edges(fused)
+    larger = np.maximum(g_x, g_f)
+    same = g_x == g_f
+    strength = np.minimum(g_x, g_f) / np.where(same, 1.0, larger)  # equal: the strength itself
+    orientation = 1 - np.abs(angle_x - angle_f) / (math.pi / 2)
+    # exp(-15 G) underflows harmlessly for large equal strengths.
+    q_strength = 0.9994 / (1 + np.exp(-15 * (strength - 0.5)))
+    return q_strength * (0.9879 / (1 + np.exp(-22 * (orientation - 0.8))))
+
+
+def edge_preservation(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
+    """Qabf (Q_G): how much of the sources' edge strength and orientation F preserves.
+
+    Sobel strength `g` and angle `a` per image, zeros outside it. Per pixel and source X:
+    `G = min(gX,gF)/max(gX,gF)`, but `G = g` itself where both strengths are equal;
+    `T = 1 - |aX - aF|/(pi/2)`, without wrap-around;
+    `Q_XF = 0.9994/(1+exp(-15(G-0.5))) * 0.9879/(1+exp(-22(T-0.8)))`;
+    `Qabf = sum(Q_AF gA + Q_BF gB) / sum(gA + gB)`.
+    The zero border makes strong edges along the frame, which are part of the score.
+
+    Range 0..0.975333 (reached for F = A = B); higher is better. Symmetric in the sources.
+    Source: Xydeas and Petrovic 2000. Degenerate: NaN only if both sources are zero everywhere.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+        a: First source.
+        b: Second source.
+
+    Returns:
+        Dimensionless value or NaN.
+
+    Raises:
+        InputError: if shapes differ.
+    """
+    fused, first, second = checked("Qabf", f, a, b)
+    preserved = weights = 0.0
+    for source in (first, second):
+        strength = _qabf_edges(source)[0]
+        preserved += float(np.sum(_qabf_preserved(source, fused) * strength))
+        weights += float(np.sum(strength))
+    return preserved / weights if weights else math.nan
+
+
+def _nabf_edges(image: Gray) -> tuple[Plane, Plane]:
+    """Edge strength and angle with the image mirrored at its border pixels; kept."""
+
+    def compute() -> tuple[Plane, Plane]:
+        gv, gh = _sobel(np.pad(image.pixels, 1, mode="reflect") / 8)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            angle = np.arctan(gv / gh)
+        angle[(gv == 0) & (gh == 0)] = 0
+        return np.sqrt(gv**2 + gh**2), angle
+
+    return image.keep("nabf_edges", compute)
+
+
+def _nabf_preserved(source: Gray, fused: Gray) -> Plane:
+    g_x, angle_x = _nabf_edges(source)
+    g_f, angle_f = _nabf_edges(fused)
+    larger = np.maximum(g_x, g_f)
+    strength = np.minimum(g_x, g_f) / np.where(larger == 0, 1.0, larger)
+    orientation = np.abs(np.abs(angle_x - angle_f) - math.pi / 2) * 2 / math.pi
+    q_strength = 0.9999 / (1 + np.exp(-19 * (strength - 0.5)))
+    return np.sqrt(q_strength * (0.9995 / (1 + np.exp(-22 * (orientation - 0.5)))))
+
+
+def added_artefacts(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
+    """Nabf: the share of edge information in F that neither source has.
+
+    Sobel/8 strength `g` and angle, mirrored border. Per pixel and source X:
+    `G = min/max` of the strengths (0 when either is 0), `T = ||aX - aF| - pi/2| * 2/pi`,
+    `Q_XF = sqrt(0.9999/(1+exp(-19(G-0.5))) * 0.9995/(1+exp(-22(T-0.5))))`,
+    weight `wX = gX^1.5` where gX >= 2, else 0.001. With N = 1 where F's edge is stronger than
+    both sources' and 0 elsewhere,
+    `Nabf = sum(N ((1-Q_AF) wA + (1-Q_BF) wB)) / sum(wA + wB)`.
+
+    Range 0..1; lower is better. Symmetric in the sources. Source: Petrovic and Xydeas 2005 as
+    modified by Shreyamsha Kumar 2013. Needs 2x2 pixels. Degenerate: 0 if F adds no edges.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+        a: First source.
+        b: Second source.
+
+    Returns:
+        Dimensionless value.
+
+    Raises:
+        InputError: if shapes differ or a side is shorter than 2.
+    """
+    fused, first, second = checked("Nabf", f, a, b, min_side=2)
+    g_f = _nabf_edges(fused)[0]
+    added = (g_f > _nabf_edges(first)[0]) & (g_f > _nabf_edges(second)[0])
+    lost = weights = 0.0
+    for source in (first, second):
+        g_x = _nabf_edges(source)[0]
+        weight = np.where(g_x >= 2, g_x * np.sqrt(g_x), 0.001)
+        lost += float(np.sum((added * (1 - _nabf_preserved(source, fused))) * weight))
+        weights += float(np.sum(weight))
+    return lost / weights

@@ -1,0 +1,106 @@
+"""Metrics of the fused image alone: EN, SD, SF, AG."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mgdn_jax.metrics.gray import Gray, GrayLike, checked
+
+
+def levels(image: Gray) -> np.ndarray:
+    """The pixels as integers 0..255 (rounded, clipped), flattened, int64; kept."""
+    return image.keep(
+        "levels",
+        lambda: np.clip(np.rint(image.pixels), 0, 255).astype(np.int64).ravel(),
+    )
+
+
+def entropy_of_counts(counts: np.ndarray) -> float:
+    """Shannon entropy in nats of a histogram of any shape."""
+    p = counts[counts > 0] / counts.sum()
+    return max(0.0, -float(np.sum(p * np.log(p))))  # max: a single symbol gives -0.0
+
+
+def entropy_nats(image: Gray) -> float:
+    """Entropy of the 256-level histogram in nats; kept."""
+    return image.keep(
+        "entropy", lambda: entropy_of_counts(np.bincount(levels(image), minlength=256))
+    )
+
+
+def entropy(f: GrayLike) -> float:
+    """EN, the entropy of the grey level histogram.
+
+    `EN = -sum_k p_k log2 p_k` over the 256 levels of the rounded image.
+
+    Range 0..8 bit; higher is better. Source: Roberts, van Aardt, Ahmed 2008.
+    Degenerate: 0 for a constant image.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+
+    Returns:
+        Bits.
+    """
+    (image,) = checked("EN", f)
+    return entropy_nats(image) / float(np.log(2))
+
+
+def standard_deviation(f: GrayLike) -> float:
+    """SD, the population standard deviation `sqrt(mean((F - mean F)^2))`.
+
+    Range 0..127.5; higher is better (contrast). Degenerate: 0 for a constant image.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+
+    Returns:
+        Grey levels.
+    """
+    (image,) = checked("SD", f)
+    return float(np.std(image.pixels))
+
+
+def spatial_frequency(f: GrayLike) -> float:
+    """SF, `sqrt(R + C)` of the mean squared horizontal and vertical first differences.
+
+    Each mean is over its own number of differences, `H (W-1)` and `(H-1) W`.
+
+    Range 0..360.6; higher is better, but noise and ringing raise it too: report it, never
+    select by it. Source: Eskicioglu and Fisher 1995. Needs 2x2 pixels. Degenerate: 0 for a
+    constant image.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+
+    Returns:
+        Grey levels.
+
+    Raises:
+        InputError: if a side is shorter than 2.
+    """
+    (image,) = checked("SF", f, min_side=2)
+    x = image.pixels
+    return float(np.sqrt(np.mean(np.diff(x, axis=1) ** 2) + np.mean(np.diff(x, axis=0) ** 2)))
+
+
+def average_gradient(f: GrayLike) -> float:
+    """AG, the mean over all pixels of `sqrt((gx^2 + gy^2)/2)`.
+
+    `gx`, `gy` are central differences `(next - previous)/2`, one-sided at the border.
+
+    Range 0..255; higher is better, with the reservation of SF. Source: Cui et al. 2015.
+    Needs 2x2 pixels. Degenerate: 0 for a constant image.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+
+    Returns:
+        Grey levels per pixel.
+
+    Raises:
+        InputError: if a side is shorter than 2.
+    """
+    (image,) = checked("AG", f, min_side=2)
+    gy, gx = np.gradient(image.pixels)
+    return float(np.mean(np.sqrt((gx**2 + gy**2) / 2)))

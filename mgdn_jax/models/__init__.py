@@ -1,0 +1,87 @@
+"""The systems: one file each, with its configuration, its presets and its whole network.
+
+`create` and `abstract` are the same for every system; a caller never needs an NNX class.
+"""
+
+import difflib
+import importlib
+from types import ModuleType
+from typing import Any
+
+import jax
+from flax import nnx
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers import functional
+from mgdn_jax.layers.functional import Flat
+
+SYSTEMS = {"mgdn": "mgdn_jax.models.mgdn"}
+
+
+def get(system: str) -> ModuleType:
+    """Module of a system: `Config`, `PRESETS`, `Network`.
+
+    Raises:
+        InputError: no system has that name.
+    """
+    if system not in SYSTEMS:
+        raise InputError(
+            f"there is no system {system!r}; choose one of: {', '.join(sorted(SYSTEMS))}"
+        )
+    return importlib.import_module(SYSTEMS[system])
+
+
+def preset(system: str, name: str, **overrides: Any) -> Any:
+    """Configuration of a named preset, with fields replaced.
+
+    Raises:
+        InputError: unknown system, preset or field.
+    """
+    presets = get(system).PRESETS
+    if name not in presets:
+        near = difflib.get_close_matches(name, presets, 1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(
+            f"{system} has no preset {name!r}{hint}; choose one of: {', '.join(presets)}"
+        )
+    return get(system).Config.from_dict({**presets[name].to_dict(), **overrides})
+
+
+def create(
+    system: str, preset_name: str, *, seed: int = 0, **overrides: Any
+) -> tuple[Any, nnx.GraphDef, Flat, Flat]:
+    """A freshly initialised network: ``(config, graphdef, params, stats)``.
+
+    Args:
+        system: e.g. ``"mgdn"``.
+        preset_name: e.g. ``"mff"``.
+        seed: initialisation is a function of it alone.
+        **overrides: fields of the system's `Config` to replace.
+    """
+    config = preset(system, preset_name, **overrides)
+    graphdef, params, stats = initialise(system, config, jax.random.key(seed))
+    return config, graphdef, params, stats
+
+
+def initialise(system: str, config: Any, key: jax.Array) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """``(graphdef, params, stats)`` of a configuration, from a PRNG key."""
+    network = get(system).Network
+    graphdef = abstract(system, config)[0]
+
+    # One compiled program instead of hundreds of small ones.
+    @jax.jit
+    def draw(key: jax.Array) -> tuple[Flat, Flat]:
+        return functional.split(network(config, rngs=nnx.Rngs(key)))[1:]
+
+    return (graphdef, *draw(key))
+
+
+def abstract(system: str, config: Any) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """``(graphdef, params, stats)`` with shapes for leaves; allocates nothing."""
+    network = get(system).Network
+    return functional.abstract(lambda: network(config, rngs=nnx.Rngs(0)))
+
+
+def count_parameters(params: Flat) -> int:
+    """Number of scalars in a flat dictionary of arrays or shapes."""
+    return sum(int(leaf.size) for leaf in params.values())

@@ -1,0 +1,122 @@
+"""Where a run takes place: devices, processes, signals. Rooms above only ever see values."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mgdn_jax.errors import InputError
+
+Tree = TypeVar("Tree")
+
+
+def connect(coordinator: str, processes: int, process: int) -> None:
+    """Joins several processes into one run; to be called before anything touches a device.
+
+    Args:
+        coordinator: "host:port" of process 0.
+        processes: how many there are.
+        process: index of this one.
+
+    Raises:
+        InputError: the three do not make sense together.
+    """
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or processes < 1 or not 0 <= process < processes:
+        raise InputError(
+            f"coordinator={coordinator!r}, processes={processes}, process={process}: give"
+            " host:port, the number of processes and this one's index below it."
+        )
+    # Read by the CPU back end only, which otherwise has no collectives between processes.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM away from `stop_signals`.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(coordinator, processes, process)
+
+
+def local_devices(wanted: int) -> list[jax.Device]:
+    """Devices of this process that the run uses.
+
+    Args:
+        wanted: how many; 0 for all. Must be 0 with several processes.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    processes = jax.process_count()
+    devices = jax.local_devices()
+    if wanted > len(devices) or (wanted and processes > 1):
+        raise InputError(
+            f"config field 'train.devices' is {wanted}, with {len(devices)} local devices and"
+            f" {processes} processes; use at most {len(devices)}, and 0 with several processes."
+        )
+    return devices[: wanted or None]
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
+
+
+def from_first(tree: Tree, notes: dict[str, Any]) -> tuple[Tree, dict[str, Any]]:
+    """Arrays and notes of the first process, which alone reads and writes the run's folder.
+
+    Args:
+        tree: pytree of arrays, of the same structure and shapes everywhere.
+        notes: json-safe; counts in the first process only.
+
+    Returns:
+        Both as they are in the first process, bit for bit; NumPy leaves where there are several.
+    """
+    if jax.process_count() == 1:
+        return tree, notes
+
+    def agree(value: Any) -> np.ndarray:
+        # As bytes: the broadcast adds zeros, which would turn -0.0 into 0.0.
+        value = np.asarray(value, order="C")
+        raw = multihost_utils.broadcast_one_to_all(value.reshape(-1).view(np.uint8))
+        return np.asarray(raw, np.uint8).view(value.dtype).reshape(value.shape)
+
+    text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+    size = int(agree(np.asarray(len(text), np.int64)))
+    text = agree(text if len(text) == size else np.zeros(size, np.uint8))
+    return jax.tree.map(agree, tree), json.loads(text.tobytes())
+
+
+def meet(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second signal acts as it did before."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def heed(number: int, frame: Any) -> None:
+        del frame
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, heed)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,58 @@
+"""A fusion system of one parameter, for tests of everything around the network.
+
+fused = FIRST a + (1 - FIRST) b (channels averaged where the layout asks it), plus `bias`, plus,
+if the config says so, a tenth of what the mean of `a` over the whole picture exceeds one half.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+
+from mgdn_jax.errors import InputError
+
+FIRST = 0.7391  # no simple fraction, so that no result of 8-bit pixels lies half-way between two
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    in_channels: tuple[int, ...] = (3, 3)
+    out_channels: int = 3
+    window: int = 4
+    uses_mean: bool = False
+
+    @property
+    def inputs(self):
+        return len(self.in_channels)
+
+    def to_dict(self):
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields):
+        if unknown := set(fields) - {f.name for f in dataclasses.fields(cls)}:
+            raise InputError(f"fake config has no field {sorted(unknown)[0]!r}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+PRESETS = {"plain": Config()}
+
+
+class Network(nnx.Module):
+    def __init__(self, config, *, rngs):
+        self.config = config
+        self.bias = nnx.Param(jnp.zeros(()))
+
+    def __call__(self, *images, keys=None, context=None, pixel_weights=None):
+        config = self.config
+        same = [x.mean(-1, keepdims=True) if config.out_channels == 1 else x for x in images]
+        fused = FIRST * same[0] + (1 - FIRST) * sum(same[1:]) / (len(same) - 1) + self.bias[...]
+        weights = jnp.ones_like(images[0][..., :1]) if pixel_weights is None else pixel_weights
+        own = {
+            "sum": (weights * images[0].mean(-1, keepdims=True)).sum((1, 2, 3)),
+            "count": weights.sum((1, 2, 3)),
+        }
+        if config.uses_mean:
+            sums = context or own
+            fused = fused + 0.1 * ((sums["sum"] / sums["count"])[:, None, None, None] - 0.5)
+        return fused, {"context": own if config.uses_mean else {}}

@@ -1,0 +1,163 @@
+"""`mgdn fuse` where all is well."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_fusion import Config
+from test_cli import environment, mgdn, rows, save_model, save_pictures
+
+from mgdn_jax import cli_fuse, files, models
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
+    monkeypatch.setenv("MGDN_CACHE_DIR", "off")
+    monkeypatch.chdir(tmp_path)
+    save_model("m.safetensors")
+
+
+def test_two_files_and_what_is_said(capsys):
+    save_pictures("a.png", "b.png", shape=(48, 60, 3))
+    assert mgdn("fuse a.png b.png -o out/c.png --model m.safetensors --score") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    lines = rows(said.out)
+    assert lines["model"] == "m.safetensors: fake, 1 parameters"
+    assert lines["fused"].startswith("a.png + b.png (60x48 uint8, ")
+    assert lines["result"] == "out/c.png"
+    names = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
+    assert [part.split()[0] for part in lines["scores"].split("  ")] == list(names)
+    assert files.read_image("out/c.png").shape == (48, 60, 3)
+
+
+def test_json_is_one_object(capsys):
+    save_pictures("a.png", "b.png")
+    command = "fuse a.png b.png -o c.png --model m.safetensors --tile 8 --overlap 4 --json --score"
+    assert mgdn(command) == 0
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert said.out.count("\n") == 1
+    assert report["model"] == {"name": "m.safetensors", "system": "fake", "parameters": 1}
+    assert report["failed"] == []
+    (result,) = report["results"]
+    assert result["inputs"] == ["a.png", "b.png"]
+    assert result["output"] == "c.png"
+    assert (result["width"], result["height"], result["dtype"]) == (20, 16, "uint8")
+    assert result["tiles"] == 12
+    assert set(result["scores"]) == {"EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM"}
+    assert result["scores"]["VIF"] is None  # needs a larger picture
+
+
+def test_quiet_says_nothing(capsys):
+    save_pictures("a.png", "b.png")
+    assert mgdn("fuse a.png b.png -o c.jpg --model m.safetensors --quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert files.read_image("c.jpg").shape == (16, 20, 3)
+
+
+def test_stacks_as_files_and_as_a_folder_in_natural_order():
+    save_pictures("stack/s9.png", "stack/s10.png", "stack/s11.png")
+    model = "--model m.safetensors --quiet"
+    assert mgdn(f"fuse stack -o one.png {model}") == 0
+    order = "stack/s9.png stack/s10.png stack/s11.png"
+    assert mgdn(f"fuse {order} -o two.png {model}") == 0
+    np.testing.assert_array_equal(files.read_image("one.png"), files.read_image("two.png"))
+
+
+def test_folders_fuse_what_they_can_and_tell_the_rest(capsys):
+    save_pictures("a/1.png", "a/2.png", "a/3.png", "b/1.png", "b/3.png")
+    Path("b/2.png").write_bytes(b"broken")
+    save_pictures("a/4.png")
+    command = "fuse a b -o out --model m.safetensors"
+    assert mgdn(command) == 1
+    said = capsys.readouterr()
+    assert sorted(os.listdir("out")) == ["1.png", "3.png"]
+    assert "done    2 pictures in" in said.out
+    errors = said.err.splitlines()
+    assert errors[0] == "mgdn: error: 4 has no partner in b."
+    assert errors[1].startswith("mgdn: error: b/2.png is not an image")
+    assert mgdn(f"{command} --json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert len(report["results"]) == 2
+    assert len(report["failed"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (7, 13)])
+def test_strange_but_good_pictures(dtype, channels, size):
+    save_pictures("a.png", "b.png", shape=(*size, channels), dtype=dtype)
+    assert mgdn("fuse a.png b.png -o c.png --model m.safetensors --quiet") == 0
+    fused = files.read_image("c.png")
+    assert fused.shape == (size if channels == 1 else (*size, channels))
+    assert fused.dtype == dtype
+
+
+def test_float_tiffs():
+    for name, value in (("a.tif", 0.25), ("b.tif", 0.5)):
+        files.write_image(name, np.full((5, 4), value, np.float32))
+    assert mgdn("fuse a.tif b.tif -o c.tif --model m.safetensors --quiet") == 0
+    fused = files.read_image("c.tif")
+    assert fused.dtype == np.float32
+    np.testing.assert_allclose(fused, 0.25 * 0.7391 + 0.5 * 0.2609, atol=1e-6)
+
+
+def test_options_reach_the_fuser():
+    save_model("mean.safetensors", uses_mean=True)
+    save_pictures("a.png", "b.png", shape=(40, 40, 3))
+    results = {}
+    for options in ("--tile 0", "--tile 8 --overlap 0 --tile-context local", "--padding script"):
+        command = f"fuse a.png b.png -o c.png --model mean.safetensors --quiet {options}"
+        assert mgdn(command) == 0
+        results[options] = files.read_image("c.png").astype(int)
+    first, *others = results.values()
+    assert all(np.any(first != other) for other in others)
+
+
+def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cli_fuse.cache_folder() is None
+    monkeypatch.setenv("MGDN_CACHE_DIR", str(tmp_path / "mine"))
+    assert cli_fuse.cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("MGDN_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cli_fuse.cache_folder() == tmp_path / "xdg" / "mgdn_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli_fuse.cache_folder() == tmp_path / ".cache" / "mgdn_jax"
+    # A folder that cannot be made switches the cache off, no more.
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MGDN_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert cli_fuse.enable_compilation_cache() is None
+
+
+def test_a_process_of_its_own_fills_the_cache(tmp_path):
+    # The real network, tiny: the whole way from the shell to the file.
+    from mgdn_jax import checkpoint
+
+    config, _, params, stats = models.create("mgdn", "mff", features=12, depths=(1,), heads=(3,))
+    checkpoint.save_weights(
+        "tiny.safetensors", system="mgdn", config=config.to_dict(), params=params, stats=stats
+    )
+    save_pictures("a.png", "b.png")
+    command = [sys.executable, "-m", "mgdn_jax", "fuse", "a.png", "b.png", "-o", "c.png"]
+    ran = subprocess.run(
+        [*command, "--model", "tiny.safetensors"],
+        env=environment(MGDN_CACHE_DIR=str(tmp_path / "cache")),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == ""
+    assert rows(ran.stdout)["result"] == "c.png"
+    assert files.read_image("c.png").shape == (16, 20, 3)
+    assert any((tmp_path / "cache").iterdir())
+
+
+def test_config_of_the_fake_round_trips():
+    assert Config.from_dict(Config(window=8).to_dict()) == Config(window=8)

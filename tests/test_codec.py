@@ -1,0 +1,152 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from mgdn_jax import codec
+from mgdn_jax.errors import InputError
+
+
+def noise(shape, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    if dtype == np.float32:
+        return rng.random(shape, np.float32)
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 2), (5, 7, 3), (5, 7, 4), (1, 1), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
+def test_lossless_formats_return_every_bit(shape, dtype, suffix):
+    pixels = noise(shape, dtype)
+    if suffix != ".png" and dtype == np.uint16 and shape[2:] == (2,):
+        with pytest.raises(InputError, match=r"written as \.png only"):
+            codec.encode(pixels, suffix)
+        return
+    back = codec.decode_image(codec.encode(pixels, suffix), "x")
+    assert back.dtype == dtype
+    np.testing.assert_array_equal(back, pixels)
+
+
+def test_one_channel_is_gray_and_float_tiff_keeps_its_values():
+    gray = noise((4, 5, 1), np.uint8)
+    np.testing.assert_array_equal(codec.decode_image(codec.encode_png(gray), "x"), gray[..., 0])
+    values = noise((4, 5), np.float32) * 3 - 1
+    np.testing.assert_array_equal(codec.decode_image(codec.encode(values, ".tif"), "x"), values)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm"])
+def test_plain_formats(suffix):
+    for shape in ((4, 5), (4, 5, 3)):
+        pixels = noise(shape, np.uint8)
+        back = codec.decode_image(codec.encode(pixels, suffix), "x")
+        np.testing.assert_array_equal(back, pixels)
+
+
+def test_lossy_formats_stay_close():
+    smooth = np.add.outer(np.arange(32), 2 * np.arange(40)).astype(np.uint8)
+    for suffix in (".jpg", ".webp"):
+        back = codec.decode_image(codec.encode(np.stack([smooth] * 3, -1), suffix), "x")
+        assert np.abs(back.astype(int) - smooth[..., None]).max() <= 6
+
+
+def test_sixteen_bit_png_agrees_with_another_decoder():
+    # Pillow keeps the high byte of 16-bit colour: that half is an independent witness.
+    pixels = noise((9, 6, 3), np.uint16)
+    seen = np.asarray(Image.open(io.BytesIO(codec.encode_png(pixels))))
+    np.testing.assert_array_equal(seen, pixels >> 8)
+
+
+def test_big_endian_and_signed_sixteen_bit_gray():
+    pixels = noise((4, 5), np.uint16)
+    image = Image.frombytes("I;16B", (5, 4), pixels.astype(">u2").tobytes())
+    np.testing.assert_array_equal(codec.decode_image(saved(image, "TIFF"), "x"), pixels)
+    with pytest.raises(InputError, match="kind that is not read"):
+        codec.decode_image(saved(Image.fromarray(np.full((2, 2), -5, np.int32)), "TIFF"), "x")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    image = Image.fromarray(noise((8, 16, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("PNG", "TIFF"):
+        data = saved(image, kind, exif=exif)
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        np.testing.assert_array_equal(codec.decode_image(data, "x"), upright)
+
+
+def test_palettes_transparency_cmyk_and_bits():
+    colours = Image.fromarray(noise((6, 6, 3), np.uint8)).quantize(8)
+    expected = np.asarray(colours.convert("RGB"))
+    np.testing.assert_array_equal(codec.decode_image(saved(colours, "PNG"), "x"), expected)
+    clear = codec.decode_image(saved(colours, "PNG", transparency=0), "x")
+    assert clear.shape == (6, 6, 4)
+    assert set(np.unique(clear[..., 3])) == {0, 255}
+    cmyk = Image.fromarray(noise((6, 6, 4), np.uint8), "CMYK")
+    assert codec.decode_image(saved(cmyk, "JPEG"), "x").shape == (6, 6, 3)
+    bits = codec.decode_image(saved(Image.fromarray(np.eye(4) > 0), "PNG"), "x")
+    np.testing.assert_array_equal(bits, (np.eye(4) * 255).astype(np.uint8))
+
+
+def test_damaged_and_foreign_files_are_named():
+    whole = codec.encode(noise((40, 40, 3), np.uint8), ".png")
+    jpeg = codec.encode_jpeg(noise((40, 40, 3), np.uint8))
+    wide = codec.encode(noise((40, 40, 3), np.uint16), ".tif")
+    for data in (whole[:200], whole[:-3000], jpeg[: len(jpeg) // 2], wide[: len(wide) // 2]):
+        with pytest.raises(InputError, match=r"shot\.png is (damaged|not an image)"):
+            codec.decode_image(data, "shot.png")
+    for data in (b"hello", b"", b"\x89PNG\r\n\x1a\n"):
+        with pytest.raises(InputError, match=r"notes\.txt is (not an image|damaged)"):
+            codec.decode_image(data, "notes.txt")
+
+
+def test_what_would_lose_bits_is_refused():
+    wide = codec.encode(noise((4, 4, 3), np.uint16), ".tif")
+    entry = struct.Struct("<HHII")
+    planar = wide.replace(entry.pack(284, 3, 1, 1), entry.pack(284, 3, 1, 2))
+    with pytest.raises(InputError, match="separate colour planes"):
+        codec.decode_image(planar, "x.tif")
+    with pytest.raises(InputError, match="16-bit colour PPM"):
+        codec.decode_image(b"P6\n# c\n2 1\n65535\n" + bytes(12), "x.ppm")
+
+
+def test_the_pixel_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
+    data = codec.encode_png(noise((20, 20), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert codec.decode_image(data, "x").shape == (20, 20)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    monkeypatch.setattr(codec, "MAX_PIXELS", 300)
+    with pytest.raises(InputError, match=r"big\.png has more than"):
+        codec.decode_image(data, "big.png")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "suffix", "message"),
+    [
+        (np.zeros((2, 2, 3), np.uint16), ".jpg", "16-bit"),
+        (np.zeros((2, 2), np.uint16), ".webp", "16-bit"),
+        (np.zeros((2, 2, 4), np.uint8), ".jpeg", "transparency"),
+        (np.zeros((2, 2, 2), np.uint8), ".bmp", "transparency"),
+        (np.zeros((2, 2), np.float32), ".png", "float pixels"),
+        (np.zeros((2, 2, 3), np.float32), ".tif", "float pixels"),
+        (np.zeros((2, 2, 3), np.uint8), ".gif", "type '.gif'"),
+        (np.zeros((2, 2, 3), np.uint8), "", "(none)"),
+        (np.zeros((2, 2, 3), np.uint8), ".pgm", "gray pictures only"),
+        (np.zeros((2, 2, 5), np.uint8), ".png", "cannot encode"),
+        (np.zeros((0, 2), np.uint8), ".png", "cannot encode"),
+        (np.zeros((2, 2), np.int64), ".png", "cannot encode"),
+        (np.zeros((70000, 1), np.uint8), ".jpg", "cannot be written as JPEG"),
+    ],
+)
+def test_formats_that_cannot_hold_the_pixels(pixels, suffix, message):
+    with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        codec.encode(pixels, suffix)

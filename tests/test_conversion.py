@@ -1,0 +1,108 @@
+"""Conversion is complete or raises: unmatched, unfilled, double and misshapen entries."""
+
+import numpy as np
+import pytest
+import torch
+from golden import Golden
+
+from mgdn_jax import api, conversion
+from mgdn_jax.errors import InputError
+from mgdn_jax.models.mgdn import PRESETS
+
+MFF = PRESETS["mff"]
+
+
+@pytest.fixture(scope="module")
+def state():
+    return Golden("mgdn_mgff_mff_random").state()
+
+
+def convert(state):
+    return conversion.convert_state_dict(state, system="mgdn", config=MFF)
+
+
+def test_complete(state):
+    params, report = convert(state)
+    assert len(report.converted) == len(params) == 204
+    dead = ("patch_embed.norm", "norm.", "adjust_channel_03", "index", "attn_mask")
+    assert all(any(d in name for d in dead) for name in report.skipped)
+    kernel = state["conv_last.0.weight"]
+    assert np.array_equal(params["last/kernel"][1, 2, 5, 0], kernel[0, 5, 1, 2])
+
+
+def test_prefix_of_data_parallel_is_stripped(state):
+    params, _ = convert({f"module.{k}": v for k, v in state.items()})
+    assert params.keys() == convert(state)[0].keys()
+
+
+def test_unmatched_entry(state):
+    with pytest.raises(InputError, match=r"1 unknown entries \(surprise.weight\)"):
+        convert({**state, "surprise.weight": np.zeros(3, np.float32)})
+
+
+def test_unfilled_parameter(state):
+    missing = {k: v for k, v in state.items() if k != "inconv2.bias"}
+    with pytest.raises(InputError, match=r"1 parameters without a source \(stems/1/bias\)"):
+        convert(missing)
+
+
+def test_double_entry(state):
+    with pytest.raises(InputError, match="two partners"):
+        convert({**state, "module.inconv1.bias": state["inconv1.bias"]})
+
+
+def test_misshapen_entry(state):
+    with pytest.raises(InputError, match=r"wrong shape \(inconv1.bias: \(31,\) where \(30,\)"):
+        convert({**state, "inconv1.bias": np.zeros(31, np.float32)})
+    with pytest.raises(InputError, match="wrong shape"):
+        convert({**state, "inconv1.weight": np.zeros(31, np.float32)})
+
+
+def test_wrong_preset_names_the_options(state):
+    with pytest.raises(InputError, match="check --system and --preset"):
+        conversion.convert_state_dict(state, system="mgdn", config=PRESETS["mef"])
+    with pytest.raises(InputError, match="no conversion is known"):
+        conversion.convert_state_dict(state, system="other", config=MFF)
+
+
+def test_file_to_file(state, tmp_path):
+    source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
+    tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
+    torch.save({"params": tensors}, source)
+    report = api.convert(source, target, system="mgdn", preset="mff")
+    assert report.complete
+    fuser = api.load(target)
+    golden = Golden("mgdn_mgff_mff_random")
+    out = np.asarray(fuser.network(golden.nhwc("in:a"), golden.nhwc("in:b")))
+    assert np.abs(out - np.moveaxis(golden["out:fused"], 1, -1)).max() <= 1e-5
+    assert fuser.padding == "script"
+
+
+def test_unusable_files(tmp_path):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        conversion.read_torch(tmp_path / "none.pth")
+    bad = tmp_path / "bad.pth"
+    bad.write_bytes(b"no checkpoint at all")
+    with pytest.raises(InputError, match="cannot be read as a PyTorch checkpoint"):
+        conversion.read_torch(bad)
+    torch.save({"a": torch.zeros(2)}, bad)
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        conversion.read_torch(bad)
+    torch.save([1, 2], bad)
+    with pytest.raises(InputError, match="no dictionary of tensors"):
+        conversion.read_torch(bad)
+
+
+def test_pickled_code_is_never_run(tmp_path):
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self):
+            return (type(ran).touch, (ran,))
+
+    torch.save({"weight": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(InputError, match="plain tensors"):
+        conversion.read_torch(tmp_path / "trap.pth")
+    assert not ran.exists()

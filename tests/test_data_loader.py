@@ -1,0 +1,296 @@
+"""The loaders: one stream whatever the threads, processes and restarts; every example counts."""
+
+import itertools
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from mgdn_jax import data
+from mgdn_jax.codec import encode_png
+from mgdn_jax.errors import InputError
+
+SMALL = {"min_radius": 1.0, "max_radius": 2.0}
+
+
+def smooth(rng, shape):
+    coarse = rng.uniform(0, 1, (shape[0] // 4 + 1, shape[1] // 4 + 1, 3))
+    image = np.kron(coarse, np.ones((4, 4, 1)))[: shape[0], : shape[1]]
+    return np.uint8(255 * (0.7 * image + 0.3 * rng.uniform(0, 1, image.shape)))
+
+
+@pytest.fixture(scope="module")
+def natural(tmp_path_factory):
+    """Seven pictures of two sizes with three regions each."""
+    folder = tmp_path_factory.mktemp("natural")
+    rng = np.random.default_rng(0)
+    for sub in ("image", "labels"):
+        (folder / sub).mkdir()
+    for k in range(7):
+        shape = (40, 48) if k % 3 else (48, 40)
+        labels = np.zeros(shape, np.uint8)
+        labels[:20] = 1
+        labels[30:, 10:] = 2
+        (folder / "image" / f"n{k}.png").write_bytes(encode_png(smooth(rng, shape)))
+        (folder / "labels" / f"n{k}.png").write_bytes(encode_png(labels))
+    return data.prepare("natural", folder, folder / "out")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Seven pairs with b = 255 - a, target = a // 2, and a's last channel the pair's number."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for sub in ("a", "b", "target"):
+        (folder / sub).mkdir()
+    for k in range(7):
+        a = rng.integers(0, 256, (20 + k % 2, 24, 3), np.uint8)
+        a[..., 2] = 10 * k
+        for sub, image in (("a", a), ("b", 255 - a), ("target", a // 2)):
+            (folder / sub / f"p{k}.png").write_bytes(encode_png(image))
+    return data.prepare("pairs", folder, folder / "out")
+
+
+def take(count, **arguments):
+    with data.make_loader(**arguments) as loader:
+        return list(itertools.islice(loader, count))
+
+
+def assert_same(one, two):
+    assert one.keys() == two.keys()
+    for key in one:
+        np.testing.assert_array_equal(one[key], two[key], err_msg=key, strict=True)
+
+
+def numbers(batch):
+    return np.rint(batch["a"][:, 0, 0, 2] * 25.5).astype(int)
+
+
+def test_batches_are_float32_in_range_with_indices(natural):
+    batches = take(3, dataset=natural, batch_size=4, crop=24, split="train", synthesis=SMALL)
+    for step, batch in enumerate(batches):
+        assert batch.keys() == {"a", "b", "target", "_index"}
+        for key in ("a", "b", "target"):
+            assert batch[key].shape == (4, 24, 24, 3)
+            assert batch[key].dtype == np.float32
+            assert 0 <= batch[key].min() < 0.3
+            assert 0.7 < batch[key].max() <= 1
+        assert batch["_index"].dtype == np.uint32
+        np.testing.assert_array_equal(batch["_index"], 4 * step + np.arange(4))
+        assert (batch["a"] != batch["b"]).mean() > 0.3
+
+
+def test_an_epoch_shows_every_example_once_in_a_new_order(pairs):
+    batches = take(14, dataset=pairs, task="pairs", batch_size=1, crop=8, split="train", threads=2)
+    seen = np.concatenate([numbers(b) for b in batches])
+    assert sorted(seen[:7]) == sorted(seen[7:]) == list(range(7))
+    assert list(seen[:7]) != list(seen[7:])
+
+
+def test_one_crop_and_turn_for_all_images_of_an_example(pairs):
+    crops = set()
+    for batch in take(20, dataset=pairs, task="pairs", batch_size=7, crop=8, split="train"):
+        np.testing.assert_allclose(batch["a"] + batch["b"], 1, atol=1e-6)
+        np.testing.assert_array_equal(
+            np.rint(batch["target"] * 255), np.rint(batch["a"] * 255) // 2
+        )
+        crops |= {x.tobytes() for x in batch["a"]}
+    assert len(crops) > 120  # 140 crops, nearly all different
+
+
+def test_without_augmentation_crops_keep_their_orientation(pairs):
+    source, _ = data.open_set(pairs, "train")
+    images = {data.loader._name(r): data.loader._decode(r, "a", 3) for r in source}
+    for batch in take(
+        3, dataset=pairs, task="pairs", batch_size=4, crop=6, split="train", augment=False
+    ):
+        for crop in np.rint(batch["a"] * 255).astype(np.uint8):
+            image = images[f"p{crop[0, 0, 2] // 10}"]
+            windows = np.lib.stride_tricks.sliding_window_view(image[..., :2], (6, 6), (0, 1))
+            wanted = np.moveaxis(crop[..., :2], -1, 0)
+            assert (windows == wanted).all((2, 3, 4)).sum() == 1
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_the_same_global_batches(natural, count):
+    arguments = {"dataset": natural, "batch_size": 4, "crop": 16, "seed": 3, "synthesis": SMALL}
+    whole = take(5, **arguments)
+    parts = [
+        take(5, **arguments, process_index=p, process_count=count, threads=0) for p in range(count)
+    ]
+    for step in range(5):
+        merged = {
+            key: np.stack([parts[p][step][key] for p in range(count)], 1).reshape(
+                whole[step][key].shape
+            )
+            for key in whole[step]
+        }
+        assert_same(merged, whole[step])
+
+
+def test_threads_do_not_matter_and_seeds_do(natural):
+    arguments = {"dataset": natural, "batch_size": 3, "crop": 16, "synthesis": SMALL}
+    for one, two, other in zip(
+        take(6, **arguments, threads=0),
+        take(6, **arguments, threads=4, prefetch=3),
+        take(6, **arguments, seed=1),
+        strict=True,
+    ):
+        assert_same(one, two)
+        assert (one["target"] != other["target"]).any()
+
+
+def test_a_restored_stream_continues_with_the_same_batch(natural):
+    arguments = {"dataset": natural, "batch_size": 4, "crop": 16, "synthesis": SMALL}
+    straight = take(7, **arguments)
+    with data.make_loader(**arguments) as loader:
+        for _ in range(4):
+            next(loader)
+        state = json.loads(json.dumps(loader.state()))
+        assert_same(next(loader), straight[4])
+        loader.restore(state)
+        assert_same(next(loader), straight[4])
+        assert loader.state() != state
+    with data.make_loader(**arguments) as fresh:
+        fresh.restore(state)
+        assert_same(next(fresh), straight[4])
+        assert_same(next(fresh), straight[5])
+    with data.make_loader(**arguments, process_index=1, process_count=2) as half:
+        half.restore(state)
+        batch = next(half)
+        assert half.state()["examples"] == 20
+    assert_same(batch, {key: value[1::2] for key, value in straight[4].items()})
+
+
+def test_a_foreign_state_is_refused(natural):
+    with data.make_loader(natural, batch_size=4, crop=16, epochs=3) as loader:
+        state = loader.state()
+        for change, message in (
+            ({"seed": 9}, "seed 9"),
+            ({"dataset_size": 5}, "dataset_size 5"),
+            ({"examples": 6}, "multiple of batch_size 4"),
+            ({"examples": 400}, "beyond this run's end"),
+        ):
+            with pytest.raises(InputError, match=message):
+                loader.restore({**state, **change})
+
+
+def test_finite_streams_end_and_sizes_are_known(pairs):
+    with data.make_loader(
+        pairs, task="pairs", batch_size=4, crop=8, split="train", epochs=2
+    ) as loader:
+        assert len(loader.dataset) == loader.examples_per_epoch == 7
+        assert loader.steps_per_epoch == 1.75
+        assert len(list(loader)) == 3  # 14 examples, the last two dropped
+        with pytest.raises(StopIteration):
+            next(loader)
+    with pytest.raises(InputError, match="batch_size 8 exceeds the 7 examples"):
+        data.make_loader(pairs, task="pairs", batch_size=8, crop=8, split="train", epochs=1)
+
+
+@pytest.mark.parametrize("task", ["mff", "pairs"])
+def test_images_below_the_crop_are_mirrored(natural, pairs, task):
+    path = natural if task == "mff" else pairs
+    (batch,) = take(1, dataset=path, task=task, batch_size=2, crop=64, split="train")
+    assert batch["target"].shape == (2, 64, 64, 3)
+    if task == "pairs":
+        np.testing.assert_allclose(batch["a"] + batch["b"], 1, atol=1e-6)
+
+
+def test_luma(pairs):
+    arguments = {"dataset": pairs, "task": "pairs", "batch_size": 4, "crop": 8, "split": "train"}
+    (colour,), (gray,) = take(1, **arguments), take(1, **arguments, channels=1)
+    assert gray["a"].shape == (4, 8, 8, 1)
+    luma = colour["a"] @ np.array([0.299, 0.587, 0.114], np.float32)
+    np.testing.assert_allclose(gray["a"][..., 0], luma, atol=0.51 / 255)
+
+
+def test_evaluation_counts_every_example_once(pairs):
+    source, _ = data.open_set(pairs, "train")
+    loader = data.make_eval_loader(pairs, task="pairs", batch_size=4, crop=8, split="train")
+    batches = list(loader)
+    assert len(batches) == len(loader) == 2
+    assert loader.examples_per_epoch == 7
+    mask = np.concatenate([b["_mask"] for b in batches])
+    np.testing.assert_array_equal(mask, [1, 1, 1, 1, 1, 1, 1, 0])
+    index = np.concatenate([b["_index"] for b in batches])
+    np.testing.assert_array_equal(index, [0, 1, 2, 3, 4, 5, 6, 6])
+    images = np.concatenate([b["a"] for b in batches])
+    for record, image in zip(source, images, strict=False):
+        full = data.loader._decode(record, "a", 3)
+        top = (len(full) - 8) // 2
+        np.testing.assert_array_equal(np.rint(image * 255), full[top : top + 8, 8:16])
+    for one, two in zip(batches, loader, strict=True):
+        assert_same(one, two)
+    parts = [
+        list(
+            data.make_eval_loader(
+                pairs,
+                task="pairs",
+                batch_size=4,
+                crop=8,
+                split="train",
+                process_index=p,
+                process_count=2,
+            )
+        )
+        for p in range(2)
+    ]
+    assert sum(b["_mask"].sum() for part in parts for b in part) == 7
+    assert_same(parts[1][1], {key: value[1::2] for key, value in batches[1].items()})
+
+
+def test_whole_images_are_batched_by_size(natural):
+    loader = data.make_eval_loader(natural, batch_size=3, split="train", synthesis=SMALL)
+    seen = {}
+    for batch in loader:
+        for index, mask, image in zip(
+            batch["_index"], batch["_mask"], batch["target"], strict=True
+        ):
+            if mask:
+                seen[int(index)] = image.shape[:2]
+    assert sorted(seen) == list(range(7))
+    assert sorted(seen.values()) == [(40, 48)] * 4 + [(48, 40)] * 3
+    short = data.make_eval_loader(natural, batch_size=3, split="train", limit=2, crop=8)
+    assert sum(b["_mask"].sum() for b in short) == 2
+
+
+def test_closing_ends_the_threads(natural):
+    loader = data.make_loader(natural, batch_size=4, crop=16, threads=3)
+    next(loader)
+    reading = [t for t in threading.enumerate() if t.name.startswith("grain")]
+    assert reading
+    loader.close()
+    loader.close()
+    evaluation = iter(data.make_eval_loader(natural, batch_size=1, split="train", crop=16))
+    next(evaluation)
+    evaluation.close()
+    deadline = time.monotonic() + 20
+    while any(t.name.startswith("grain") for t in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "nowhere"}, "mgdn data prepare SET --source"),
+        ({"task": "pairs"}, "use task 'mff'"),
+        ({"task": "ivf"}, "no task 'ivf'"),
+        ({"channels": 2}, "channels is 2"),
+        ({"crop": 0}, "crop is 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"process_index": 2, "process_count": 2}, "process_index 2"),
+        ({"batch_size": 3, "process_count": 2}, "multiple of the 2 processes"),
+        ({"threads": -1}, "threads is -1"),
+        ({"synthesis": {"radius": 3}}, "no field radius"),
+        ({"split": "validation"}, "cannot be read"),
+    ],
+)
+def test_bad_arguments_end_in_one_sentence(natural, change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        data.make_loader(**{"dataset": natural, "batch_size": 2, "crop": 16} | change)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,134 @@
+"""Losses: goldens, values by hand, gradients, and properties a wrong formula would break."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import Golden, max_error, relative_error
+
+from mgdn_jax import losses
+
+KEY = jax.random.key(0)
+A, B, F = (jax.random.uniform(k, (2, 17, 19, 3)) for k in jax.random.split(KEY, 3))
+
+
+def test_masked_mutual_information_golden():
+    golden = Golden("mgdn_nmi_project")
+    mask = losses.structure_mask([golden.nhwc("in:target")])
+    assert np.array_equal(mask, golden["mid:weight"][:, 0])
+    features = golden.nhwc("in:feat_1"), golden.nhwc("in:feat_2")
+    nmi = losses.normalised_mutual_information(*features, mask)
+    print("nmi", max_error(nmi, golden["out:nmi"]))
+    assert max_error(nmi, golden["out:nmi"]) <= 1e-6
+
+    def loss(first, second):
+        return jnp.mean(losses.masked_nmi([[first, second]], [golden.nhwc("in:target")]))
+
+    value, grads = jax.value_and_grad(loss, (0, 1))(*features)
+    assert abs(float(value) - float(golden["scalar:loss"])) <= 1e-6
+    for grad, name in zip(grads, ("feat_1", "feat_2"), strict=True):
+        assert relative_error(grad, np.moveaxis(golden[f"grad:in.{name}"], 1, -1)) <= 1e-4
+
+
+def test_mutual_information_properties():
+    x, y = (jax.random.normal(k, (2, 32, 32, 6)) for k in jax.random.split(KEY))
+    ones = jnp.ones((2, 32, 32))
+    nmi = losses.normalised_mutual_information
+    assert float(nmi(x, x, ones).min()) > 0.4  # bin smoothing keeps it below 1
+    assert float(nmi(x, y, ones).max()) < 0.02
+    assert max_error(nmi(x, 3.0 * x, ones), np.asarray(nmi(x, x, ones))) < 1e-4
+    assert max_error(nmi(x, y, ones), np.asarray(nmi(y, x, ones))) < 1e-6
+    few = ones.at[:, 1:].set(0.0).at[:, 0, 8:].set(0.0)  # under 1 % of the pixels
+    assert np.array_equal(nmi(x, x, few), [0.0, 0.0])
+    # pixels of weight 0 do not matter
+    half = ones.at[:, 16:].set(0.0)
+    other = x.at[:, 16:].set(7.0)
+    assert max_error(nmi(x, y, half), np.asarray(nmi(other, y, half))) < 1e-5
+
+
+def test_stages_combine_as_a_running_half():
+    x, y, z = (jax.random.normal(k, (1, 16, 16, 4)) for k in jax.random.split(KEY, 3))
+    image = [jax.random.uniform(KEY, (1, 16, 16, 3))]
+    one = [losses.masked_nmi([pair], image) for pair in ([x, y], [x, x], [y, y])]
+    three = losses.masked_nmi([[x, y], [x, x], [y, y]], image)
+    assert np.allclose(three, one[0] / 4 + one[1] / 4 + one[2] / 2, atol=1e-6)
+    around = losses.masked_nmi([[x, y, z]], image, reference=1)
+    by_hand = (losses.masked_nmi([[x, y]], image) + losses.masked_nmi([[z, y]], image)) / 2
+    assert np.allclose(around, by_hand, atol=1e-6)
+
+
+def test_padding_is_masked():
+    x, y = (jax.random.normal(k, (1, 12, 16, 4)) for k in jax.random.split(KEY))
+    image = jax.random.uniform(KEY, (1, 10, 13, 3))
+    value = losses.masked_nmi([[x, y]], [image])
+    changed = x.at[:, 10:].set(9.0).at[:, :, 13:].set(-9.0)
+    assert np.allclose(losses.masked_nmi([[changed, y]], [image]), value, atol=1e-6)
+
+
+def test_structure_mask_keeps_flat_and_drops_edges():
+    image = jnp.zeros((1, 16, 16, 1)).at[:, :, 8:].set(1.0)
+    mask = np.asarray(losses.structure_mask([image]))[0]
+    assert not mask[:, 7:9].any()
+    assert mask[:, :6].all()
+    assert mask[:, 10:].all()
+
+
+def test_l1_mse_and_intensity_by_hand():
+    assert np.allclose(losses.l1(A, B), np.abs(np.asarray(A) - np.asarray(B)).mean((1, 2, 3)))
+    assert np.allclose(losses.mse(A, B), np.square(np.asarray(A) - np.asarray(B)).mean((1, 2, 3)))
+    assert np.allclose(losses.intensity(jnp.maximum(A, B), A, B), 0.0)
+    assert np.allclose(losses.intensity((A + B) / 2, A, B, rule="mean"), 0.0, atol=1e-7)
+    with pytest.raises(ValueError, match="rule"):
+        losses.intensity(A, A, B, rule="median")
+
+
+def test_flat_regions_have_no_l1_gradient():
+    assert not np.asarray(jax.grad(lambda x: losses.l1(x, A).sum())(A)).any()
+    assert float(jax.grad(losses.absolute)(-2.0)) == -1.0
+
+
+def test_ssim_equals_a_direct_window_sum():
+    x, y = np.asarray(A[..., :1], np.float64), np.asarray(B[..., :1], np.float64)
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def local(f):
+        h, w = f.shape[1] - 10, f.shape[2] - 10
+        return sum(window[i, j] * f[:, i : i + h, j : j + w] for i in range(11) for j in range(11))
+
+    mx, my = local(x), local(y)
+    vx, vy, vxy = local(x * x) - mx**2, local(y * y) - my**2, local(x * y) - mx * my
+    c1, c2 = 1e-4, 9e-4
+    wanted = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    ours = losses.ssim(A[..., :1], B[..., :1])
+    assert np.allclose(ours, wanted.mean((1, 2, 3)), atol=1e-5)
+    assert np.allclose(losses.ssim_loss(A, A), 0.0, atol=1e-6)
+    with pytest.raises(ValueError, match="11 pixels"):
+        losses.ssim(A[:, :10], B[:, :10])
+
+
+def test_gradient_max_prefers_the_stronger_edge():
+    edge = jnp.zeros((1, 16, 16, 1)).at[:, :, 8:].set(1.0)
+    flat = jnp.zeros_like(edge)
+    assert float(losses.gradient_max(edge, edge, flat)[0]) == 0.0
+    assert float(losses.gradient_max(flat, edge, flat)[0]) > 0.05
+    step = 1e-3
+    direction = jax.random.normal(KEY, A.shape)
+    value = jax.grad(lambda f: losses.gradient_max(f, A, B).sum())(F)
+    numeric = (
+        losses.gradient_max(F + step * direction, A, B)
+        - losses.gradient_max(F - step * direction, A, B)
+    ).sum() / (2 * step)
+    assert np.allclose(float((value * direction).sum()), float(numeric), rtol=2e-2)
+
+
+def test_shapes_never_broadcast():
+    for loss in (losses.l1, losses.mse, losses.ssim, losses.ssim_loss):
+        with pytest.raises(ValueError, match="shapes differ"):
+            loss(A, B[:1])
+    for loss in (losses.gradient_max, losses.intensity):
+        with pytest.raises(ValueError, match="shapes differ"):
+            loss(A, B, B[..., :1])
+    with pytest.raises(ValueError, match="do not fit"):
+        losses.normalised_mutual_information(A, B, jnp.ones((2, 17, 20)))

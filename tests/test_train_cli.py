@@ -1,0 +1,235 @@
+"""`python train.py` as a process: exit codes, real kills, several processes."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import fake_recipe
+import numpy as np
+import pytest
+
+from mgdn_jax import training
+from mgdn_jax.checkpoint import Checkpoints, load_weights
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = "--config=tests/fake_recipe.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Children compile the same programs again and again; from disk that takes no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield
+
+
+def start(workdir, *arguments, config=CONFIG, **environment):
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.Popen(
+        [sys.executable, "train.py", config, f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=300)
+    return process.returncode, out
+
+
+def log(workdir):
+    path = workdir / "log.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # being written
+            break
+    return [line for line in found if line["kind"] == "train"]
+
+
+def wait_for_step(workdir, step, process):
+    deadline = time.monotonic() + 300
+    while not any(line["step"] >= step for line in log(workdir)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def arrays(workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.steps()[-1]
+    flats, header = checkpoints._read(step)
+    checkpoints.close()
+    return step, {f"{i}/{k}": v for i, flat in flats.items() for k, v in flat.items()}, header
+
+
+def reference(workdir, **train):
+    """The same run in this process, from start to end, on as many devices."""
+    training.fit(fake_recipe.config(**train), workdir, quiet=True)
+
+
+def test_killed_three_times_and_resumed_equals_uninterrupted(tmp_path):
+    reference(tmp_path / "whole", steps=60, save_every=4, devices=1)
+    command = ["--config.train.steps=60", "--config.train.save_every=4", "--config.train.devices=1"]
+    slowly = ["--config.data.train.delay=0.02"]
+    rng = random.Random(20240607)
+    moments = sorted(rng.sample(range(3, 58), 3))
+    workdir = tmp_path / "killed"
+    for moment in moments:
+        process = start(workdir, *command, *slowly)
+        wait_for_step(workdir, moment, process)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        code, out = finish(process)
+        assert code == -signal.SIGKILL, out
+    code, out = finish(start(workdir, *command, *slowly))
+    assert code == 0, out
+    assert "from step 0 " not in out
+    (step, whole, header), (other_step, killed, other_header) = (
+        arrays(tmp_path / name) for name in ("whole", "killed")
+    )
+    assert step == other_step == 60
+    assert header["data"] == other_header["data"]
+    assert whole.keys() == killed.keys()
+    for name, value in whole.items():
+        assert value.tobytes() == killed[name].tobytes(), name
+    one, other = (load_weights(tmp_path / n / "fake.safetensors") for n in ("whole", "killed"))
+    for name, value in one.params.items():
+        assert value.tobytes() == other.params[name].tobytes(), name
+    assert [line["loss"] for line in log(tmp_path / "whole")] == [
+        line["loss"] for line in log(workdir)
+    ]
+    assert len(log(workdir)) == 60
+
+
+def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+
+    def both(*arguments):
+        several = [f"--coordinator=localhost:{port}", "--processes=2"]
+        flags = "--xla_force_host_platform_device_count=1"
+        return [
+            start(tmp_path / "two", *several, f"--process={i}", *arguments, XLA_FLAGS=flags)
+            for i in range(2)
+        ]
+
+    # The signal reaches the second process only; both must stop at the same step.
+    pair = both("--config.train.steps=5000", "--config.data.train.delay=0.02")
+    wait_for_step(tmp_path / "two", 3, pair[0])
+    pair[1].send_signal(signal.SIGTERM)
+    for code, out in map(finish, pair):
+        assert code == 0, out
+    stopped = log(tmp_path / "two")[-1]["step"]
+    assert 3 <= stopped < 5000
+    assert arrays(tmp_path / "two")[0] == stopped
+    # Both go on from what the first one reads.
+    steps = stopped + 4
+    for code, out in map(
+        finish, both(f"--config.train.steps={steps}", "--config.data.train.delay=0.02")
+    ):
+        assert code == 0, out
+    reference(tmp_path / "one", steps=steps, devices=1)
+    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
+    assert len(losses[0]) == steps
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    for name, value in arrays(tmp_path / "one")[1].items():
+        np.testing.assert_allclose(
+            arrays(tmp_path / "two")[1][name], value, rtol=1e-3, atol=1e-6, err_msg=name
+        )
+    metrics = [load_weights(tmp_path / n / "fake.safetensors").card["held_out"]
+               for n in ("one", "two")]  # fmt: skip
+    assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
+
+
+def test_sigterm_exits_0_and_a_diverged_run_exits_1(tmp_path):
+    slowly = ["--config.train.steps=5000", "--config.data.train.delay=0.02"]
+    process = start(tmp_path, *slowly, "--config.train.devices=1")
+    wait_for_step(tmp_path, 2, process)
+    process.terminate()
+    code, out = finish(process)
+    assert code == 0, out
+    step = arrays(tmp_path)[0]
+    assert f"stopped and saved at step {step}; run it again to go on" in out
+    code, out = finish(
+        start(
+            tmp_path / "nan",
+            "--config.recipe.poison=13",
+            "--config.train.save_every=1",
+            "--config.train.devices=1",
+        )
+    )
+    assert code == 1, out
+    last = out.splitlines()[-1]
+    assert last.startswith("error: loss became nan at step 2; the last good checkpoint is")
+    assert f"{tmp_path / 'nan' / 'checkpoints' / '1'};" in last
+
+
+SMOKE = "--config=configs/mgdn.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "words"),
+    [
+        (SMOKE, "--config.train.stepz=3", "no field 'stepz'; did you mean 'steps'?"),
+        (SMOKE, "--config.trian.steps=3", "no field 'trian'; did you mean 'train'?"),
+        (SMOKE, "--config.model.qqqq=3", "no field 'qqqq'; see the config file"),
+        (SMOKE, "--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),
+        (SMOKE, "--wrokdir=x", "Unknown command line flag wrokdir"),
+        (SMOKE, "word", "'word' is not a flag"),
+        ("--config=configs/mgdn.py:smok", "--quiet", "no preset smok; choose from mff, mef"),
+        ("--config=configs/nope.py", "--quiet", "configs/nope.py: there is no such config"),
+        ("--quiet", "--noquiet", "--config and --workdir are both needed"),
+    ],
+)
+def test_bad_commands_are_one_sentence_and_exit_2(tmp_path, config, argument, words):
+    code, out = finish(start(tmp_path / "run", argument, config=config))
+    assert code == 2, out
+    assert out.startswith("error: ")
+    assert words in out
+    assert len(out.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_runs_are_one_sentence_and_exit_2(tmp_path):
+    (tmp_path / "file").touch()
+    for workdir, arguments, words in [
+        ("file", (), "file: cannot be made"),
+        ("run", ("--config.train.epochs=3.0",), "exactly one of train.steps"),
+        ("run", ("--coordinator=localhost:1",), "several processes need --processes as well"),
+    ]:
+        code, out = finish(start(tmp_path / workdir, *arguments))
+        assert code == 2, out
+        assert words in out
+        assert len(out.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("preset", ["mff", "mef", "smoke"])
+def test_shipped_configs_are_good(preset):
+    from configs import mgdn
+    from mgdn_jax import recipes, runs
+
+    config = mgdn.get_config(preset)
+    run = runs.check(config.to_dict())
+    assert run.name == f"mgdn-{preset}"
+    values = {key: value for key, value in run.recipe.items() if key != "name"}
+    module = recipes.get(run.recipe["name"])
+    recipe = runs.call(module.Recipe, "recipe", values, model=run.model)
+    plan = runs.stretches(recipe.phases, run.train.steps)
+    assert runs.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
+    assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 120

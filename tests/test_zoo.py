@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from mgdn_jax import checkpoint, zoo
+from mgdn_jax.errors import InputError
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    folder = tmp_path / "weights"
+    monkeypatch.setattr(zoo, "weights_folder", lambda: folder)
+    for name in ("mgdn-mff", "mgdn-mef"):
+        checkpoint.save_weights(
+            folder / f"{name}.safetensors",
+            system="mgdn",
+            config={"window": 4},
+            params={"a/kernel": np.zeros((2, 3), np.float32), "a/bias": np.zeros(3, np.float32)},
+            stats={"mean": np.zeros(50, np.float32)},
+            card={"task": "multi-focus"},
+        )
+    return folder
+
+
+def test_models_are_listed_with_their_cards(bundle):
+    assert list(zoo.list_models()) == ["mgdn-mef", "mgdn-mff"]
+    assert zoo.list_models()["mgdn-mff"] == {
+        "system": "mgdn",
+        "config": {"window": 4},
+        "parameters": 9,
+        "card": {"task": "multi-focus"},
+    }
+
+
+def test_names_and_paths_resolve(bundle, tmp_path):
+    assert zoo.resolve("mgdn-mff") == bundle / "mgdn-mff.safetensors"
+    path = bundle / "mgdn-mef.safetensors"
+    assert zoo.resolve(path) == path
+    assert zoo.resolve(str(path)) == path
+
+
+def test_names_that_do_not_resolve(bundle, tmp_path):
+    (tmp_path / "old.pth").write_bytes(b"x")
+    cases = {
+        "mgdn-mf": "did you mean 'mgdn-mff'",
+        "zebra": "the bundled ones are mgdn-mef, mgdn-mff",
+        str(tmp_path): "is a folder",
+        str(tmp_path / "none.safetensors"): "does not exist",
+        "none.safetensors": "does not exist",
+        str(tmp_path / "old.pth"): "turn it into .safetensors with mgdn convert",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message) as caught:
+            zoo.resolve(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_foreign_files_are_not_described(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="no weight file of this package"):
+        zoo.describe(path)
+
+
+def test_what_is_bundled_can_be_described():
+    for name, about in zoo.list_models().items():
+        assert zoo.resolve(name).is_file()
+        assert about["parameters"] > 0
+        assert about["card"].get("task"), f"the card of {name} names no task"
