@@ -31,9 +31,14 @@ def part(state, prefix, module):
     return graphdef, params
 
 
+@functools.cache
+def compiled(graphdef):
+    """One jit per network, so that equal shapes compile once in this file."""
+    return jax.jit(lambda p, a, kwargs: functional.apply(graphdef, p, {}, *a, **kwargs)[0])
+
+
 def run(graphdef, params, *args, **kwargs):
-    call = jax.jit(lambda p, *a: functional.apply(graphdef, p, {}, *a, **kwargs)[0])
-    return call(params, *args)
+    return compiled(graphdef)(params, args, kwargs)
 
 
 @functools.cache
@@ -260,9 +265,9 @@ def test_bfloat16_is_close_to_float32():
     assert 0 < error <= 2e-2
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (5, 4), (33, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (5, 3)])
 def test_any_size(size):
-    _, graphdef, params, _ = random_mff()
+    _, graphdef, params, _ = blend_network()
     a, b = jnp.full((1, *size, 3), 0.25), jnp.full((1, *size, 3), 0.75)
     out, _ = run(graphdef, params, a, b)
     assert out.shape == (1, *size, 3)
@@ -291,16 +296,14 @@ def test_blend_mixes_the_inputs_per_pixel():
 
 
 def test_stochastic_depth_is_per_example_and_only_with_keys():
-    _, graphdef, params, _ = blend_network(drop_path=0.9)
+    _, graphdef, params, _ = blend_network(drop_path=0.5)
     a, b = (jax.random.uniform(jax.random.key(i), (4, 8, 8, 3)) for i in (5, 6))
     a, b = jnp.tile(a[:1], (4, 1, 1, 1)), jnp.tile(b[:1], (4, 1, 1, 1))
     calm, _ = run(graphdef, params, a, b)
     assert max_error(calm[1:], np.asarray(calm[:-1])) <= 1e-6
     keys = jax.random.split(jax.random.key(0), 4)
-    drawn, _ = jax.jit(lambda k: functional.apply(graphdef, params, {}, a, b, keys=k)[0])(keys)
-    again, _ = jax.jit(lambda k: functional.apply(graphdef, params, {}, a, b, keys=k)[0])(
-        keys[::-1]
-    )
+    drawn, _ = run(graphdef, params, a, b, keys=keys)
+    again, _ = run(graphdef, params, a, b, keys=keys[::-1])
     assert max_error(drawn, np.asarray(again[::-1])) <= 1e-6  # follows the key, not the place
     assert len({np.asarray(x).tobytes() for x in drawn}) > 1
 

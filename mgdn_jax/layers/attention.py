@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear
+from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
 
 
 def weighted(x: Array, pixel_weights: Array | None) -> Array:
@@ -55,8 +55,16 @@ class ChannelCrossAttention(nnx.Module):
         b, h, w, c = guide.shape
         wide = jnp.promote_types(guide.dtype, jnp.float32)
         q = self.query_local(self.query(guide)).reshape(b, h * w, c)
-        kv = self.key_value_local(self.key_value(operand)).reshape(b, h * w, 2 * c)
-        k, v = kv[..., :c], kv[..., c:]
+        # Key and value by the halves of their common weights: slicing maps would copy them.
+        k, v = (
+            depthwise(
+                pointwise(operand, self.key_value.kernel[...][0, 0, :, half].astype(operand.dtype))
+                + self.key_value.bias[...][half].astype(operand.dtype),
+                self.key_value_local.kernel[...][..., half].astype(operand.dtype),
+            ).reshape(b, h * w, c)
+            + self.key_value_local.bias[...][half].astype(operand.dtype)
+            for half in (slice(0, c), slice(c, 2 * c))
+        )
         if context is None or pixel_weights is not None:
             weights = None if pixel_weights is None else pixel_weights.reshape(b, h * w, 1)
             qw, kw = weighted(q, weights), weighted(k, weights)
@@ -117,43 +125,43 @@ def shift_masks(height: int, width: int, window: int, shift: int) -> tuple[np.nd
 
 
 class WindowAttention(nnx.Module):
-    """Multi-head self attention inside w x w windows, with relative position bias (Swin).
+    """Multi-head self attention inside w x w windows, with relative position bias (Swin)."""
 
-    The input is a whole feature map; a ``shift`` rolls it first, masks pairs of pixels that are no
-    neighbours in the image, and rolls back.
-    """
-
-    def __init__(self, features: int, *, heads: int, window: int, shift: int, rngs: nnx.Rngs):
+    def __init__(self, features: int, *, heads: int, window: int, rngs: nnx.Rngs):
         if features % heads:
             raise ValueError(f"features ({features}) must be divisible by heads ({heads})")
-        self.heads, self.window, self.shift = heads, window, shift
+        self.heads, self.window = heads, window
         self.qkv = Linear(features, 3 * features, rngs=rngs)
         self.project = Linear(features, features, rngs=rngs)
         table = jax.random.normal(rngs.params(), ((2 * window - 1) ** 2, heads), jnp.float32)
         self.position_bias = nnx.Param(0.02 * table)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Attend; H and W must be multiples of the window."""
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        apart: tuple[Bool[Array, "rows t t"], Bool[Array, "cols t t"]] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Attend; H and W must be multiples of the window.
+
+        Args:
+            x: feature map, rolled already where windows are shifted.
+            apart: pairs of tokens that must not see each other, by window row and by window
+                column (`shift_masks`); None lets all tokens of a window see each other.
+        """
         b, h, w, c = x.shape
-        n, s, d = self.window, self.shift, c // self.heads
+        n, d = self.window, c // self.heads
         rows, cols = h // n, w // n
-        qkv = self.qkv(x)
-        if s:
-            qkv = jnp.roll(qkv, (-s, -s), (1, 2))
         # (part, head, b, rows, cols, token, channel)
+        qkv = self.qkv(x)
         qkv = qkv.reshape(b, rows, n, cols, n, 3, self.heads, d).transpose(5, 6, 0, 1, 3, 2, 4, 7)
         q, k, v = qkv.reshape(3, self.heads, b, rows * cols, n * n, d)
         bias = self.position_bias[...][relative_position_index(n)].transpose(2, 0, 1)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("...qd,...kd->...qk", q * d**-0.5, k).astype(wide)
         logits = logits + bias[:, None, None].astype(wide)
-        if s:
-            by_row, by_col = shift_masks(h, w, n, s)
-            apart = (by_row[:, None] | jnp.asarray(by_col)[None]).reshape(rows * cols, n * n, n * n)
-            logits = jnp.where(apart, logits - 100.0, logits)
+        if apart is not None:
+            hidden = (apart[0][:, None] | apart[1][None]).reshape(rows * cols, n * n, n * n)
+            logits = jnp.where(hidden, logits - 100.0, logits)
         out = jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(logits, -1).astype(x.dtype), v)
         out = out.reshape(self.heads, b, rows, cols, n, n, d).transpose(1, 2, 4, 3, 5, 0, 6)
-        out = out.reshape(b, h, w, c)
-        if s:
-            out = jnp.roll(out, (s, s), (1, 2))
-        return self.project(out)
+        return self.project(out.reshape(b, h, w, c))

@@ -103,8 +103,14 @@ def _rows_per_block(images: int, height: int, width: int, depth: int, spec: _Spe
     return -(-height // -(-height // rows))
 
 
-def _by_rows(block: Callable, shape: tuple[int, ...], depth: int, dtype: Any, spec: _Spec):
-    """Array of `shape` assembled from `block(start, rows)`; the last block may overlap."""
+def _by_rows(
+    block: Callable, shape: tuple[int, ...], depth: int, dtype: Any, spec: _Spec, after: Array
+):
+    """Array of `shape` assembled from `block(start, rows)`; the last block may overlap.
+
+    The empty result is filled from an entry of `after`, an operand of the block, because XLA
+    allocates what depends on nothing when the program starts, and keeps it until it is used.
+    """
     images, height, width = shape[:3]
     rows = _rows_per_block(images, height, width, depth, spec)
     count = -(-height // rows)
@@ -117,7 +123,8 @@ def _by_rows(block: Callable, shape: tuple[int, ...], depth: int, dtype: Any, sp
         return lax.dynamic_update_slice_in_dim(out, part, start, axis=1), None
 
     starts = jnp.minimum(jnp.arange(count) * rows, height - rows)
-    return lax.scan(step, lax.empty(shape, dtype), starts)[0]
+    empty = jnp.broadcast_to(after[:1, :1, :1, :1].astype(dtype), shape)
+    return lax.scan(step, empty, starts)[0]
 
 
 # ---- the closed family: x, g (n, h, w, c) and K (n, h, w, groups * taps) ------------------------
@@ -168,7 +175,7 @@ def _filter_rows(x: Array, kernels: Array, spec: _Spec) -> Array:
         total = _sum(term, spec)
         return total.reshape(*total.shape[:3], channels)
 
-    return _by_rows(block, x.shape, channels + kernels.shape[-1], x.dtype, spec)
+    return _by_rows(block, x.shape, channels + kernels.shape[-1], x.dtype, spec, kernels)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -199,7 +206,7 @@ def _spread_rows(g: Array, kernels: Array, spec: _Spec) -> Array:
         low, inner, high = jnp.split(total, (reach, reach + width), axis=2)
         return _fold(inner, low, high, 2, spec.border)
 
-    inner = _by_rows(block, g.shape, channels + kernels.shape[-1], dtype, spec)
+    inner = _by_rows(block, g.shape, channels + kernels.shape[-1], dtype, spec, g)
     if reach and spec.border != "zero":
         inner = _fold(inner, block(-reach, reach), block(height, reach), 1, spec.border)
     return inner.astype(g.dtype)
@@ -249,7 +256,7 @@ def _correlate_rows(g: Array, x: Array, spec: _Spec) -> Array:
         return jnp.stack(columns, axis=-1).reshape(images, rows, width, -1)
 
     shape = (images, height, width, spec.groups * spec.size**2)
-    return _by_rows(block, shape, channels + shape[-1], spec.kernels_dtype, spec)
+    return _by_rows(block, shape, channels + shape[-1], spec.kernels_dtype, spec, g)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -20,10 +20,17 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.layers.attention import ChannelCrossAttention, WindowAttention, weighted
+from mgdn_jax.layers.attention import (
+    ChannelCrossAttention,
+    WindowAttention,
+    shift_masks,
+    weighted,
+)
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
 
+# Inference on maps above this many pixels runs the transformer blocks strip by strip.
+_STRIP_PIXELS = 16_384
 _DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -291,11 +298,9 @@ class ContextAwareBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         hidden = int(features * mlp_ratio)
-        self.drop_path = drop_path
+        self.drop_path, self.window, self.shift = drop_path, window, shift
         self.norm1 = LayerNorm(features)
-        self.attention = WindowAttention(
-            features, heads=heads, window=window, shift=shift, rngs=rngs
-        )
+        self.attention = WindowAttention(features, heads=heads, window=window, rngs=rngs)
         self.norm2 = LayerNorm(features)
         self.expand = Linear(features, hidden, rngs=rngs)
         self.contract = Linear(hidden, features, rngs=rngs)
@@ -310,12 +315,45 @@ class ContextAwareBlock(nnx.Module):
         pixel_weights: Float[Array, "b h w 1"] | None = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
         """Transform; ``keys`` (one per example) switch stochastic depth on."""
-        normal = self.norm1(x)
-        y = x + self._drop(self.attention(normal), keys, 0)
-        hidden = jax.nn.gelu(self.expand(self.norm2(y)), approximate=False)
-        y = y + self._drop(self.contract(hidden), keys, 1)
-        local, own = self.local(normal, context=context, pixel_weights=pixel_weights)
+        local, own = self.local(self.norm1(x), context=context, pixel_weights=pixel_weights)
+        s = self.shift
+        rolled = jnp.roll(x, (-s, -s), (1, 2)) if s else x
+        y = self._transform(rolled, keys)
+        y = jnp.roll(y, (s, s), (1, 2)) if s else y
         return y + local, own
+
+    def _transform(self, x: Array, keys: Array | None) -> Array:
+        """Attention and MLP of the (rolled) map; large maps strip by strip, to stay in cache."""
+        b, h, w, c = x.shape
+        apart = None
+        if self.shift:
+            by_row, by_column = shift_masks(h, w, self.window, self.shift)
+            apart = jnp.asarray(by_row), jnp.asarray(by_column)
+        if keys is not None or h * w <= _STRIP_PIXELS:
+            return self._tokens(x, apart, keys)
+        # Everything here is local to a window, so strips of whole window rows are independent and
+        # each result may take the place of its input: no second map is needed.
+        rows = h // self.window
+        most = max(1, _STRIP_PIXELS // (w * self.window))
+        per_strip = max(d for d in range(1, rows + 1) if rows % d == 0 and d <= most)
+        height = per_strip * self.window
+
+        def replace(i: Array, x: Array) -> Array:
+            strip = jax.lax.dynamic_slice_in_dim(x, i * height, height, 1)
+            mine = apart
+            if apart is not None:
+                here = jax.lax.dynamic_slice_in_dim(apart[0], i * per_strip, per_strip, 0)
+                mine = here, apart[1]
+            # Without the barrier the strip is fused into the update, which runs on one core.
+            strip = jax.lax.optimization_barrier(self._tokens(strip, mine, None))
+            return jax.lax.dynamic_update_slice_in_dim(x, strip, i * height, 1)
+
+        return jax.lax.fori_loop(0, rows // per_strip, replace, x)
+
+    def _tokens(self, x: Array, apart: tuple[Array, Array] | None, keys: Array | None) -> Array:
+        y = x + self._drop(self.attention(self.norm1(x), apart), keys, 0)
+        hidden = jax.nn.gelu(self.expand(self.norm2(y)), approximate=False)
+        return y + self._drop(self.contract(hidden), keys, 1)
 
     def _drop(self, branch: Array, keys: Array | None, which: int) -> Array:
         """Stochastic depth: per example keep (scaled) or drop the branch."""
