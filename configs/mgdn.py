@@ -5,7 +5,7 @@
 
 mff learns from photographs with segmentations, defocused on one side of a region's outline; the
 target is the sharp photograph. mff_cpu is the same on smaller crops for as many steps as two CPU
-cores take in about 75 minutes. mef learns from stored pairs with a target (`mgdn data prepare
+cores take in about an hour. mef learns from stored pairs with a target (`mgdn data prepare
 pairs --name mef`). smoke is mff shrunk until a step takes milliseconds, for tests.
 
 The authors of MGDN released no training code: losses, schedule and length are this project's;
@@ -80,7 +80,7 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
     if preset == "mff_cpu":
         config.data.train.update({"crop": 64, "threads": 2})
         config.data.validation.limit = 16
-        config.train.update({"steps": 3600, "log_every": 20, "eval_every": 600, "save_every": 200})
+        config.train.update({"steps": 3000, "log_every": 20, "eval_every": 600, "save_every": 200})
     if preset == "smoke":
         config.name = "mgdn-smoke"
         config.model.update({"features": 12, "depths": (1,), "heads": (3,)})

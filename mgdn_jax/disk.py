@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pathlib
+import stat
+import tempfile
 
 from mgdn_jax.errors import InputError
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` to `path` so that no reader ever sees half of it.
+    """Writes `content` to a hidden name beside `path`, then renames: nobody sees half a file.
+
+    A link is followed and the permissions of a file that is replaced are kept.
 
     Args:
         path: the file to write; its folder is made when missing.
         content: the bytes.
 
     Raises:
-        InputError: the folder or the file cannot be written.
+        InputError: no space, no permission, or no such place. The hidden file is removed, also
+            when the user interrupts.
     """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = pathlib.Path(os.path.realpath(path))
+    hidden = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, hidden = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.chmod(hidden, _mode(target))
+        os.replace(hidden, target)
+        hidden = None
     except OSError as error:
+        reason = error.strerror or str(error)
         raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose a writable place."
+            f"{os.fspath(path)} cannot be written ({reason[:1].lower()}{reason[1:]}); "
+            "free some space or choose another place."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if hidden is not None:
+            pathlib.Path(hidden).unlink(missing_ok=True)
+
+
+def _mode(target: pathlib.Path) -> int:
+    """The permissions of the file to replace, or what `open` would give a new one."""
+    if target.exists():
+        return stat.S_IMODE(target.stat().st_mode)
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

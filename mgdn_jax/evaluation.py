@@ -23,6 +23,7 @@ from rich.text import Text
 
 from mgdn_jax import files
 from mgdn_jax import metrics as ruler
+from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
 
 Source: TypeAlias = np.ndarray | str | os.PathLike[str]
@@ -92,7 +93,7 @@ class Table:
         writer.writerow(["image", *self.columns])
         for name, row in [*self.rows.items(), ("mean", self.mean())]:
             writer.writerow([name, *(repr(float(row[column])) for column in self.columns)])
-        files.write_bytes(path, text.getvalue().encode())
+        write_atomically(path, text.getvalue().encode())
 
 
 def _read(source: Source) -> np.ndarray:
@@ -329,7 +330,7 @@ def write_summaries(
         cells = [f"{row.values[c]:.5f}" if c in row.values else "" for c in columns]
         invalid = " ".join(f"{name}={count}" for name, count in row.invalid.items())
         writer.writerow([row.dataset, row.method, row.n, *cells, invalid])
-    files.write_bytes(path, text.getvalue().encode())
+    write_atomically(path, text.getvalue().encode())
 
 
 def rich_table(

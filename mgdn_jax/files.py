@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax import codec
+from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
 
 
@@ -114,50 +114,8 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray, *, quality: int
       InputError: the format cannot hold the pixels, or the place cannot be written.
     """
     target = check_output(path)
-    write_bytes(target, codec.encode(array, Path(path).suffix, quality=quality))
+    write_atomically(target, codec.encode(array, Path(path).suffix, quality=quality))
     return target
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` to a hidden name beside `path`, then renames: nobody sees half a file.
-
-    Args:
-      path: the file; its folder is made if missing.
-      data: the whole content.
-
-    Raises:
-      InputError: no space, no permission, or no such place. The hidden file is removed, also when
-        the user interrupts.
-    """
-    target = Path(os.path.realpath(path))
-    hidden = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, hidden = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(hidden, _mode(target))
-        os.replace(hidden, target)
-        hidden = None
-    except OSError as error:
-        raise InputError(
-            f"{os.fspath(path)} cannot be written ({_reason(error)}); "
-            "free some space or choose another place."
-        ) from None
-    finally:
-        if hidden is not None:
-            Path(hidden).unlink(missing_ok=True)
-
-
-def _mode(target: Path) -> int:
-    """The permissions of the file to replace, or what `open` would give a new one."""
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def _reason(error: Exception) -> str:

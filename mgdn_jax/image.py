@@ -1,4 +1,4 @@
-"""Array maths everybody shares: colour spaces, gradients, windows, padding.
+"""Array maths everybody shares: colour spaces, gradients, windows.
 
 Functions take NumPy or JAX arrays and return the same kind. Images are channel-last in [0, 1].
 """
@@ -80,21 +80,3 @@ def sobel(image: Any) -> tuple[Any, Any]:
     gx = smooth_y[..., :, 2:, :] - smooth_y[..., :, :-2, :]
     gy = slope_y[..., :, :-2, :] + 2.0 * slope_y[..., :, 1:-1, :] + slope_y[..., :, 2:, :]
     return gx, gy
-
-
-def pad_to_multiple(image: np.ndarray, multiple: int, mode: str = "reflect") -> np.ndarray:
-    """Grow bottom and right of (..., h, w, c) to the next multiple; `crop` undoes it.
-
-    Args:
-        image: NumPy array, channel-last.
-        multiple: sides become multiples of this; a side that already is stays.
-        mode: a mode of `numpy.pad`.
-    """
-    h, w = image.shape[-3:-1]
-    widths = [(0, 0)] * (image.ndim - 3) + [(0, -h % multiple), (0, -w % multiple), (0, 0)]
-    return np.pad(image, widths, mode=mode)  # type: ignore[call-overload]
-
-
-def crop(image: Any, height: int, width: int) -> Any:
-    """Top-left ``height`` x ``width`` of (..., h, w, c)."""
-    return image[..., :height, :width, :]

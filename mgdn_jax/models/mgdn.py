@@ -324,7 +324,7 @@ class ContextAwareBlock(nnx.Module):
 
     def _transform(self, x: Array, keys: Array | None) -> Array:
         """Attention and MLP of the (rolled) map; large maps strip by strip, to stay in cache."""
-        b, h, w, c = x.shape
+        h, w = x.shape[1:3]
         apart = None
         if self.shift:
             by_row, by_column = shift_masks(h, w, self.window, self.shift)

@@ -1,0 +1,131 @@
+"""Convolutions against XLA's own, values, gradients and second derivatives; pure-function glue."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from jax.test_util import check_grads
+
+from mgdn_jax.layers import conv, functional
+from mgdn_jax.layers.attention import ChannelCrossAttention, WindowAttention, shift_masks
+
+KEY = jax.random.key(0)
+
+
+def xla(x, kernel, dilation=1, groups=1):
+    kh, kw = kernel.shape[:2]
+    pads = [(dilation * (k // 2),) * 2 for k in (kh, kw)]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        pads,
+        rhs_dilation=(dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "dilation", "shape"),
+    [
+        ((3, 3), 1, (2, 7, 9)),
+        ((3, 3), 2, (1, 6, 5)),
+        ((1, 5), 1, (2, 4, 8)),
+        ((3, 3), 1, (1, 1, 1)),
+    ],
+)
+def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape):
+    x = jax.random.normal(KEY, (*shape, 4))
+    kernel = jax.random.normal(jax.random.key(1), (*size, 4, 5))
+
+    def loss(f):
+        return lambda x, k: jnp.sum(jnp.square(f(x, k)))
+
+    ours = jax.value_and_grad(loss(lambda x, k: conv.conv2d(x, k, dilation)), (0, 1))(x, kernel)
+    wanted = jax.value_and_grad(loss(lambda x, k: xla(x, k, dilation)), (0, 1))(x, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_depthwise_equals_xla_with_gradients():
+    x = jax.random.normal(KEY, (2, 7, 6, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
+    assert np.allclose(conv.depthwise(x, kernel), xla(x, kernel, groups=5), atol=1e-5)
+
+    def loss(f):
+        return lambda x, k: jnp.sum(jnp.square(f(x, k)))
+
+    ours = jax.grad(loss(conv.depthwise), (0, 1))(x, kernel)
+    wanted = jax.grad(loss(lambda x, k: xla(x, k, groups=5)), (0, 1))(x, kernel)
+    for a, b in zip(ours, wanted, strict=True):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_second_derivatives_of_convolutions():
+    with jax.enable_x64(True):
+        x = jax.random.normal(KEY, (1, 4, 5, 2), jnp.float64)
+        dense = jax.random.normal(KEY, (3, 3, 2, 2), jnp.float64)
+        single = jax.random.normal(KEY, (3, 3, 1, 2), jnp.float64)
+        # float32 accumulates the gradient to the kernel, hence the tolerance
+        check_grads(conv.conv2d, (x, dense), 2, modes=["rev"], rtol=1e-4, atol=1e-4)
+        check_grads(conv.depthwise, (x, single), 2, modes=["rev"], rtol=1e-4, atol=1e-4)
+
+
+def test_strips_equal_the_whole_map(monkeypatch):
+    from mgdn_jax.models import mgdn
+
+    for shift in (0, 2):
+        graphdef, params, _ = functional.split(
+            mgdn.ContextAwareBlock(
+                12, heads=3, window=4, shift=shift, mlp_ratio=2.0, drop_path=0.0, rngs=nnx.Rngs(0)
+            )
+        )
+        x = jax.random.normal(KEY, (2, 24, 8, 12))
+        whole = functional.apply(graphdef, params, {}, x)[0][0]
+        monkeypatch.setattr(mgdn, "_STRIP_PIXELS", 64)  # three strips of two window rows
+        strips = functional.apply(graphdef, params, {}, x)[0][0]
+        monkeypatch.undo()
+        assert np.allclose(strips, whole, atol=1e-5)
+
+
+def test_masks_of_shifted_windows():
+    by_row, by_column = shift_masks(8, 12, 4, 2)
+    assert by_row.shape == (2, 16, 16)
+    assert by_column.shape == (3, 16, 16)
+    assert not by_row[0].any()
+    assert by_row[1].any()
+    # tokens 0 (row 0) and 8 (row 2) of the last window row lie on two sides of the seam
+    assert by_row[1, 0, 8]
+    assert not by_row[1, 0, 4]
+    assert shift_masks(4, 4, 4, 2)[0].any()  # a single window is split too
+
+
+def test_features_must_fit_the_heads():
+    with pytest.raises(ValueError, match="divisible"):
+        ChannelCrossAttention(10, heads=6, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="divisible"):
+        WindowAttention(10, heads=3, window=4, rngs=nnx.Rngs(0))
+
+
+def test_flat_names_round_trip_and_missing_leaves_raise():
+    module = nnx.Sequential(
+        conv.Linear(3, 4, rngs=nnx.Rngs(0)), conv.Linear(4, 2, rngs=nnx.Rngs(1))
+    )
+    graphdef, params, stats = functional.split(module)
+    assert list(params) == ["layers/0/bias", "layers/0/kernel", "layers/1/bias", "layers/1/kernel"]
+    assert functional.flatten(functional.unflatten(params)) == params
+    x = jnp.ones((2, 3))
+    out, _ = functional.apply(graphdef, params, stats, x)
+    assert np.allclose(out, module(x))
+    shapes = functional.abstract(
+        lambda: nnx.Sequential(
+            conv.Linear(3, 4, rngs=nnx.Rngs(0)), conv.Linear(4, 2, rngs=nnx.Rngs(1))
+        )
+    )[1]
+    assert {k: v.shape for k, v in shapes.items()} == {k: v.shape for k, v in params.items()}
+    params.pop("layers/1/bias")
+    with pytest.raises(ValueError, match="leaves"):
+        functional.apply(graphdef, params, stats, x)
