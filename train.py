@@ -60,6 +60,9 @@ def _last_words(error: BaseException) -> str:
 
 def main(argv: list[str]) -> int:
     """Parses, joins the other processes if there are any, trains; returns the exit code."""
+    if {"--help", "-h", "-help"} & set(argv):
+        print(__doc__)
+        return 0
     try:
         _parse(argv)
     except InputError as error:

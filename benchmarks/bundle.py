@@ -21,7 +21,7 @@ NOTES = {
     "mgdn-mff": {
         "task": "multi-focus photographs",
         "inputs": "two pictures of one scene, RGB, either in either place",
-        "trained_on": "multi-focus pairs synthesised from 283 of 298 BSDS500 photographs",
+        "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
         "inference": {"padding": "network"},
     }
 }
@@ -40,7 +40,9 @@ def main() -> None:
     rows = {row.method: row.values for row in read_summaries(arguments.figures)}
     mine = next(scores for method, scores in rows.items() if method == arguments.weights.stem)
     figures = {key: round(mine[key], 4) for key in SHOWN}
-    card = {"name": name, **NOTES[name], **{k: v for k, v in weights.card.items() if k != "name"}}
+    notes = dict(NOTES[name])
+    notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
+    card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k != "name"}}
     card["figures"] = {"Lytro-20": figures}
     if arguments.remark:
         card["remarks"] = arguments.remark

@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from mgdn_jax import codec, files
 from mgdn_jax.baselines import BASELINES
+from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import (
     ANCHOR_NAMES,
@@ -284,7 +285,7 @@ def run(args: argparse.Namespace, models: Mapping[str, Fuse], console: Console) 
             tables[model].to_csv(args.per_image / f"{model}.csv")
     if args.markdown:
         page = markdown(_command(args), rows, ranks, notes, len(pairs))
-        files.write_bytes(args.markdown, page.encode())
+        write_atomically(args.markdown, page.encode())
     failures = {(pair, text) for table in tables.values() for pair, text in table.failures.items()}
     for pair, text in sorted(failures):
         print(f"{pair}: {text}", file=sys.stderr)

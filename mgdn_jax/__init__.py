@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mgdn_jax import data, metrics, training
     from mgdn_jax.api import convert, create, evaluate, list_models, load
     from mgdn_jax.errors import InputError
     from mgdn_jax.fuser import Fuser
@@ -21,12 +22,16 @@ __all__ = [
     "InputError",
     "convert",
     "create",
+    "data",
     "evaluate",
     "list_models",
     "load",
+    "metrics",
+    "training",
 ]
 
 _HOMES = {"Fuser": "fuser", "InputError": "errors"}
+_ROOMS = ("data", "metrics", "training")
 
 
 def __getattr__(name: str) -> Any:
@@ -34,6 +39,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mgdn_jax' has no attribute {name!r}")
     import importlib
 
+    if name in _ROOMS:
+        return importlib.import_module(f"mgdn_jax.{name}")
     return getattr(importlib.import_module(f"mgdn_jax.{_HOMES.get(name, 'api')}"), name)
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from mgdn_jax import checkpoint, conversion, evaluation, models, zoo
 from mgdn_jax.conversion import Report
+from mgdn_jax.errors import InputError
 from mgdn_jax.fuser import Fuser
 from mgdn_jax.layers.functional import Flat
 
@@ -78,6 +79,8 @@ def convert(
     Raises:
         InputError: unreadable source, or one that does not hold this network in full.
     """
+    if Path(target).suffix != ".safetensors":
+        raise InputError(f"{os.fspath(target)}: the file to write must end in .safetensors")
     config = models.preset(system, preset, **overrides)
     params, report = conversion.convert_state_dict(
         conversion.read_torch(source), system=system, config=config
@@ -87,8 +90,8 @@ def convert(
         "task": preset,
         "trained_on": "published weights, converted",
         "source": Path(source).name,
-        # The released scripts always grow the picture by 1 to 8 mirrored rows and columns.
-        "inference": {"padding": "script"},
+        # The released MFF and MEF scripts always grow pictures by 1 to 8 mirrored rows and columns.
+        "inference": {"padding": "script" if preset in ("mff", "mef") else "network"},
     }
     checkpoint.save_weights(
         target, system=system, config=config.to_dict(), params=params, stats={}, card=card

@@ -64,6 +64,13 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("set", metavar="SET", help="name of the builder, e.g. pairs")
     prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the images")
     prepare.add_argument("--out", metavar="DIR", help="where to put it (the user's data folder)")
+    prepare.add_argument("--name", metavar="NAME", help="what configs call it (default: SET)")
+    prepare.add_argument(
+        "--folders",
+        nargs="+",
+        metavar="SUB",
+        help="subfolders in order: image labels, or a b [target] (found by their usual names)",
+    )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="cli_tools:prepare")
 

@@ -62,7 +62,13 @@ def prepare(arguments: argparse.Namespace) -> int:
     """Writes a data set; returns 0."""
     from mgdn_jax import data
 
-    folder = data.prepare(arguments.set, arguments.source, arguments.out)
+    folder = data.prepare(
+        arguments.set,
+        arguments.source,
+        arguments.out,
+        folders=arguments.folders,
+        name=arguments.name,
+    )
     if arguments.json:
         print_json({"output": str(folder)})
     else:

@@ -272,4 +272,4 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         isinstance(v, torch.Tensor) for v in loaded.values()
     ):
         raise InputError(f"{path}: holds no dictionary of tensors; is it a model's state_dict?")
-    return {str(k): v.detach().numpy() for k, v in loaded.items()}
+    return {str(k): v.detach().float().numpy() for k, v in loaded.items()}

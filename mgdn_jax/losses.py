@@ -84,7 +84,7 @@ def ssim(x: Image, y: Image, *, size: int = 11, sigma: float = 1.5) -> PerExampl
     def smooth(image: Array) -> Array:
         for axis in (1, 2):
             n = image.shape[axis] - size + 1
-            # Shifted products: quicker than a grouped convolution on CPUs.
+            # Shifted products; XLA is slow at grouped convolutions on CPUs.
             shifts = [lax.slice_in_dim(image, i, i + n, axis=axis) for i in range(size)]
             image = sum((t * s for t, s in zip(taps, shifts, strict=True)), jnp.float32(0.0))
         return image

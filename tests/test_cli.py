@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -172,7 +171,7 @@ def test_a_full_disk_keeps_the_old_result(monkeypatch, capsys):
 
 def test_ctrl_c_while_fusing_and_while_writing(monkeypatch, capsys):
     def interrupt(*_, **__):
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
 
     before = everything()
     for place, name in ((fuser.Fuser, "_call"), (os, "fsync")):

@@ -78,6 +78,11 @@ def test_file_to_file(state, tmp_path):
     assert fuser.padding == "script"
 
 
+def test_the_target_is_a_weight_file(tmp_path):
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
+        api.convert(tmp_path / "a.pth", tmp_path / "b.pth", system="mgdn", preset="mff")
+
+
 def test_unusable_files(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         conversion.read_torch(tmp_path / "none.pth")

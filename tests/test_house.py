@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -129,7 +130,7 @@ def test_import_is_light():
 def test_use_needs_neither_torch_nor_tensorflow_nor_a_device():
     code = (
         "import sys, mgdn_jax; mgdn_jax.load; mgdn_jax.Fuser; mgdn_jax.convert\n"
-        "import mgdn_jax.training\n"
+        "mgdn_jax.training.fit; mgdn_jax.data.prepare; mgdn_jax.metrics.evaluate\n"
         "from jax._src import xla_bridge\n"
         "print(sorted({'torch', 'tensorflow'} & sys.modules.keys()), len(xla_bridge._backends))"
     )
@@ -144,3 +145,23 @@ def test_unknown_names_are_attribute_errors():
         _ = mgdn_jax.fusr
     assert set(mgdn_jax.__all__) <= set(dir(mgdn_jax))
     assert mgdn_jax.InputError.__mro__[1] is ValueError
+
+
+def test_the_default_model_is_bundled_with_its_card():
+    from mgdn_jax import zoo
+
+    path = zoo.bundled()[zoo.DEFAULT]
+    assert path.with_suffix(".md").is_file()
+    card = zoo.describe(path)["card"]
+    assert {"task", "inputs", "trained_on", "figures", "training"} <= card.keys()
+    text = path.with_suffix(".md").read_text() + str(card)
+    assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/", text)
+
+
+def test_links_of_the_documents_lead_somewhere():
+    broken = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert not broken

@@ -274,6 +274,7 @@ def test_any_size(size):
     assert bool(jnp.all(jnp.isfinite(out)))
 
 
+@functools.cache
 def blend_network(**overrides):
     config, graphdef, params, stats = models.create(
         "mgdn", "mff", seed=3, head="blend", features=12, depths=(2,), heads=(3,), **overrides
@@ -339,6 +340,10 @@ def test_tiles_that_share_the_whole_context_agree_with_the_whole_picture():
         ({"inputs": 3}, "in_channels"),
         ({"depths": [3]}, "same length"),
         ({"skip": 2}, "skip"),
+        ({"heads": [0, 0]}, "heads must be"),
+        ({"features": "30"}, "features must be"),
+        ({"depths": 3}, "depths must be"),
+        ({"window": 0}, "window must be"),
         ({"drop_path": 1.0}, "drop_path"),
     ],
 )
@@ -368,7 +373,8 @@ def test_wrong_images_raise():
 
 
 def test_initialisation_follows_pytorch():
-    _, _, params, _ = models.create("mgdn", "mff", seed=0)
+    small = {"depths": (1,), "heads": (3,)}
+    _, _, params, _ = models.create("mgdn", "mff", seed=0, **small)
     kernel = np.asarray(params["body/kernel"])
     bound = 1 / np.sqrt(60 * 9)
     assert 0.99 * bound < np.abs(kernel).max() <= bound
@@ -377,8 +383,8 @@ def test_initialisation_follows_pytorch():
     assert abs(linear.std() - 0.02) < 0.002
     assert not np.asarray(params["layers/0/blocks/0/expand/bias"]).any()
     assert np.all(np.asarray(params["layers/0/mgdf/attention/temperature"]) == 1)
-    again = models.create("mgdn", "mff", seed=0)[2]
-    other = models.create("mgdn", "mff", seed=1)[2]
+    again = models.create("mgdn", "mff", seed=0, **small)[2]
+    other = models.create("mgdn", "mff", seed=1, **small)[2]
     assert np.array_equal(again["body/kernel"], kernel)
     assert not np.array_equal(other["body/kernel"], kernel)
 
@@ -388,7 +394,7 @@ def test_config_is_static():
 
 
 def test_stem_gain_starts_all_stems_as_one_detail_filter():
-    _, _, params, _ = models.create("mgdn", "mff", stem_gain=15.0)
+    _, _, params, _ = models.create("mgdn", "mff", stem_gain=15.0, depths=(1,), heads=(3,))
     first = np.asarray(params["stems/0/kernel"])
     assert np.abs(first.mean((0, 1))).max() < 1e-6
     assert first.std() > 1.0

@@ -191,7 +191,11 @@ SMOKE = "--config=configs/mgdn.py:smoke"
         (SMOKE, "--config.train.steps=abc", "--config.train.steps=abc: invalid literal"),
         (SMOKE, "--wrokdir=x", "Unknown command line flag wrokdir"),
         (SMOKE, "word", "'word' is not a flag"),
-        ("--config=configs/mgdn.py:smok", "--quiet", "no preset smok; choose from mff, mef"),
+        (
+            "--config=configs/mgdn.py:smok",
+            "--quiet",
+            "no preset smok; choose from mff, mff_cpu, mef",
+        ),
         ("--config=configs/nope.py", "--quiet", "configs/nope.py: there is no such config"),
         ("--quiet", "--noquiet", "--config and --workdir are both needed"),
     ],
@@ -219,7 +223,7 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", ["mff", "mef", "smoke"])
+@pytest.mark.parametrize("preset", ["mff", "mff_cpu", "mef", "smoke"])
 def test_shipped_configs_are_good(preset):
     from configs import mgdn
     from mgdn_jax import recipes, runs

@@ -47,7 +47,8 @@ def _conv(x: Array, kernel: Array, dilation: int) -> Array:
 
 
 def _kernel_gradient(x: Array, g: Array, kh: int, kw: int, dilation: int) -> Array:
-    """Sum over pixels of the outer products of patches of x with g: (kh, kw, i, o), float32."""
+    """Sum over pixels of outer products of patches of x with g: (kh, kw, i, o), >= float32."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def by_patches(x: Array, g: Array) -> Array:
         h, w, i = x.shape[1:]
@@ -63,19 +64,17 @@ def _kernel_gradient(x: Array, g: Array, kh: int, kw: int, dilation: int) -> Arr
                 for dx in range(kw)
             ]
             unfolded = jnp.concatenate(patches, axis=-1).reshape(h * w, kh * kw * i)
-            product = jnp.matmul(
-                unfolded.T, ge.reshape(h * w, o), preferred_element_type=jnp.float32
-            )
+            product = jnp.matmul(unfolded.T, ge.reshape(h * w, o), preferred_element_type=wide)
             return total + product, None
 
-        start = jnp.zeros((kh * kw * i, o), jnp.float32)
+        start = jnp.zeros((kh * kw * i, o), wide)
         total, _ = lax.scan(add_example, start, (x, g))
         return total.reshape(kh, kw, i, o)
 
     def by_xla(x: Array, g: Array) -> Array:
         shape = jax.ShapeDtypeStruct((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
         transpose = jax.linear_transpose(lambda k: _conv(x, k, dilation), shape)
-        return transpose(g)[0].astype(jnp.float32)
+        return transpose(g)[0].astype(wide)
 
     return lax.platform_dependent(x, g, cpu=by_patches, default=by_xla)
 

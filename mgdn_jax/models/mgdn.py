@@ -80,6 +80,17 @@ class Config:
             if not holds:
                 raise InputError(f"mgdn config: {sentence}")
 
+        for name in ("inputs", "out_channels", "features", "window"):
+            value = getattr(self, name)
+            demand(type(value) is int and value > 0, f"{name} must be a positive whole number")
+        for name in ("in_channels", "depths", "heads"):
+            value = getattr(self, name)
+            whole = isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
+            demand(whole and len(value) > 0, f"{name} must be a tuple of positive whole numbers")
+        for name in ("mlp_ratio", "drop_path", "stem_gain"):
+            value = getattr(self, name)
+            demand(isinstance(value, float | int), f"{name} must be a number")
+        demand(self.mlp_ratio > 0, "mlp_ratio must be positive")
         demand(len(self.in_channels) == self.inputs, "in_channels needs one entry per input")
         demand(len(self.depths) == len(self.heads), "depths and heads must have the same length")
         demand(

@@ -59,8 +59,14 @@ class Recipe:
         object.__setattr__(self, "model_config", self._read_model())
         if not self.supervised and self.l1:
             raise InputError("recipe.l1 needs a target: set it to 0 where recipe.supervised is off")
-        if self.focus and self.model_config.head != "blend":
-            raise InputError("recipe.focus needs model.head='blend'")
+        if self.focus and (self.model_config.head != "blend" or not self.supervised):
+            raise InputError("recipe.focus needs model.head='blend' and recipe.supervised=True")
+        if self.intensity_rule not in ("max", "mean"):
+            raise InputError(
+                f"recipe.intensity_rule is 'max' or 'mean', not {self.intensity_rule!r}"
+            )
+        if not any((self.l1, self.ssim, self.gradient, self.intensity, self.focus)):
+            raise InputError("recipe: give at least one of l1, ssim, gradient, intensity, focus")
         graphdef = models.abstract(self.system, self.model_config)[0]
         object.__setattr__(self, "_graphdef", graphdef)
 
@@ -96,6 +102,11 @@ class Recipe:
         """
         del phase
         images = self.sources(batch)
+        if self.supervised and "target" not in batch:
+            raise InputError(
+                "the data set has no target: set recipe.supervised=False, recipe.l1=0,"
+                " recipe.focus=0 and weights for recipe.gradient, recipe.intensity or recipe.ssim"
+            )
         (fused, aux), new_stats = functional.apply(
             self._graphdef, params["fusion"], stats["fusion"], *images, keys=keys
         )
