@@ -20,6 +20,7 @@ from mgdn_jax.data.augment import MODES, augment, crop_around, draw_corner
 from mgdn_jax.data.builders import label_ids, open_set
 from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
 from mgdn_jax.errors import InputError
+from mgdn_jax.image import LUMA
 
 TASKS = ("mff", "pairs")
 Batch = dict[str, np.ndarray]
@@ -399,7 +400,7 @@ def _decode(record: Mapping[str, Any], role: str, channels: int) -> np.ndarray:
         return np.repeat(image, 3, axis=-1) if channels == 3 else image
     if channels == 3:
         return image
-    luma = image.astype(np.float32) @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    luma = image.astype(np.float32) @ np.array(LUMA, np.float32)[:, None]
     return np.rint(luma).astype(image.dtype)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.image import LUMA
 
 Plane: TypeAlias = NDArray[np.float64]
 T = TypeVar("T")
@@ -153,7 +154,8 @@ def luminance(image: ArrayLike) -> Plane:
     if array.ndim == 2:
         return array.astype(np.float64)
     red, green, blue = np.moveaxis(array.astype(np.float32), 2, 0)
-    gray = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    r, g, b = (np.float32(weight) for weight in LUMA)
+    gray = r * red + g * green + b * blue
     return np.rint(gray).astype(np.float64)
 
 
