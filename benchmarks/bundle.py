@@ -12,8 +12,8 @@ import dataclasses
 from pathlib import Path
 
 from mgdn_jax.checkpoint import load_weights, save_weights
-from mgdn_jax.evaluation import read_summaries
 from mgdn_jax.logs import card_text
+from mgdn_jax.scores import read_summaries
 
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 BESIDE = ("MGDN_MFF", "ReFusion_MFIF", "base_focus_guided", "base_laplacian", "base_max")

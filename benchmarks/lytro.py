@@ -25,19 +25,18 @@ from mgdn_jax import codec, files
 from mgdn_jax.baselines import BASELINES
 from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation import (
+from mgdn_jax.evaluation import Fuse, Pair, evaluate_methods
+from mgdn_jax.metrics import METRICS, luminance
+from mgdn_jax.scores import (
     ANCHOR_NAMES,
-    Fuse,
-    Pair,
     Summary,
     Table,
-    evaluate_methods,
     mean_ranks,
     read_summaries,
     rich_table,
     write_summaries,
+    write_tables,
 )
-from mgdn_jax.metrics import METRICS, luminance
 
 MEASURED = (
     *("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR_peakF", "SCD", "VIF", "Qabf"),
@@ -282,7 +281,7 @@ def run(args: argparse.Namespace, models: Mapping[str, Fuse], console: Console) 
         write_summaries(args.csv, ours, COLUMNS)
     if args.per_image:
         for model in models:
-            tables[model].to_csv(args.per_image / f"{model}.csv")
+            write_tables(args.per_image / f"{model}.csv", {model: tables[model]})
     if args.markdown:
         page = markdown(_command(args), rows, ranks, notes, len(pairs))
         write_atomically(args.markdown, page.encode())

@@ -7,6 +7,8 @@ from mgdn_jax.data.builders import (
     FolderPairsWithTarget,
     SegmentedNatural,
     data_root,
+    find_pair_folders,
+    is_prepared,
     open_set,
     prepare,
 )
@@ -24,6 +26,8 @@ __all__ = [
     "Synthesis",
     "augment",
     "data_root",
+    "find_pair_folders",
+    "is_prepared",
     "make_eval_loader",
     "make_loader",
     "open_set",

@@ -186,6 +186,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder was written by `prepare`."""
+    return (folder / _MANIFEST).is_file()
+
+
+def find_pair_folders(source: str | os.PathLike[str]) -> list[Path]:
+    """The subfolders of a folder of image pairs, found by their usual names.
+
+    Args:
+      source: e.g. a folder with `ir/` and `vi/`, `near/` and `far/`, or any two subfolders.
+
+    Returns:
+      The folders a and b, and that of the targets if there is one.
+
+    Raises:
+      InputError: not a folder, or no two subfolders that make pairs.
+    """
+    return _find_folders("pairs", Path(source), None)[1]
+
+
 def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str, Any]]:
     """Opens a prepared set for random access.
 
