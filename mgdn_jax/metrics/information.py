@@ -10,7 +10,6 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked, stretched
 from mgdn_jax.metrics.statistics import entropy_nats, entropy_of_counts, levels
 
-
 _TSALLIS_ORDER = 1.85
 
 

@@ -13,7 +13,7 @@ from mgdn_jax.metrics.windows import (
     gaussian_moments,
 )
 
-_BOX = 7
+BOX = 7
 GAUSSIAN_SIZE = 11
 _MS_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MS_MIN_SIDE = 161
@@ -126,11 +126,11 @@ def sum_of_correlations_of_differences(f: GrayLike, a: GrayLike, b: GrayLike) ->
 
 def _box_moments(image: Gray) -> tuple[Plane, Plane]:
     """Mean and sample variance over 7x7 windows; kept."""
-    n = _BOX**2
+    n = BOX**2
 
     def compute() -> tuple[Plane, Plane]:
-        total = box_sum(image.pixels, _BOX)
-        squares = box_sum(image.pixels**2, _BOX)
+        total = box_sum(image.pixels, BOX)
+        squares = box_sum(image.pixels**2, BOX)
         return total / n, (squares - total * (total / n)) / (n - 1)
 
     return image.keep("box_moments", compute)
@@ -138,10 +138,10 @@ def _box_moments(image: Gray) -> tuple[Plane, Plane]:
 
 def _box_covariance(x: Gray, y: Gray) -> Plane:
     """Sample covariance over 7x7 windows; kept on `x` (both SSIM variants want it)."""
-    n = _BOX**2
+    n = BOX**2
 
     def compute() -> Plane:
-        product = box_sum(x.pixels * y.pixels, _BOX)
+        product = box_sum(x.pixels * y.pixels, BOX)
         return (product - _box_moments(x)[0] * _box_moments(y)[0] * n) / (n - 1)
 
     # The partner itself is part of the key: it stays alive, so its identity stays unique.
@@ -185,7 +185,7 @@ def structural_similarity(
     Raises:
         InputError: if shapes differ or a side is shorter than 7.
     """
-    fused, first, second = checked("SSIM", f, a, b, min_side=_BOX)
+    fused, first, second = checked("SSIM", f, a, b, min_side=BOX)
     return box_ssim(fused, first, data_range) + box_ssim(fused, second, data_range)
 
 
