@@ -162,3 +162,25 @@ def luminance(image: ArrayLike) -> Plane:
 def is_constant(x: Plane) -> bool:
     """True if every pixel holds the same value (exactly, not up to rounding)."""
     return bool(x.min() == x.max())
+
+
+def min_max(x: Plane) -> Plane:
+    """Stretches to 0..255: `floor(255 (x - min)/(max - min) + 0.5)`.
+
+    An image of zeros stays as it is; any other constant image becomes NaN (0/0), as in the
+    MATLAB code that several metrics come from.
+    """
+    low, high = float(x.min()), float(x.max())
+    if low == high:
+        return np.zeros_like(x) if low == 0 else np.full_like(x, np.nan)
+    return np.floor(255 * ((x - low) / (high - low)) + 0.5)
+
+
+def stretched(image: Gray) -> Gray | None:
+    """The image after `min_max`, kept; None if it is constant and not zero."""
+
+    def compute() -> Gray | None:
+        pixels = min_max(image.pixels)
+        return None if np.isnan(pixels[0, 0]) else Gray(pixels)
+
+    return image.keep("stretched", compute)

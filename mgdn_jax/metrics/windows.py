@@ -1,4 +1,4 @@
-"""Separable local windows in float64, 'valid' positions only."""
+"""Separable local windows and gradients in float64, 'valid' positions only."""
 
 from __future__ import annotations
 
@@ -74,3 +74,20 @@ def gaussian_covariance(x: Gray, y: Gray, size: int, sigma: float) -> Plane:
     mean_x, _ = gaussian_moments(x, size, sigma)
     mean_y, _ = gaussian_moments(y, size, sigma)
     return filter_valid(x.pixels * y.pixels, gaussian_taps(size, sigma)) - mean_x * mean_y
+
+
+def sobel(padded: Plane, middle: float = 2.0) -> tuple[Plane, Plane]:
+    """Right minus left and bottom minus top of an image padded by 1.
+
+    Args:
+        padded: `(H+2, W+2)`.
+        middle: Weight of the middle line: 2 for Sobel (1 2 1), 1 for Prewitt (1 1 1).
+
+    Returns:
+        Two `(H, W)` arrays.
+    """
+    across = padded[:, 2:] - padded[:, :-2]
+    down = padded[2:] - padded[:-2]
+    gx = across[:-2] + middle * across[1:-1] + across[2:]
+    gy = down[:, :-2] + middle * down[:, 1:-1] + down[:, 2:]
+    return gx, gy
