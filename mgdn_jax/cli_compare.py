@@ -35,7 +35,8 @@ def compare(arguments: argparse.Namespace) -> int:
     tables: dict[str, scores.Table] = {}
     for path in arguments.compare:
         for method, table in scores.read_tables(path).items():
-            title = method if method not in tables else f"{Path(path).parent.name}/{method}"
+            folder = Path(path).parent.name
+            title = f"{folder}/{method}" if method in tables and folder else method
             if title in tables:
                 raise InputError(f"{path} holds {method}, which is there already; rename the file.")
             tables[title] = table

@@ -71,6 +71,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
             on_pair=done,
             workers=_workers(arguments.jobs, len(job.pairs)),
         )
+    asked = [table for name, table in tables.items() if name not in job.baselines]
+    if not any(table.rows for table in asked):
+        raise InputError(next(s for table in asked for s in table.failures.values()))
     result = _Result(arguments, job, tables, beside)
     if album:
         result.report = album.write(result)
@@ -106,7 +109,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 def _columns(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Exact names of the metrics wanted, each once."""
-    default = "PSNR_gt,SSIM_gt,RMSE_gt" if _truth_alone(arguments) else "standard"
+    default = "truth" if _truth_alone(arguments) else "standard"
     names = ruler.names(arguments.metrics or default)
     return tuple(dict.fromkeys(ruler.resolve(n, arguments.variant).name for n in names))
 
@@ -127,7 +130,7 @@ class _Job:
     models: tuple[str, ...] = ()
 
     def add_models(self, names: Sequence[str]) -> None:
-        """Loads networks, in front of the baselines."""
+        """Loads networks; their rows stand in front of the rules."""
         if not names:
             return
         logging.getLogger("jax").setLevel(logging.ERROR)
@@ -142,11 +145,9 @@ class _Job:
         enable_compilation_cache()
         loaded: dict[str, Method] = {t: mgdn_jax.load(path) for t, path in paths.items()}
         self.models = tuple(loaded)
-        self.methods = {
-            **{k: v for k, v in self.methods.items() if k not in self.baselines},
-            **loaded,
-            **{k: v for k, v in self.methods.items() if k in self.baselines},
-        }
+        rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
+        others = {k: v for k, v in self.methods.items() if k not in rules}
+        self.methods = others | loaded | rules
 
 
 def _job(arguments: argparse.Namespace) -> _Job:
@@ -255,6 +256,8 @@ class _SetPairs(Sequence):
     def __getitem__(self, index: Any) -> Any:
         from mgdn_jax.codec import decode_image
 
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends a loop
         example = self._source[index]
         name = example["name"]
         name = name.decode() if isinstance(name, bytes) else str(name)

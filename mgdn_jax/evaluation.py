@@ -299,10 +299,11 @@ class _Judge:
         self._unit = task.unit
         self._name = task.pair.name
         self._metrics = [ruler.METRICS[name] for name in task.wanted]
+        self._domain = _domain(self._metrics)
         needs = {role for metric in self._metrics for role in metric.needs}
         if any(isinstance(made, Rule) for made in task.made.values()):
             needs |= {"a", "b"}
-        self._gray: dict[str, ruler.Gray] = {}
+        self._images: dict[str, ruler.Gray | np.ndarray] = {}
         self._titles: dict[str, str] = {}
         for role in ("a", "b", "truth"):
             source = getattr(task.pair, role)
@@ -314,7 +315,9 @@ class _Judge:
                 raise InputError(f"{names} needs the {kind} of {self._name}: give them.")
             given = isinstance(source, np.ndarray)
             self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
-            self._gray[role] = _gray(_read(source), self._titles[role], self._unit or not given)
+            unit = self._unit or not given
+            domain = self._domain if role == "truth" else "gray"
+            self._images[role] = _pixels(_read(source), self._titles[role], unit, domain)
 
     def score(self, method: str, made: Source | Rule | Exception) -> tuple[np.ndarray, Scores]:
         """The fused picture and its scores."""
@@ -322,26 +325,26 @@ class _Judge:
         if isinstance(made, Exception):
             raise made
         if isinstance(made, Rule):
-            a, b = (self._gray[role] for role in ("a", "b"))
+            a, b = (np.asarray(self._images[r].pixels, np.uint8) for r in ("a", "b"))  # type: ignore[union-attr]
             self._compare_sizes({self._titles["a"]: a.shape, self._titles["b"]: b.shape})
-            picture = made.fuse(a.pixels.astype(np.uint8), b.pixels.astype(np.uint8))
+            picture = made.fuse(a, b)
         elif isinstance(made, np.ndarray):
             picture = made
         else:
             title, unit = os.fspath(made), True
             picture = files.read_image(made)
-        fused = _gray(picture, title, unit)
-        sizes = {self._titles[role]: gray.shape for role, gray in self._gray.items()}
+        fused = _pixels(picture, title, unit, self._domain)
+        sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
         self._compare_sizes({title: fused.shape, **sizes})
-        self._check_side(title, *fused.shape)
-        images = {"fused": fused, **self._gray}
+        self._check_side(title, *fused.shape[:2])
+        images = {"fused": fused, **self._images}
         scores = {m.name: float(m.fn(*(images[r] for r in m.needs))) for m in self._metrics}
         return picture, scores
 
     def _compare_sizes(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
         (first, size), *others = sizes.items()
         for title, other in others:
-            if other != size:
+            if other[:2] != size[:2]:
                 raise InputError(
                     f"{first} is {size[1]}x{size[0]} but {title} is {other[1]}x{other[0]}; "
                     "pictures to compare must have the same size."
@@ -357,24 +360,43 @@ class _Judge:
             )
 
 
-def _gray(picture: np.ndarray, title: str, unit: bool) -> ruler.Gray:
-    """Luminance in 0..255 of a picture of any dtype.
+def _domain(metrics: Sequence[ruler.Metric]) -> str:
+    """What kind of pixels all the metrics take."""
+    by_domain = {metric.domain: metric.name for metric in metrics}
+    if len(by_domain) > 1:
+        raise InputError(
+            f"{' and '.join(by_domain.values())} take different pixels "
+            f"({' and '.join(by_domain)}): ask for them in separate calls."
+        )
+    return next(iter(by_domain), "gray")
+
+
+def _pixels(picture: np.ndarray, title: str, unit: bool, domain: str) -> ruler.Gray | np.ndarray:
+    """Pixels of any dtype as the metrics of a domain take them.
 
     Args:
         picture: `(H, W)` or `(H, W, C)`, C in 1 to 4; alpha is left out.
         title: What to call it in a complaint.
         unit: Floating-point pixels are in 0..1, as those of image files; else in 0..255.
+        domain: `gray` gives luminance in 0..255, `linear` floats in 0..1, `metres` the floats
+            as they are.
     """
     pixels = files.without_alpha(np.asarray(picture))
-    if pixels.dtype.kind == "f" and unit:
+    floating = pixels.dtype.kind == "f"
+    if domain == "metres":
+        if not floating:
+            raise InputError(f"{title} is {pixels.dtype}; depth in metres needs float pixels.")
+        return pixels[..., 0]
+    if floating and (unit or domain == "linear"):
         low, high = float(pixels.min()), float(pixels.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):
             raise InputError(
-                f"{title} has float pixels from {low:.4g} to {high:.4g}; "
-                "scale them to [0, 1] first."
+                f"{title} has float pixels from {low:.4g} to {high:.4g}; scale them to [0, 1] "
+                "first."
             )
-        pixels = pixels.astype(np.float64) * 255.0
-    return ruler.prepare(pixels)
+    if domain == "linear":
+        return files.to_float(pixels)
+    return ruler.prepare(pixels.astype(np.float64) * 255.0 if floating and unit else pixels)
 
 
 def _sentence(failure: Exception) -> str:

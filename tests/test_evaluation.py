@@ -242,3 +242,47 @@ def test_what_a_metric_needs_is_demanded(tmp_path):
         evaluation.evaluate_pairs(Stored({"x": "f.png"}), [Pair("x", None, None)], metrics=("MI",))
     with pytest.raises(InputError, match="has no picture called p0"):
         evaluation.evaluate_pairs(Stored({}), pairs, metrics=("EN",))
+
+
+def test_ground_truth_beside_the_sources_or_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, truth, fused = rng.integers(0, 256, (4, 24, 26)).astype(np.uint8)
+    wanted = ruler.evaluate_truth(fused, truth)
+    files.write_image(tmp_path / "truth.png", truth)
+    method = {"m": lambda *_: fused}
+    both = evaluation.evaluate_methods(
+        method, [Pair("x", a, b, tmp_path / "truth.png")], metrics=(*wanted, "MI")
+    )
+    assert both["m"].rows["x"] == wanted | ruler.evaluate(fused, a, b, ("MI",))
+    files.write_image(tmp_path / "fused.png", fused)
+    alone = evaluation.evaluate_pairs(
+        Stored({"x": tmp_path / "fused.png"}), [Pair("x", None, None, truth)], metrics=[*wanted]
+    )
+    assert alone.rows["x"] == wanted
+    with pytest.raises(InputError, match="needs the ground truth of x"):
+        evaluation.evaluate_methods(method, [("x", a, b)], metrics=[*wanted])
+    with pytest.raises(InputError, match="take different pixels"):
+        evaluation.evaluate_pairs(
+            lambda *_: fused, [Pair("x", a, b, truth)], metrics=("RMSE_cm", "MI")
+        )
+
+
+def test_depth_and_radiance_are_compared_as_they_are(tmp_path):
+    depth = np.linspace(0.7, 7.7, 400, dtype=np.float32).reshape(20, 20)
+    for name, values in (("truth", depth), ("made", depth + np.float32(0.02))):
+        files.write_image(tmp_path / f"{name}.tif", values)
+    pair = Pair("x", None, None, tmp_path / "truth.tif")
+    made = Stored({"x": tmp_path / "made.tif"})
+    table = evaluation.evaluate_pairs(made, [pair], metrics=("RMSE_cm",))
+    assert table.rows["x"]["RMSE_cm"] == pytest.approx(2.0, abs=1e-4)
+    files.write_image(tmp_path / "made.tif", np.zeros((20, 20), np.uint16))
+    with pytest.raises(InputError, match=r"made.tif is uint16; depth in metres"):
+        evaluation.evaluate_pairs(made, [pair], metrics=("RMSE_cm",))
+    deep = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(20, 20, 3)
+    files.write_image(tmp_path / "made.png", deep)
+    result = evaluation.evaluate_pairs(
+        Stored({"x": tmp_path / "made.png"}),
+        [Pair("x", None, None, (deep / 65535.0).astype(np.float32))],
+        metrics=("PSNR_mu",),
+    )
+    assert result.rows["x"]["PSNR_mu"] > 100
