@@ -1,15 +1,10 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
-from rich.console import Console
 
-from mgdn_jax import baselines, evaluation, files, scores
+from mgdn_jax import baselines, evaluation, files
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Pair, Rule, Stored
-from mgdn_jax.scores import Summary
 
 
 def pictures(n, shape=(48, 50, 3), seed=0):
@@ -89,65 +84,6 @@ def test_bad_calls():
         evaluation.evaluate_pairs(baselines.mean, pairs * 2, metrics=("EN",))
     with pytest.raises(InputError, match="unknown metric"):
         evaluation.evaluate_pairs(baselines.mean, pairs, metrics=("Q",))
-
-
-def benchmark():
-    path = Path(__file__).parents[1] / "benchmarks" / "lytro.py"
-    spec = importlib.util.spec_from_file_location("lytro", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_lytro_benchmark_on_two_small_pairs(tmp_path, capsys):
-    lytro = benchmark()
-    pairs = pictures(2, (161, 162, 3))
-    for pair in pairs:
-        files.write_image(tmp_path / "near" / f"{pair.name}.png", pair.a)
-        files.write_image(tmp_path / "far" / f"{pair.name}.png", pair.b)
-    # Our own figures as anchors, one of them spoilt, and one method of somebody else's.
-    data = ["--data", str(tmp_path)]
-    assert lytro.main([*data, "--csv", str(tmp_path / "anchors.csv")]) == 0
-    rows = scores.read_summaries(tmp_path / "anchors.csv")
-    assert [row.method for row in rows[:2]] == ["base_mean", "base_mean+jpeg75"]
-    rows[0].values["VIF"] += 0.5
-    rows.append(Summary("Set", "theirs", 2, dict(rows[0].values)))
-    scores.write_summaries(tmp_path / "anchors.csv", rows, lytro.COLUMNS)
-
-    outputs = [
-        *("--anchors", str(tmp_path / "anchors.csv"), "--markdown", str(tmp_path / "page.md")),
-        *("--pictures", str(tmp_path / "out"), "--per-image", str(tmp_path / "scores")),
-    ]
-    args = lytro._arguments([*data, *outputs])
-    capsys.readouterr()
-    console = Console(width=150)
-    assert lytro.run(args, {"ours": baselines.maximum}, console) == 0
-    text = capsys.readouterr().out
-    assert "theirs †" in text
-    assert "base_mean: 16 of 17 columns equal" in text
-    assert "largest difference 0.50000 (VIF" in text
-    assert "base_max: 17 of 17 columns equal" in text
-    assert "ours+jpeg75: Qabf" in text
-    assert "of 11" in text  # 8 baselines, theirs, ours twice
-    page = (tmp_path / "page.md").read_text()
-    assert page.count("| **ours") == 2
-    assert str(tmp_path) not in page
-    fused = files.read_image(tmp_path / "out" / "ours" / "p1.png")
-    assert np.array_equal(fused, np.maximum(pairs[1].a, pairs[1].b))
-    assert (tmp_path / "scores" / "ours.csv").read_text().splitlines()[-1].startswith("mean,")
-
-
-def test_lytro_benchmark_reports_failures(tmp_path, capsys):
-    lytro = benchmark()
-    for pair in pictures(2, (161, 161)):
-        files.write_image(tmp_path / "near" / f"{pair.name}.png", pair.a)
-        files.write_image(tmp_path / "far" / f"{pair.name}.png", pair.b)
-    (tmp_path / "far" / "p0.png").write_bytes(b"torn")
-    assert lytro.main(["--data", str(tmp_path)]) == 1
-    assert "p0.png" in capsys.readouterr().err
-    (tmp_path / "far" / "p0.png").unlink()
-    assert lytro.main(["--data", str(tmp_path)]) == 2
-    assert "p0 has no partner" in capsys.readouterr().err
 
 
 def saved(folder, pairs):
