@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -244,13 +245,15 @@ def _read(source: Source) -> np.ndarray:
 def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None]) -> None:
     """Measures tasks in other processes; records them here, in order, a bounded number ahead."""
     # Spawned, not forked: this process may hold threads and devices of JAX.
+    others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _ignore_interrupts
     )
     waiting: collections.deque[concurrent.futures.Future[_Task]] = collections.deque()
     try:
         for task in tasks:
-            waiting.append(pool.submit(_measure, task))
+            with _held_interrupts():
+                waiting.append(pool.submit(_measure, task))
             if len(waiting) > 2 * workers:
                 record(waiting.popleft().result())
         while waiting:
@@ -260,8 +263,26 @@ def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None
             "a scoring process was ended by the system, which is usually short of memory then: "
             "use fewer processes (--jobs 1)."
         ) from None
+    except BaseException:  # Ctrl-C above all: nobody waits for pictures that nobody wants
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Ctrl-C waits; a process started meanwhile never hears it, not even while it imports."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:  # Windows
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
 
 
 def _ignore_interrupts() -> None:
