@@ -28,6 +28,10 @@ from mgdn_jax.disk import make_folder, write_atomically
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Table, mean_ranks
 
+_MARKS = (
+    '<strong class="best">Bold</strong> is the best of a column, <u class="second">underlined</u> '
+    "the second best; values alike at the digits shown share a mark. "
+)
 _NONE: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
@@ -161,6 +165,7 @@ def write_report(
         "script_hash": f"sha256-{digest}",
         "style": parts["css"],
         "summary": _summary(tables, elsewhere, images, columns, variant),
+        "marks": _MARKS if len(rows) > 1 else "",
         "means": _means(rows, columns, len(images), bool(ranked_over)),
         "notes": _list(_notes(rows, columns, ranked_over, len(images)) + list(remarks), "notes"),
         "legend": _legend(columns),

@@ -119,6 +119,7 @@
     const picks = [byId('pick-left'), byId('pick-right')];
     const pickImage = byId('pick-image');
     const strip = byId('strip');
+    const bare = data.sizes.every((size) => size === null);
     const firstModel = methods.findIndex((method) => !method.baseline);
 
     // zoom is relative to the whole picture in its pane; (x, y) is the point of the picture, as
@@ -128,8 +129,8 @@
     let comeFrom = null;
 
     images.forEach((name, index) => {
-      const bare = data.sizes[index] === null ? ' (no pictures)' : '';
-      pickImage.append(make('option', { value: index }, name + bare));
+      const note = bare || data.sizes[index] ? '' : ' (no pictures)';
+      pickImage.append(make('option', { value: index }, name + note));
     });
     for (const pick of picks) {
       const sources = make('optgroup', { label: 'Sources' });
@@ -328,7 +329,7 @@
       comeFrom = from;
       byId('back').hidden = false;
       byId('viewer').scrollIntoView({ block: 'start' });
-      stage.focus({ preventScroll: true });
+      (bare ? pickImage : stage).focus({ preventScroll: true });
     }
 
     const step = (by) => {
@@ -460,6 +461,7 @@
 
     return { open, visit, draw, start() {
       byId('viewer').hidden = false;
+      byId('viewer').classList.toggle('bare', bare);
       const first = data.sizes.findIndex((size) => size !== null);
       open(Math.max(first, 0));
       new ResizeObserver(draw).observe(stage);
@@ -469,7 +471,9 @@
   // -------------------------------------------------------------------------------- plots
 
   const WIDTH = 360;
-  const ROW = 40;
+  const ROW = 40; // of a method
+  const MEAN_ROW = 30; // of a mean that was measured elsewhere
+  const FOOT = 22; // the numbers of the axis
   const MARGIN = 10;
   const tip = byId('tip');
   const dotsOf = images.map(() => []); // of each image, its dots in all plots
@@ -498,9 +502,9 @@
     return sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
   }
 
-  /** About four round numbers between two values. */
+  /** Two to five round numbers between two values. */
   function ticks(low, high) {
-    const rough = (high - low) / 4;
+    const rough = (high - low) / 5;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
     const found = [];
@@ -510,8 +514,9 @@
 
   const shorten = (text) => (text.length > 44 ? `${text.slice(0, 43)}…` : text);
 
+  /** The drawing of one metric, and how many values it leaves out; the drawing may be null. */
   function plot(metric) {
-    const { name, arrow, digits } = metrics[metric];
+    const { name, digits } = metrics[metric];
     const columns = methods.map((_, method) => images
       .map((_image, image) => ({ image, value: score(method, image, metric) }))
       .filter((point) => point.value !== null));
@@ -520,13 +525,13 @@
       .map((row) => ({ name: row.name, value: row.means[metric] }))
       .filter((row) => row.value !== null && Number.isFinite(Number(row.value)));
     const all = [...finite.flat().map((point) => point.value), ...others.map((row) => row.value)];
-    if (all.length === 0) return null;
+    const dropped = columns.flat().length - finite.flat().length;
+    if (all.length === 0) return { svg: null, dropped };
     let [low, high] = [all.reduce((a, b) => Math.min(a, b)), all.reduce((a, b) => Math.max(a, b))];
     const room = (high - low) * 0.03 || Math.abs(high) * 0.05 || 1;
     [low, high] = [low - room, high + room];
     const x = (value) => MARGIN + (value - low) / (high - low) * (WIDTH - 2 * MARGIN);
-    const count = methods.length + others.length;
-    const height = count * ROW + 22;
+    const height = methods.length * ROW + others.length * MEAN_ROW + FOOT;
 
     const svg = make('svg', {
       viewBox: `0 0 ${WIDTH} ${height}`, role: 'group', 'aria-label': `${name}: a dot an image and method`,
@@ -550,6 +555,9 @@
       row.style.setProperty('--tone', colour(method));
       row.append(make('text', { class: 'who', x: MARGIN - 8, y: y - 14 },
         shorten(methods[method].name), make('title', {}, methods[method].name)));
+      const cloud = make('g');
+      cloud.style.setProperty('--solid', points.length > 100 ? 0.3 : 0.6);
+      row.append(cloud);
       if (points.length > 0) {
         const sorted = points.map((point) => point.value).sort((a, b) => a - b);
         const [q1, median, q3] = [0.25, 0.5, 0.75].map((part) => quantile(sorted, part));
@@ -562,12 +570,12 @@
         // Spread by the golden ratio: even, and the same at every opening of the page.
         const spread = ((image + 1) * 0.618034 % 1 - 0.5) * 12;
         const dot = make('circle', {
-          class: 'dot', cx: x(value), cy: y + spread, r: 3, tabindex: -1, role: 'button',
+          class: 'dot', cx: x(value), cy: y + spread, r: points.length > 100 ? 2.2 : 3, tabindex: -1, role: 'button',
           'aria-label': `${images[image]}, ${methods[method].name}: ${name} ${format(value, digits)}`,
         });
         const entry = { dot, image, method, value, place, cx: x(value), cy: y + spread };
         dotsOf[image].push(dot);
-        row.append(dot);
+        cloud.append(dot);
         return entry;
       }));
       const mean = Number(methods[method].means[metric] ?? NaN);
@@ -575,10 +583,10 @@
       svg.append(row);
     });
     others.forEach((other, index) => {
-      const y = (methods.length + index) * ROW + 27;
+      const y = methods.length * ROW + index * MEAN_ROW + 21;
       const row = make('g');
       row.style.setProperty('--tone', 'var(--plain)');
-      row.append(make('text', { class: 'who', x: MARGIN - 8, y: y - 14 }, `${shorten(other.name)} †`),
+      row.append(make('text', { class: 'who', x: MARGIN - 8, y: y - 9 }, `${shorten(other.name)} †`),
         diamond(other.value, y),
         make('text', { x: x(other.value) + (x(other.value) > WIDTH / 2 ? -9 : 9), y: y + 4,
           'text-anchor': x(other.value) > WIDTH / 2 ? 'end' : 'start' }, format(other.value, digits)));
@@ -655,29 +663,55 @@
       event.preventDefault();
     });
 
-    const card = make('div', { class: 'card plot' },
-      make('h3', {}, name, make('span', {}, `${arrow} ${arrow === '↑' ? 'higher' : 'lower'} is better`)), svg);
-    const dropped = columns.flat().length - finite.flat().length;
-    if (dropped > 0) {
-      card.append(make('p', { class: 'muted small' },
-        dropped === 1 ? '1 value is NaN or infinite and not drawn.'
-          : `${dropped} values are NaN or infinite and not drawn.`));
-    }
-    return card;
+    return { svg, dropped };
   }
 
   function startPlots() {
-    const cards = metrics.map((_, metric) => plot(metric)).filter(Boolean);
-    if (cards.length === 0) return;
-    byId('plots').hidden = false;
-    byId('plot-cards').append(...cards);
-    addEventListener('scroll', () => { if (!tip.hidden) placeTip(tipOf); }, { passive: true });
-    let ringed = [];
+    let ringed = null; // the image in the viewer
+    function ring() {
+      for (const dot of dotsOf[ringed] ?? []) {
+        dot.classList.add('current');
+        dot.parentNode.append(dot); // above the others
+      }
+    }
     onImage.push((image) => {
-      for (const dot of ringed) dot.classList.remove('current');
-      ringed = dotsOf[image];
-      for (const dot of ringed) dot.classList.add('current');
+      for (const dot of dotsOf[ringed] ?? []) dot.classList.remove('current');
+      ringed = image;
+      ring();
     });
+
+    // A drawing is made when it comes near the window, or to be printed: there may be many dots.
+    const waiting = new Map(); // card to metric
+    function drawCard(card) {
+      if (!waiting.has(card)) return;
+      const { svg, dropped } = plot(waiting.get(card));
+      waiting.delete(card);
+      observer.unobserve(card);
+      card.lastChild.replaceWith(svg ?? 'There is no value to draw.');
+      ring();
+      if (dropped > 0) {
+        card.append(make('p', { class: 'muted small' }, dropped === 1
+          ? '1 value is NaN or infinite and not drawn.'
+          : `${dropped} values are NaN or infinite and not drawn.`));
+      }
+    }
+    const observer = new IntersectionObserver((entries) => {
+      for (const entry of entries) if (entry.isIntersecting) drawCard(entry.target);
+    }, { rootMargin: '800px' });
+
+    const height = methods.length * ROW + elsewhere.length * MEAN_ROW + FOOT;
+    metrics.forEach(({ name, arrow }, metric) => {
+      const room = make('div');
+      room.style.aspectRatio = `${WIDTH} / ${height}`;
+      const card = make('div', { class: 'card plot' }, make('h3', {}, name,
+        make('span', {}, `${arrow} ${arrow === '↑' ? 'higher' : 'lower'} is better`)), room);
+      waiting.set(card, metric);
+      byId('plot-cards').append(card);
+      observer.observe(card);
+    });
+    addEventListener('beforeprint', () => [...waiting.keys()].forEach(drawCard));
+    addEventListener('scroll', () => { if (!tip.hidden) placeTip(tipOf); }, { passive: true });
+    byId('plots').hidden = false;
   }
 
   // --------------------------------------------------------------------- scores per image
