@@ -416,7 +416,7 @@ def opened(browser, address):
             viewport={"width": width, "height": height}, reduced_motion="reduce", **options
         )
         page = context.new_page()
-        page.set_default_timeout(5000)
+        page.set_default_timeout(20_000)
         page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: said.append(f"error: {error}"))
         page.on("request", lambda request: asked.append(request.url))
@@ -535,7 +535,7 @@ def test_zoom_and_pan_are_the_same_on_both_sides(opened):
     page.mouse.up()
     changed()
     page.mouse.wheel(0, -100)
-    for _ in range(100):  # the browser may take its time over a wheel
+    for _ in range(500):  # the browser may take its time over a wheel
         if transforms(page)[0] != seen[-1]:
             break
         page.wait_for_timeout(20)
