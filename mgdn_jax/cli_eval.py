@@ -299,7 +299,10 @@ def _stored(places: Sequence[str], job: _Job, *, single: bool) -> dict[str, Meth
 
 
 def _titles(places: Sequence[str]) -> list[str]:
-    """What to call methods: the last parts of their paths, as many as tell them apart."""
+    """What to call methods: the last parts of their paths, as many as tell them apart.
+
+    Never `a` or `b`, which are the sources.
+    """
     parts = [Path(os.path.realpath(place)).parts for place in places]
     parts = [
         (*p[:-1], Path(p[-1]).stem) if os.path.isfile(place) else p
@@ -307,7 +310,7 @@ def _titles(places: Sequence[str]) -> list[str]:
     ]
     for count in range(1, max(map(len, parts), default=0) + 1):
         titles = ["/".join(p[-count:]) for p in parts]
-        if len(set(titles)) == len(titles):
+        if len(set(titles)) == len(titles) and not {"a", "b"} & set(titles):
             return titles
     if places:
         raise InputError(f"{places[0]} is named twice; give each method once.")
