@@ -103,6 +103,9 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         if os.path.exists(arguments.report) and not os.path.isdir(arguments.report):
             raise InputError(f"{arguments.report} is a file; --report needs a folder.")
         files.check_folder(arguments.report)
+        page = Path(arguments.report) / "index.html"
+        if page.is_file() and b'content="mgdn eval"' not in page.read_bytes()[:2000]:
+            raise InputError(f"{page} is there and is no report of ours; name another folder.")
     if arguments.jobs is not None and arguments.jobs < 0:
         raise InputError(f"--jobs is {arguments.jobs}, but must be 0 or more.")
 

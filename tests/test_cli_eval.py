@@ -40,6 +40,8 @@ def surroundings(tmp_path, monkeypatch):
     Path("half.png").write_bytes(whole[:300])
     nan = codec.encode(np.full((48, 50), np.nan, np.float32), ".tif")
     Path("nan.tif").write_bytes(nan)
+    os.makedirs("site")
+    Path("site/index.html").write_text("<html>somebody's</html>")
     Path("bad.csv").write_text("dataset,method,n,EN\nS,x,20,7\n")
     Path("one.csv").write_text("image,EN\nx,1\n")
     Path("two.csv").write_text("image,EN\ny,1\n")
@@ -80,6 +82,7 @@ BAD = {
     "eval ours set/ir set/vi --csv ours": "--csv would write ours, which does not end in .csv",
     "eval ours set/ir set/vi --csv one.csv/x.csv": "is not a folder",
     "eval ours set/ir set/vi --report one.csv": "one.csv is a file; --report needs a folder",
+    "eval ours set/ir set/vi --report site": "site/index.html is there and is no report of ours",
     "eval --json ours set/ir set/vi": "--json would write ours",
     "eval ours set/ir set/vi --jobs -1": "--jobs is -1",
     "eval ours set/ir set/vi --beside bad2.csv": "bad2.csv cannot be read",
@@ -225,6 +228,31 @@ def test_rows_measured_elsewhere(capsys):
     # The standard variant has another PSNR: the foreign one is not shown under its name.
     assert mgdn(f"{command.replace('cddfuse', 'standard')} --dataset T") == 0
     assert lines(capsys.readouterr().out)["near †"][:2] == ["7.4000", "-"]
+
+
+@pytest.mark.parametrize("place", ["set/ir set/vi", "mine"])
+def test_report(capsys, place):
+    if place == "mine":
+        data.prepare("pairs", "set", name="mine")
+    Path("theirs/p1.png").unlink()
+    command = f"eval ours theirs --model m.safetensors --data {place} --metrics EN,MI"
+    for _ in range(2):  # our own page is replaced
+        assert mgdn(f"{command} --report page --jobs 0 --beside sets.csv --dataset S") == 1
+    said = capsys.readouterr()
+    assert "written page/index.html" in said.out
+    assert "theirs has no picture called p1" in said.err
+    assert os.listdir("page") == ["index.html"]
+    page = Path("page/index.html").read_text()
+    for part in ("theirs has no picture called p1", f"mgdn {command}", "far", "base_laplacian"):
+        assert part in page
+    # Two sources, two folders, a network and three rules on three pairs; one picture lacks.
+    assert page.count("data:image/jpeg;base64,") == 3 * (2 + 3 + 3) - 1
+
+
+def test_sources_may_be_called_as_they_like(capsys):
+    os.rename("ours", "a")
+    assert mgdn("eval a set/ir set/vi --metrics EN --no-baselines --report page") == 0
+    assert list(lines(capsys.readouterr().out))[1].endswith("/a")
 
 
 def test_values_left_out_of_a_mean_are_told(capsys):
