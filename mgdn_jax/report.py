@@ -317,10 +317,10 @@ def _notes(
         )
     noisy = [column.name for column in columns if not column.selects]
     if noisy:
-        verb = "rewards" if len(noisy) == 1 else "reward"
+        verb, them = ("rewards", "it") if len(noisy) == 1 else ("reward", "them")
         notes.append(
             f"‡ {' and '.join([', '.join(noisy[:-1]), noisy[-1]] if noisy[:-1] else noisy)} "
-            f"{verb} noise: a picture gains by being grainy, so no mean rank counts them."
+            f"{verb} noise: a picture gains by being grainy, so the mean rank leaves {them} out."
         )
     if any(row.pairs is None for row in rows):
         notes.append(
