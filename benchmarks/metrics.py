@@ -1,4 +1,4 @@
-"""Processor seconds per metric on one core, and against the same mathematics by direct 2-D convolution.
+"""Processor seconds per metric on one core, and against direct 2-D convolution.
 
     python benchmarks/metrics.py [fused.png a.png b.png] [--size 480x640] [--repeats 5]
                                  [--markdown FILE]
@@ -235,7 +235,8 @@ def main() -> None:
         return metrics.evaluate(*(metrics.Gray(x) for x in triple), names)
 
     lines = [
-        f"One core, {height}x{width}, processor time, medians of {arguments.repeats}, nothing precomputed.",
+        f"One core, {height}x{width}, processor time, medians of {arguments.repeats} repeats, "
+        "nothing precomputed.",
         "",
         "| metric | seconds | direct 2-D convolution | ratio |",
         "|---|---:|---:|---:|",
