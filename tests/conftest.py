@@ -8,14 +8,21 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 ).strip()
 
-# Published checkpoints may not be redistributed; their tests run where the material lies.
+# Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
-PUBLISHED = SHARED / "weights" / "mgdn" / "62000_E.pth"
+NEEDS = {
+    "test_published.py": ("published checkpoints", "weights/mgdn/62000_E.pth"),
+    "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
+}
+PUBLISHED = SHARED / NEEDS["test_published.py"][1]
 
-collect_ignore = [] if PUBLISHED.is_file() else ["test_published.py"]
+collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     """Says which tests are collected: nothing is skipped silently."""
-    state = "collected" if not collect_ignore else "absent, test_published.py is not collected"
-    return f"published checkpoints (MGDN_SHARED): {state}"
+    return [
+        f"{what} (MGDN_SHARED): "
+        + (f"absent, {test} is not collected" if test in collect_ignore else "collected")
+        for test, (what, _) in NEEDS.items()
+    ]
