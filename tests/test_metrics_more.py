@@ -375,3 +375,25 @@ def test_crops_and_windows_that_leave_nothing():
             small = np.zeros((metric.min_side - 1, 20))
             with pytest.raises(InputError, match=f"at least {metric.min_side}x"):
                 metrics.evaluate_truth(small, small, (name,))
+
+
+def test_luminance_rounds_as_the_reference_does():
+    # Exact luminance a half level: single products decide, so their order and fusing show.
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (4096, 64, 3)).astype(np.uint8)
+    exact = colours.astype(np.int64) @ np.array([299, 587, 114])
+    ties = colours[exact % 1000 == 500]
+    assert len(ties) > 100
+    levels = metrics.luminance(ties[None])[0]
+    r, g, b = (ties[:, k].astype(np.float64) for k in range(3))
+    wr, wg, wb = (np.float64(np.float32(w)) for w in (0.299, 0.587, 0.114))
+    step = (g * wg).astype(np.float32)
+    step = (step + b * wb).astype(np.float32)
+    assert np.array_equal(levels, np.rint((step + r * wr).astype(np.float32)))
+    assert np.abs(levels - exact[exact % 1000 == 500] / 1000).max() == 0.5
+    plain = np.rint(
+        np.float32(0.299) * ties[:, 0].astype(np.float32)
+        + np.float32(0.587) * ties[:, 1].astype(np.float32)
+        + np.float32(0.114) * ties[:, 2].astype(np.float32)
+    )
+    assert (levels != plain).any()  # another order would give other pixels
