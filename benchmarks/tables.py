@@ -358,9 +358,9 @@ def markdown_table(
 HEAD = """# Benchmarks
 
 Quality of fused pictures: means over the pairs of each test set, on luminance, sorted by the mean
-rank over the columns shown. What each column measures, and which evaluators it equals:
-[metrics.md](metrics.md). A single column proves nothing: rules without learning (`base_*`) win
-many of them.
+rank over the columns shown (SF among them, as in the field's tables; `mgdn eval` leaves it out of
+its mean rank). What each column measures, and which evaluators it equals: [metrics.md](metrics.md).
+A single column proves nothing: rules without learning (`base_*`) win many of them.
 
 - Rows without a mark were measured by us; **bold** names are our networks.
 - † measured elsewhere with an equal evaluator: results that other repositories store, published
