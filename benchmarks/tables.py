@@ -59,7 +59,7 @@ class TestSet:
     Attributes:
         name: As the anchors call it.
         about: Words for the page.
-        folders: Folders of the sources under the data folder.
+        folders: Folders of the sources under the data folder; None where only others have them.
         task: What a network's card must say to be measured on it.
         anchors: Files of rows measured elsewhere.
         printed: Name in the published tables of the CDDFuse family, or None.
@@ -69,7 +69,7 @@ class TestSet:
 
     name: str
     about: str
-    folders: tuple[str, str]
+    folders: tuple[str, str] | None
     task: str
     anchors: tuple[str, ...]
     printed: str | None = None
@@ -128,6 +128,14 @@ SETS = {
                 f"MRI_{kind}",
             )
             for kind in ("CT", "PET", "SPECT")
+        ),
+        TestSet(
+            "TNO42",
+            "infrared and visible, the results stored in a collection of TNO pictures; the sources "
+            "are not among our test sets, so every row is measured elsewhere",
+            None,
+            "infrared",
+            ("tno_42.csv",),
         ),
         TestSet(
             "MEFB-test20",
@@ -191,7 +199,7 @@ def pairs_of(test: TestSet, data: Path) -> list[Pair]:
     Raises:
         InputError: if a folder or a partner is missing.
     """
-    groups, missing = files.pair_folders([data / folder for folder in test.folders])
+    groups, missing = files.pair_folders([data / folder for folder in test.folders or ()])
     if missing:
         raise InputError(missing[0])
     return [Pair(name, a, b) for name, (a, b) in groups.items()]
@@ -405,6 +413,27 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
     return out
 
 
+def stored_medical(folder: Path) -> list[str]:
+    """The section of LKC-FUNet's stored pictures, whose pairs are no test set of ours."""
+    path = folder / "lkc_funet_results_means.csv"
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["subset"] == "matched"]
+    out = ["", "## LKC-FUNet's stored pictures", ""]
+    out += [
+        "Means over those pictures of its repository whose sources could be found, measured",
+        "elsewhere. The pairs differ from the test sets above: compare nothing across tables.",
+        "",
+        "| set | pairs | " + " | ".join(f"{n} {METRICS[n].arrow}" for n in RANKED) + " |",
+        "|---|---:|" + "---:|" * len(RANKED),
+    ]
+    for row in rows:
+        cells = " | ".join(f"{float(row[name]):.4f}" for name in RANKED)
+        out.append(f"| {row['dataset']} † | {row['n']} | {cells} |")
+    return out
+
+
 def standing(model: str, table: Table) -> str:
     """The weakest picture of a network."""
     scores = {name: row["Qabf"] for name, row in table.rows.items()}
@@ -451,7 +480,7 @@ def run(
         test = SETS[name]
         foreign = foreign_of(test, args.anchors) if args.anchors else Foreign()
         notes: list[str] = []
-        if args.data:
+        if args.data and test.folders:
             chosen = models_of(test, args.model) if models is None else models
             pairs = pairs_of(test, args.data)
             tables = measure(test, chosen, pairs, pictures=args.pictures, workers=args.jobs)
@@ -476,6 +505,8 @@ def run(
         for line in lines:
             if line.startswith("- "):
                 console.print(line, markup=False, highlight=False)
+    if args.anchors and args.set == [*SETS]:
+        page += stored_medical(args.anchors)
     if args.csv:
         columns = [ANCHOR_NAMES.get(c, c) for c in (*MEASURED, "MEF_SSIM")]
         write_summaries(args.csv, everything, columns)
