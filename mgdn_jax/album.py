@@ -16,6 +16,7 @@ SOURCES = ("a", "b")
 _QUALITIES = (92, 85, 75)
 _SMALLEST_BUDGET = 25_000  # bytes: less than this shows nothing of a picture worth comparing
 _SMALLEST_SIDE = 16
+_LARGE = 1_500_000  # pixels above which a picture is averaged in blocks first
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,10 @@ class Album:
         self._left -= len(picture.jpeg)
         shelf[label] = picture
 
+    def shows(self, image: str) -> bool:
+        """Whether more pictures of an image are wanted: it is not one of those left out."""
+        return image in self.pictures or (image not in self._left_out and self._has_room())
+
     def _has_room(self) -> bool:
         """Whether one more image fits, if it has as many pictures as the fullest so far."""
         if self._left_out:
@@ -141,6 +146,12 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
 
 def _compress(pixels: np.ndarray, budget: int) -> Picture | None:
     """The best JPEG of at most `budget` bytes; None if there is none."""
+    size = (pixels.shape[1], pixels.shape[0])
+    # A page holds a few hundred kilobytes a picture; twelve megapixels are never among them, and
+    # whole-number averages bring such a picture near its size at little cost.
+    factor = max(1, math.isqrt(size[0] * size[1] // _LARGE))
+    if factor > 1:
+        pixels = _averaged(pixels, factor)
     height, width = pixels.shape[:2]
 
     def tried(quality: int, scale: float = 1.0) -> Picture:
@@ -148,7 +159,7 @@ def _compress(pixels: np.ndarray, budget: int) -> Picture | None:
         chroma = "4:4:4" if quality > 90 else "4:2:0"
         small = pixels if scale == 1 else _shrink(pixels, *sides)
         jpeg = codec.encode_jpeg(small, quality, subsampling=chroma)
-        return Picture(jpeg, quality, scale, (width, height))
+        return Picture(jpeg, quality, scale / factor, size)
 
     # JPEG stops at 65535 pixels a side. The coarsest first: most pictures that are too large for
     # it need no other attempt at this size.
@@ -170,12 +181,22 @@ def _compress(pixels: np.ndarray, budget: int) -> Picture | None:
     if kept is not coarsest:
         # Where they fall faster, as in noise, two halvings win back most of the size.
         for _ in range(2):
-            middle = tried(_QUALITIES[-1], (kept.scale + too_large) / 2)
-            if len(middle.jpeg) <= budget:
-                kept = middle
+            middle = (scale + too_large) / 2
+            larger = tried(_QUALITIES[-1], middle)
+            if len(larger.jpeg) <= budget:
+                kept, scale = larger, middle
             else:
-                too_large = middle.scale
+                too_large = middle
     return kept
+
+
+def _averaged(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Means of whole blocks of `factor` x `factor` pixels, uint8; an incomplete rest is cut off."""
+    height, width = (side // factor for side in pixels.shape[:2])
+    cut = pixels[: height * factor, : width * factor]
+    blocks = cut.reshape(height, factor, width, factor, *pixels.shape[2:])
+    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
+    return ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
 
 
 def _shrink(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

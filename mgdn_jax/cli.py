@@ -6,7 +6,9 @@ Nothing heavy is imported before a command runs, so that help, version and compl
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -185,6 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # XLA and TensorFlow's C++ logs, chatty about machines and caches; errors still show.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # A terminal without ↑ shows another sign; it must not cost the result.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         arguments = build_parser().parse_args(argv)
         arguments.argv = list(sys.argv[1:] if argv is None else argv)
@@ -196,23 +202,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
             command = getattr(importlib.import_module(f"mgdn_jax.{room}"), name)
             code = command(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started us
+                sys.stdout.flush()
             return code
     except InputError as error:
         return _complain(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
         return _complain("interrupted.", EXIT_INTERRUPTED)
     except MemoryError:
-        return _complain("out of memory; fuse in smaller tiles (--tile 256).", EXIT_INPUT)
+        cure = "fuse in smaller tiles (--tile 256) or measure in fewer processes (--jobs 1)"
+        return _complain(f"out of memory; {cure}.", EXIT_INPUT)
     except BrokenPipeError:
-        # Whoever read our output has left; a flush at exit must not complain about that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has left
         return EXIT_SOME_FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        _drop_output()
+        return _complain(f"the output cannot be written ({error.strerror}).", EXIT_INPUT)
+
+
+def _drop_output() -> None:
+    """Sends what is left on stdout nowhere, so that the flush at exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str, code: int) -> int:
     word = "" if code == EXIT_INTERRUPTED else "error: "
-    print(f"mgdn: {word}{' '.join(sentence.split())}", file=sys.stderr)
+    plain = "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split()))
+    print(f"mgdn: {word}{plain}", file=sys.stderr)
     return code
 
 

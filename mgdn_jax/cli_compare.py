@@ -30,8 +30,9 @@ def compare(arguments: argparse.Namespace) -> int:
     """
     if arguments.inputs or arguments.model or arguments.data or arguments.truth:
         raise InputError("--compare reads CSV files of scores alone; give no pictures or networks.")
-    if arguments.csv or arguments.report:
-        raise InputError("--compare prints its result, or writes it with --json; it has no CSV.")
+    for option in ("csv", "report", "beside", "dataset"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--compare knows no --{option}; its result goes to --json.")
     tables: dict[str, scores.Table] = {}
     for path in arguments.compare:
         for method, table in scores.read_tables(path).items():
@@ -42,20 +43,25 @@ def compare(arguments: argparse.Namespace) -> int:
             tables[title] = table
     if len(tables) < 2:
         raise InputError("a comparison needs two methods; give two CSV files of mgdn eval --csv.")
-    first, *others = tables
-    results = [comparison.compare(tables, first, other) for other in others]
-    common = [c for c in tables[first].columns if all(c in t.columns for t in tables.values())]
-    ranked = [c for c in common if ruler.METRICS[c].selects]
-    ranks = comparison.image_ranks(tables, ranked) if ranked else {}
+    wanted = None
+    if arguments.metrics is not None:
+        names = ruler.names(arguments.metrics)
+        wanted = [ruler.resolve(name, arguments.variant).name for name in names]
+    first = next(iter(tables))
+    results = comparison.compare_all(tables, first, wanted)
+    shared = [c for c in tables[first].columns if all(c in t.columns for t in tables.values())]
+    ranked = ruler.ranked(c for c in shared if wanted is None or c in wanted)
+    ranks, images = comparison.image_ranks(tables, ranked) if ranked else ({}, 0)
     content = {
         "mean_rank": ranks,
-        "ranked_by": ranked,
+        "ranked_by": list(ranked),
+        "ranked_over": images,
         "alpha": comparison.ALPHA,
         "comparisons": [_content(result) for result in results],
     }
     emit_json(content, arguments.json)
     if arguments.json != "-" and not arguments.quiet:
-        _say(results, ranks, ranked)
+        _say(results, ranks, ranked, images)
     return 0
 
 
@@ -77,7 +83,10 @@ def _content(result: comparison.Comparison) -> dict[str, Any]:
 
 
 def _say(
-    results: Sequence[comparison.Comparison], ranks: Mapping[str, float], ranked: Sequence[str]
+    results: Sequence[comparison.Comparison],
+    ranks: Mapping[str, float],
+    ranked: Sequence[str],
+    images: int,
 ) -> None:
     out = console()
     for result in results:
@@ -94,7 +103,7 @@ def _say(
                 contest.verdict, {"not shown": "-"}.get(contest.verdict, contest.verdict)
             )
             table.add_row(
-                f"{contest.metric} {ruler.METRICS[contest.metric].arrow}",
+                _head(contest),
                 f"{contest.mean_a:.4f}",
                 f"{contest.mean_b:.4f}",
                 *(str(n) for n in (contest.wins, contest.ties, contest.losses)),
@@ -104,19 +113,29 @@ def _say(
                 Text(verdict),
             )
         say(out, table)
+        for contest in result.contests:
+            if contest.n < len(result.images):
+                say(out, f"{contest.metric}: both have a number on {contest.n} images only")
         for name, only in ((result.first, result.only_first), (result.second, result.only_second)):
             if only:
                 shown = ", ".join(only[:5]) + (", ..." if len(only) > 5 else "")
                 say(out, f"left out, scored for {name} alone: {shown} ({len(only)})")
+    if any(not ruler.METRICS[c.metric].selects for result in results for c in result.contests):
+        say(out, "‡ rewards noise, or says little by itself: no reason to prefer a method")
     if ranks:
         listed = ", ".join(f"{n} {r:.2f}" for n, r in sorted(ranks.items(), key=lambda i: i[1]))
-        say(out, f"mean rank an image over {' '.join(ranked)}: {listed}")
+        say(out, f"mean rank on {images} images over {' '.join(ranked)}: {listed}")
     say(
         out,
         "Wilcoxon's signed rank test on the paired differences, two-sided, corrected for the "
-        f"number of metrics (Holm), level {comparison.ALPHA}; effect: rank-biserial, +1 if the "
+        f"number of tests (Holm), level {comparison.ALPHA}; effect: rank-biserial, +1 if the "
         "first is better on every image",
     )
+
+
+def _head(contest: comparison.Contest) -> str:
+    metric = ruler.METRICS[contest.metric]
+    return f"{metric.name} {metric.arrow}{'' if metric.selects else ' ‡'}"
 
 
 def _p(value: float) -> str:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 
 from mgdn_jax.disk import write_atomically
+from mgdn_jax.scores import printable
 
 
 def plain(value: Any) -> Any:
@@ -46,13 +48,31 @@ def emit_json(content: Any, place: str | os.PathLike[str] | None) -> None:
 
 
 def console() -> Console:
-    """Stdout; where it is no terminal, wide enough that nothing is cut or folded."""
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=250, highlight=False)
+    """Stdout, for `say`."""
+    return Console(highlight=False)
+
+
+def width(thing: RenderableType, out: Console) -> int:
+    """Columns that a table takes when nothing in it is cut or folded."""
+    unbounded = out.options.update(width=10_000, max_width=10_000)
+    return Measurement.get(out, unbounded, thing).maximum
 
 
 def say(out: Console, thing: RenderableType) -> None:
-    """A table as it is, or a line of text that is no markup and is never folded."""
+    """A table or a line of text on stdout.
+
+    Numbers are never cut: a table that is wider than the terminal is printed as wide as it is. A
+    line of text is no markup, is not folded, and holds no control characters.
+    """
     if isinstance(thing, str):
-        out.print(thing, markup=False, soft_wrap=True)
-    else:
-        out.print(thing)
+        out.print(printable(thing), markup=False, soft_wrap=True)
+        return
+    needed = width(thing, out)
+    if needed > out.width:
+        out = Console(width=needed, highlight=False)
+    out.print(thing)
+
+
+def complain(sentence: str) -> None:
+    """One sentence about something that failed, on stderr."""
+    print(f"mgdn: error: {printable(sentence)}", file=sys.stderr)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.scores import Scores, Table, average_ranks, mean_ranks
+from mgdn_jax.scores import Table, average_ranks
 
 ALPHA = 0.05
 """Level of the corrected p value below which a difference counts as shown."""
@@ -40,7 +40,8 @@ class Contest:
             second.
         p: Two-sided p value of Wilcoxon's signed rank test, ties dropped; 1 if all are ties.
         p_holm: The same, corrected for all metrics of the comparison.
-        smallest_p: The p value that `n` images could reach at best, all differences of one sign.
+        smallest_p: The p value that the images without a tie could reach at best, all
+            differences of one sign; 1 if there is none.
     """
 
     metric: str
@@ -59,7 +60,7 @@ class Contest:
     @property
     def verdict(self) -> str:
         """`first`, `second`, `too few images` or `not shown`."""
-        if self.smallest_p >= ALPHA:
+        if self.ties < self.n and self.smallest_p >= ALPHA:
             return "too few images"
         if self.p_holm >= ALPHA:
             return "not shown"
@@ -87,13 +88,40 @@ class Comparison:
     contests: tuple[Contest, ...]
 
 
-def compare(tables: Mapping[str, Table], first: str, second: str) -> Comparison:
+def compare_all(
+    tables: Mapping[str, Table], first: str, metrics: Sequence[str] | None = None
+) -> list[Comparison]:
+    """Compares one method with each other one.
+
+    Args:
+        tables: Method to its scores.
+        first: Key of the one.
+        metrics: Metrics to look at; all that two tables share if None.
+
+    Returns:
+        One comparison an other method; p values are corrected for all tests of the list.
+
+    Raises:
+        InputError: as `compare`.
+    """
+    results = [compare(tables, first, other, metrics) for other in tables if other != first]
+    corrected = iter(holm([contest.p for r in results for contest in r.contests]))
+    return [
+        replace(r, contests=tuple(replace(c, p_holm=next(corrected)) for c in r.contests))
+        for r in results
+    ]
+
+
+def compare(
+    tables: Mapping[str, Table], first: str, second: str, metrics: Sequence[str] | None = None
+) -> Comparison:
     """Compares two methods on the images that both were scored on.
 
     Args:
         tables: Method to its scores.
         first: Key of the one.
         second: Key of the other.
+        metrics: Metrics to look at; all that both tables have if None.
 
     Returns:
         The comparison, metrics in the order of the first table.
@@ -103,15 +131,16 @@ def compare(tables: Mapping[str, Table], first: str, second: str) -> Comparison:
     """
     a, b = tables[first], tables[second]
     images = tuple(name for name in a.rows if name in b.rows)
-    metrics = [name for name in a.columns if name in b.columns]
+    shared = [name for name in a.columns if name in b.columns]
+    shared = [name for name in shared if metrics is None or name in metrics]
     if not images:
         raise InputError(f"{first} and {second} share no image: score both on the same pictures.")
-    if not metrics:
+    if not shared:
         raise InputError(
-            f"{first} and {second} share no metric ({', '.join(a.columns)} against "
+            f"{first} and {second} share no such metric ({', '.join(a.columns)} against "
             f"{', '.join(b.columns)}): score both with the same --metrics and --variant."
         )
-    drafts = [_contest(name, *_paired(name, a, b, images)) for name in metrics]
+    drafts = [_contest(name, *_paired(name, a, b, images)) for name in shared]
     corrected = holm([draft.p for draft in drafts])
     return Comparison(
         first,
@@ -119,10 +148,7 @@ def compare(tables: Mapping[str, Table], first: str, second: str) -> Comparison:
         images,
         tuple(name for name in a.rows if name not in b.rows),
         tuple(name for name in b.rows if name not in a.rows),
-        tuple(
-            Contest(**{**draft.__dict__, "p_holm": p})
-            for draft, p in zip(drafts, corrected, strict=True)
-        ),
+        tuple(replace(draft, p_holm=p) for draft, p in zip(drafts, corrected, strict=True)),
     )
 
 
@@ -140,7 +166,7 @@ def _contest(metric: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> Con
     # Equal to rounding is a tie: two runs of one method differ in the last bits.
     scale = np.maximum(np.maximum(np.abs(x), np.abs(y)), 1e-300)
     difference = np.where(np.abs(difference) <= 1e-12 * scale, 0.0, difference)
-    gain = difference if ruler.METRICS[metric].higher_is_better else -difference
+    gain = difference if higher(metric) else -difference
     n, moved = len(x), int(np.count_nonzero(difference))
     empty = n == 0
     p = signed_rank_p(difference)
@@ -156,7 +182,7 @@ def _contest(metric: str, x: NDArray[np.float64], y: NDArray[np.float64]) -> Con
         effect=rank_effect(gain),
         p=p,
         p_holm=p,
-        smallest_p=min(1.0, 2.0 ** (1 - n)),
+        smallest_p=min(1.0, 2.0 ** (1 - moved)),
     )
 
 
@@ -215,26 +241,40 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def image_ranks(tables: Mapping[str, Table], metrics: Sequence[str]) -> dict[str, float]:
+def image_ranks(
+    tables: Mapping[str, Table], metrics: Sequence[str]
+) -> tuple[dict[str, float], int]:
     """Mean over images and metrics of each method's rank on that image.
+
+    Values equal to rounding share a rank; a metric is passed over on images where a method has no
+    number.
 
     Args:
         tables: Method to its scores.
         metrics: Metrics that all tables have.
 
     Returns:
-        Method to mean rank, 1 the best, over the images that all tables have.
-
-    Raises:
-        InputError: if no image or no metric is common to all.
+        Method to mean rank, 1 the best, and the number of images, those that all tables have. No
+        ranks if there is no such image, or no number on any.
     """
     names = [set(table.rows) for table in tables.values()]
     common = [name for name in next(iter(tables.values())).rows if all(name in s for s in names)]
-    if not common:
-        raise InputError("the methods share no image: score all on the same pictures.")
-    totals = dict.fromkeys(tables, 0.0)
+    ranks: list[NDArray[np.float64]] = []
     for image in common:
-        rows: dict[str, Scores] = {m: table.rows[image] for m, table in tables.items()}
-        for method, rank in mean_ranks(rows, metrics).items():
-            totals[method] += rank
-    return {method: total / len(common) for method, total in totals.items()}
+        for metric in metrics:
+            values = np.array([table.rows[image][metric] for table in tables.values()])
+            if np.isnan(values).any():
+                continue
+            finite = np.abs(values[np.isfinite(values)])
+            unit = 1e-12 * finite.max(initial=0.0)
+            if unit:
+                values = np.where(np.isfinite(values), np.rint(values / unit / 10) * 10, values)
+            ranks.append(average_ranks(-values if higher(metric) else values))
+    if not ranks:
+        return {}, len(common)
+    return dict(zip(tables, np.mean(ranks, axis=0).tolist(), strict=True)), len(common)
+
+
+def higher(metric: str) -> bool:
+    """Whether more is better."""
+    return ruler.METRICS[metric].higher_is_better

@@ -34,16 +34,16 @@ class Pair:
 
     Attributes:
         name: Title of the row, unique among the pairs.
-        a: First source: `(H, W)` or `(H, W, C)` array, or the path of an image file; None where
-            only `truth` is compared.
+        a: First source: `(H, W)` or `(H, W, C)` array, or the path of an image file; an exception
+            where the picture is known to be lost; None where only `truth` is compared.
         b: Second source, likewise.
         truth: Ground truth, for the metrics that need one.
     """
 
     name: str
-    a: Source | None
-    b: Source | None
-    truth: Source | None = None
+    a: Source | Exception | None
+    b: Source | Exception | None
+    truth: Source | Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,9 @@ def _both(pair: Pair) -> tuple[np.ndarray, np.ndarray] | Exception:
         return failure
 
 
-def _read(source: Source) -> np.ndarray:
+def _read(source: Source | Exception) -> np.ndarray:
+    if isinstance(source, Exception):
+        raise source
     return source if isinstance(source, np.ndarray) else files.read_image(source)
 
 
@@ -334,7 +336,7 @@ class _Judge:
                 names = ", ".join(m.name for m in self._metrics if role in m.needs)
                 kind = "ground truth" if role == "truth" else "two sources"
                 raise InputError(f"{names} needs the {kind} of {self._name}: give them.")
-            given = isinstance(source, np.ndarray)
+            given = not isinstance(source, (str, os.PathLike))
             self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
             unit = self._unit or not given
             domain = self._domain if role == "truth" else "gray"

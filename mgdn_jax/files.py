@@ -32,9 +32,9 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         holds NaN or infinite pixels.
     """
     name = os.fspath(path)
+    if "\0" not in name and os.path.isdir(name):
+        raise InputError(f"{name} is a folder where an image file is expected; name a file.")
     try:
-        if os.path.isdir(name):
-            raise InputError(f"{name} is a folder where an image file is expected; name a file.")
         with open(name, "rb") as file:
             data = file.read()
     except FileNotFoundError:

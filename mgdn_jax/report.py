@@ -26,7 +26,7 @@ from mgdn_jax import metrics as ruler
 from mgdn_jax.album import SOURCES, Album, Picture
 from mgdn_jax.disk import make_folder, write_atomically
 from mgdn_jax.errors import InputError
-from mgdn_jax.scores import Table, mean_ranks
+from mgdn_jax.scores import Common, Table, common, mean_ranks
 
 _MARKS = (
     '<strong class="best">Bold</strong> is the best of a column, <u class="second">underlined</u> '
@@ -63,15 +63,22 @@ class _Column:
     best: tuple[float, ...]
 
 
-def _columns(names: Iterable[str], rows: Sequence[_Row]) -> list[_Column]:
+def _columns(names: Iterable[str], rows: Sequence[_Row], shared: Common) -> list[_Column]:
     columns = []
     for name in names:
         metric = ruler.resolve(name)
         finite = [row.means[name] for row in rows if math.isfinite(row.means.get(name, math.nan))]
+        # The best is sought among means that leave out no image.
+        fair = shared.marked(name) | {row.name for row in rows if row.pairs is None}
+        eligible = [
+            row.means[name]
+            for row in rows
+            if row.name in fair and not math.isnan(row.means.get(name, math.nan))
+        ]
         largest = max((abs(value) for value in finite), default=0.0)
         digits = 4 if largest < 10 else 3 if largest < 100 else 2 if largest < 1000 else 1
         # Places are given to what the reader sees: values that look alike share one.
-        shown = sorted({round(value, digits) for value in finite}, reverse=metric.higher_is_better)
+        shown = sorted({round(v, digits) for v in eligible}, reverse=metric.higher_is_better)
         columns.append(
             _Column(
                 name,
@@ -86,10 +93,11 @@ def _columns(names: Iterable[str], rows: Sequence[_Row]) -> list[_Column]:
     return columns
 
 
-def _rank(rows: Sequence[_Row], columns: Sequence[_Column]) -> list[str]:
+def _rank(rows: Sequence[_Row], columns: Sequence[_Column], shared: Common) -> list[str]:
     """Fills in the mean ranks; returns the metrics they are over, none if there is no ranking."""
-    over = [column.name for column in columns if column.selects]
-    complete = {row.name: row.means for row in rows if all(name in row.means for name in over)}
+    over = list(ruler.ranked(column.name for column in columns))
+    means = {**shared.means, **{row.name: row.means for row in rows if row.pairs is None}}
+    complete = {n: values for n, values in means.items() if all(name in values for name in over)}
     if not over or len(complete) < 2:
         return []
     ranks = mean_ranks(complete, over)
@@ -148,13 +156,16 @@ def write_report(
             + [image for table in tables.values() for image in table.failures]
         )
     )
-    rows = [
-        _Row(method, table.mean(), len(table.rows), table.invalid(), method in baselines)
-        for method, table in tables.items()
-    ]
+    shared = common(tables)
+    rows = []
+    for method in tables:
+        table = shared.tables.get(method, tables[method])
+        rows.append(
+            _Row(method, table.mean(), len(table.rows), table.invalid(), method in baselines)
+        )
     rows += [_Row(method, means, None) for method, means in elsewhere.items()]
-    columns = _columns(names, rows)
-    ranked_over = _rank(rows, columns)
+    columns = _columns(names, rows, shared)
+    ranked_over = _rank(rows, columns, shared)
     if ranked_over:
         rows.sort(key=lambda row: math.inf if row.rank is None else row.rank)
 
@@ -167,7 +178,9 @@ def write_report(
         "summary": _summary(tables, elsewhere, images, columns, variant),
         "marks": _MARKS if len(rows) > 1 else "",
         "means": _means(rows, columns, len(images), bool(ranked_over)),
-        "notes": _list(_notes(rows, columns, ranked_over, len(images)) + list(remarks), "notes"),
+        "notes": _list(
+            _notes(rows, columns, ranked_over, len(images), shared) + list(remarks), "notes"
+        ),
         "legend": _legend(columns),
         "pictures_note": html.escape(album.note(len(images))),
         "failures": _failures(tables),
@@ -305,7 +318,11 @@ def _cell(value: float | None, digits: int, best: tuple[float, ...], left_out: i
 
 
 def _notes(
-    rows: Sequence[_Row], columns: Sequence[_Column], ranked_over: Sequence[str], images: int
+    rows: Sequence[_Row],
+    columns: Sequence[_Column],
+    ranked_over: Sequence[str],
+    images: int,
+    shared: Common,
 ) -> list[str]:
     """Sentences under the table of means."""
     notes = []
@@ -332,10 +349,16 @@ def _notes(
                 f"* {row.name}: {count} of {row.pairs} values of {name} are NaN or infinite and "
                 "left out of the mean."
             )
-        if row.pairs is not None and row.pairs < images:
+    if 0 < len(shared.images) < images:
+        notes.append(
+            f"Means and ranks are over the {len(shared.images)} of {images} pairs that every "
+            "method has (see the failures)."
+        )
+    for row in rows if not shared.images else ():
+        if row.pairs:
             notes.append(
-                f"{row.name}: means over {row.pairs} of {images} pairs only (see the failures), "
-                "which are not comparable with means over all."
+                f"{row.name}: means over {row.pairs} of {images} pairs; the methods share none, so "
+                "nothing is ranked or marked."
             )
     return notes
 

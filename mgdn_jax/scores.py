@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -49,11 +49,17 @@ class Table:
     failures: dict[str, str] = field(default_factory=dict)
 
     def mean(self) -> dict[str, float]:
-        """Arithmetic mean of the finite values of each column; NaN where there is none."""
+        """Arithmetic mean of the finite values of each column.
+
+        Where there is none: infinity if all values are that infinity (the PSNR of perfect
+        pictures), else NaN.
+        """
         means = {}
         for column in self.columns:
-            finite = [r[column] for r in self.rows.values() if math.isfinite(r[column])]
-            means[column] = float(np.mean(finite)) if finite else math.nan
+            values = [row[column] for row in self.rows.values()]
+            finite = [value for value in values if math.isfinite(value)]
+            same = values[0] if values and len(set(values)) == 1 else math.nan
+            means[column] = float(np.mean(finite)) if finite else same
         return means
 
     def invalid(self) -> dict[str, int]:
@@ -63,6 +69,62 @@ class Table:
             for column in self.columns
         }
         return {column: count for column, count in counts.items() if count}
+
+
+@dataclass(frozen=True)
+class Common:
+    """Several methods on equal terms.
+
+    Attributes:
+        images: Images that every method was scored on.
+        tables: Method to its scores on those images alone; those it was scored on, where no image
+            is common to all.
+        means: Method to the means that may be ranked; none where no image is common. Of each
+            metric, images on which any method has no number (NaN) are left out for all, and
+            infinities count as such.
+    """
+
+    images: tuple[str, ...]
+    tables: dict[str, Table]
+    means: dict[str, dict[str, float]]
+
+    def marked(self, metric: str) -> set[str]:
+        """Methods whose mean of a metric may be called the best: those without gaps in it."""
+        if not self.means:
+            return set()
+        return {m for m, t in self.tables.items() if metric not in t.invalid()}
+
+
+def common(tables: Mapping[str, Table]) -> Common:
+    """What a comparison of means may rest on: the same images for every method.
+
+    Args:
+        tables: Method to its scores; methods without any scored image are left out.
+
+    Returns:
+        What they share.
+    """
+    scored = {method: table for method, table in tables.items() if table.rows}
+    first = next(iter(scored.values()), Table(()))
+    images = tuple(name for name in first.rows if all(name in t.rows for t in scored.values()))
+    if not images:
+        return Common((), scored, {})
+    cut = {
+        method: Table(t.columns, {name: t.rows[name] for name in images}, t.failures)
+        for method, t in scored.items()
+    }
+    means: dict[str, dict[str, float]] = {method: {} for method in cut}
+    for column in dict.fromkeys(c for table in cut.values() for c in table.columns):
+        holders = {method: t for method, t in cut.items() if column in t.columns}
+        usable = [
+            i for i in images if not any(math.isnan(t.rows[i][column]) for t in holders.values())
+        ]
+        for method, table in holders.items():
+            values = [table.rows[i][column] for i in usable]
+            # inf and -inf together, or nothing at all, have no mean.
+            opposed = {math.inf, -math.inf} <= set(values)
+            means[method][column] = math.nan if opposed or not values else float(np.mean(values))
+    return Common(images, cut, means)
 
 
 def write_tables(path: str | os.PathLike[str], tables: Mapping[str, Table]) -> None:
@@ -102,8 +164,18 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
     Raises:
         InputError: if the file is missing or not of this format, or names an image twice.
     """
-    reader = csv.DictReader(io.StringIO(_text(path)))
-    titles = list(reader.fieldnames or [])
+    text = _text(path)
+    reader = csv.DictReader(io.StringIO(text))
+    reader.fieldnames = titles = [title.strip() for title in reader.fieldnames or []]
+    if ";" in text.split("\n", 1)[0] and len(titles) == 1:
+        raise InputError(f"{path} has semicolons between its columns: save it with commas.")
+    if len(set(titles)) < len(titles):
+        raise InputError(f"{path} has two columns of one title: keep one of them.")
+    if loose := [title for title in titles if title in ("SSIM", "PSNR")]:
+        raise InputError(
+            f"{path} has a column {loose[0]}, which does not say which variant it is: call it "
+            f"{' or '.join(ruler.resolve(loose[0], v).name for v in ruler.VARIANTS)}."
+        )
     lead = ["method", "image"] if titles[:1] == ["method"] else ["image"]
     columns = tuple(name for name in titles[len(lead) :] if name in ruler.METRICS)
     if titles[: len(lead)] != lead or not columns:
@@ -114,6 +186,11 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
     rows: dict[str, list[tuple[str, dict[str, float]]]] = {}
     for number, cells in enumerate(reader, start=2):
         method = cells.get("method", Path(path).stem) or ""
+        if None in cells:
+            raise InputError(
+                f"{path}, line {number}, has more cells than the first line has titles: decimals "
+                "need points, not commas."
+            )
         try:
             row = {name: _number(cells[name]) for name in columns}
         except (AttributeError, ValueError):
@@ -138,6 +215,8 @@ def _number(cell: str) -> float:
 def _text(path: str | os.PathLike[str]) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist: give a CSV file of scores.") from None
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} cannot be read: give a CSV file of scores.") from None
 
@@ -274,26 +353,43 @@ def rich_table(
     *,
     title: str = "",
     ranks: Mapping[str, float] | None = None,
+    marked: Mapping[str, Collection[str]] | None = None,
+    images: Mapping[str, int] | None = None,
     metrics_down: bool = False,
 ) -> RichTable:
     """A terminal table with direction arrows; the best value is bold, the second underlined.
+
+    Values that look alike at the digits shown share a mark.
 
     Args:
         rows: Row name to values; a missing value shows as a dash.
         names: Metrics in order.
         title: Line above the table.
         ranks: Mean ranks for a last column, if wanted; a row without one shows a dash.
+        marked: Metric to the rows among which its best are marked; all rows if None.
+        images: Row name to number of images, for a column of its own, if wanted.
         metrics_down: One row a metric and one column a method, for more metrics than fit across.
 
     Returns:
         A table for `rich.console.Console.print`, methods in the given order.
     """
     heads = [f"{name} {ruler.resolve(name).arrow}" for name in names]
-    columns = [_marked([row.get(name) for row in rows.values()], name) for name in names]
+    columns = [
+        _marked(
+            [row.get(name) for row in rows.values()],
+            [marked is None or method in marked[name] for method in rows],
+            name,
+        )
+        for name in names
+    ]
+    if images is not None:
+        heads.insert(0, "images")
+        columns.insert(0, [Text(str(images[m]) if m in images else "-") for m in rows])
     if ranks is not None:
         heads.append("mean rank ↓")
         columns.append([Text(f"{ranks[m]:.2f}" if m in ranks else "-") for m in rows])
-    methods = [Text(method) for method in rows]  # Text, not markup: a name may hold brackets
+    # Text, not markup: a name may hold brackets, and control characters are not for a terminal.
+    methods = [Text(printable(method)) for method in rows]
     table = RichTable(title=title or None)
     if metrics_down:
         table.add_column("metric", no_wrap=True)
@@ -310,9 +406,24 @@ def rich_table(
     return table
 
 
-def _marked(values: Sequence[float | None], name: str) -> list[Text]:
+def printable(text: str) -> str:
+    """The text without control characters, which would act on a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _marked(values: Sequence[float | None], fair: Sequence[bool], name: str) -> list[Text]:
     """One metric's values as text, the best and the second best marked."""
-    present = {v for v in values if v is not None and math.isfinite(v)}
-    best = sorted(present, reverse=ruler.resolve(name).higher_is_better)
+    texts = ["-" if v is None else f"{v:.4f}".replace("inf", "∞") for v in values]
+    shown: dict[str, float] = {
+        text: value
+        for text, value, counts in zip(texts, values, fair, strict=True)
+        if value is not None and counts and not math.isnan(value)
+    }
+    best = sorted(
+        shown, key=lambda t: shown[t] or 0.0, reverse=ruler.resolve(name).higher_is_better
+    )
     marks = dict(zip(best, ("bold", "underline"), strict=False))
-    return [Text("-") if v is None else Text(f"{v:.4f}", style=marks.get(v, "")) for v in values]
+    return [
+        Text(text, style=marks.get(text, "") if counts else "")
+        for text, counts in zip(texts, fair, strict=True)
+    ]

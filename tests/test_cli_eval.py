@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from test_cli import mgdn, save_model
 
-from mgdn_jax import cli_eval, codec, data, evaluation, files, models, scores
+from mgdn_jax import cli, cli_pairs, codec, data, evaluation, files, models, scores
 from mgdn_jax import metrics as ruler
+from mgdn_jax.errors import InputError
 
 
 def save(path, seed, shape=(48, 50), dtype=np.uint8):
@@ -40,6 +41,10 @@ def surroundings(tmp_path, monkeypatch):
     Path("half.png").write_bytes(whole[:300])
     nan = codec.encode(np.full((48, 50), np.nan, np.float32), ".tif")
     Path("nan.tif").write_bytes(nan)
+    save("base_max/p0.png", 3)
+    for name in ("ours.safetensors", "a.safetensors"):
+        Path(name).write_bytes(Path("m.safetensors").read_bytes())
+    Path("double.csv").write_text("dataset,method,n,EN\nS,far,3,7.5\nS,far,3,7.4\n")
     os.makedirs("site")
     Path("site/index.html").write_text("<html>somebody's</html>")
     Path("bad.csv").write_text("dataset,method,n,EN\nS,x,20,7\n")
@@ -77,7 +82,7 @@ BAD = {
     "eval --data set": "nothing to score",
     "eval ours set/ir set/vi --metrics QAB": "unknown metric 'QAB': did you mean Qabf",
     "eval ours set/ir set/vi --metrics ,": "no metric is named",
-    "eval ours set/ir set/vi --metrics PSNR_gt": "needs the ground truth of p0",
+    "eval ours set/ir set/vi --metrics PSNR_gt": "PSNR_gt compares with ground truth",
     "eval ours set/ir set/vi --variant loose": "invalid choice",
     "eval ours set/ir set/vi --csv ours": "--csv would write ours, which does not end in .csv",
     "eval ours set/ir set/vi --csv one.csv/x.csv": "is not a folder",
@@ -85,19 +90,25 @@ BAD = {
     "eval ours set/ir set/vi --report site": "site/index.html is there and is no report of ours",
     "eval --json ours set/ir set/vi": "--json would write ours",
     "eval ours set/ir set/vi --jobs -1": "--jobs is -1",
-    "eval ours set/ir set/vi --beside bad2.csv": "bad2.csv cannot be read",
+    "eval ours set/ir set/vi --beside bad2.csv": "bad2.csv does not exist",
     "eval ours set/ir set/vi --beside sets.csv": "holds the data sets S, T; choose one",
     "eval ours set/ir set/vi --beside one.csv": "no table of mean scores",
     "eval ours set/ir set/vi --dataset S": "--dataset chooses rows of --beside",
     "eval --model mgdn-mfx --data set": "there is no model 'mgdn-mfx'",
     "eval m.safetensors --model m.safetensors --data set": "m.safetensors cannot be listed",
+    "eval ours --model ours.safetensors --data set": "a method would be called ours",
+    "eval --model a.safetensors --data set": "a method would be called a",
+    "eval base_max --data set": "called base_max, as a rule that is scored too",
+    "eval ours --truth theirs --metrics MI": "MI compares with the two sources",
+    "eval ours set/ir set/vi --metrics CC --beside sets.csv --dataset S": "has no column of",
+    "eval ours set/ir set/vi --beside double.csv": "has two rows of far in S",
     "eval --compare one.csv": "a comparison needs two methods",
     "eval --compare one.csv two.csv": "one and two share no image",
     "eval --compare one.csv bad.csv": "bad.csv is no table of scores an image",
-    "eval --compare one.csv gone.csv": "gone.csv cannot be read",
+    "eval --compare one.csv gone.csv": "gone.csv does not exist",
     "eval --compare one.csv one.csv": "is there already; rename the file",
     "eval ours --compare one.csv two.csv": "give no pictures or networks",
-    "eval --compare one.csv two.csv --csv out.csv": "--compare prints its result",
+    "eval --compare one.csv two.csv --csv out.csv": "--compare knows no --csv",
 }
 
 
@@ -123,6 +134,101 @@ def lines(text):
     return {row[0]: row[1:] for row in cells}
 
 
+def test_unequal_pictures_are_compared_on_equal_terms(capsys):
+    """One easy picture must not beat three: means and ranks are over what all methods have."""
+    os.remove("theirs/p1.png")
+    os.remove("theirs/p2.png")
+    command = "eval ours theirs set/ir set/vi --metrics EN,SD,MI --no-baselines --json out.json"
+    assert mgdn(command) == 1
+    said = capsys.readouterr().out
+    assert "one pair, on luminance" in said
+    assert "ours has scores of 3 pairs; means and ranks are over those that all" in said
+    content = json.loads(Path("out.json").read_text())
+    ours = content["methods"]["ours"]
+    assert lines(said)["ours"][0] == f"{ours['images']['p0']['EN']:.4f}"
+    assert ours["mean"]["EN"] == pytest.approx(np.mean([r["EN"] for r in ours["images"].values()]))
+    assert content["ranked_over"] == ["p0"]
+    save("more/p9.png", 1)
+    save("theirs/p1.png", 1)
+    os.remove("theirs/p0.png")
+    os.remove("ours/p1.png")
+    os.remove("ours/p2.png")
+    assert mgdn("eval ours theirs set/ir set/vi --metrics EN,SD --no-baselines") == 1
+    said = capsys.readouterr().out
+    assert "which share none: no ranks, no marks" in said
+    assert "mean rank" not in said
+
+
+def test_a_perfect_picture_is_the_best(capsys):
+    for n in range(3):
+        files.write_image(f"theirs/p{n}.png", files.read_image(f"ours/p{n}.png"))
+    Path("exact").mkdir()
+    for n in range(3):
+        picture = files.read_image(f"theirs/p{n}.png")
+        files.write_image(f"exact/p{n}.png", picture)
+        files.write_image(f"ours/p{n}.png", np.minimum(picture, 254) + 1)
+    assert mgdn("eval ours exact --truth theirs --metrics PSNR_gt,SSIM_gt") == 0
+    rows = lines(capsys.readouterr().out)
+    assert rows["exact"] == ["∞", "1.0000", "1.00"]
+    assert rows["ours"][2] == "2.00"
+
+
+def test_rows_measured_on_other_numbers_of_pairs_are_not_ranked(capsys):
+    Path("sets.csv").write_text("dataset,method,n,EN\nS,far,25,9.9\nS,near,3,1.0\n")
+    assert mgdn("eval ours set/ir set/vi --metrics EN --no-baselines --beside sets.csv") == 0
+    said = capsys.readouterr().out
+    rows = lines(said)
+    assert rows["method"][0] == "images"
+    assert rows["far †"] == ["25", "9.9000", "-"]
+    assert rows["near †"] == ["3", "1.0000", "2.00"]
+    assert "† over 25 pairs, not 3: not ranked, not marked" in said
+
+
+def test_numbers_are_never_cut(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert mgdn(f"eval ours/p0.png {PAIR}") == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert lines(said)["metric"][:2] == ["p0", "base_mean"]  # metrics down: it fits so
+    scores.write_tables("x.csv", {"": scores.Table(("EN",), {"p": {"EN": 1.25}})})
+    scores.write_tables("y.csv", {"": scores.Table(("EN",), {"p": {"EN": 1.5}})})
+    assert mgdn("eval --compare x.csv y.csv") == 0
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert lines(said)["EN ↑"][:2] == ["1.2500", "1.5000"]
+
+
+def test_a_damaged_example_of_a_set_does_not_lose_the_others(monkeypatch, capsys):
+    data.prepare("pairs", "set", name="mine")
+    decode = codec.decode_image
+
+    def damaged(content, name):
+        if name == "b of p1":
+            raise InputError("b of p1 is damaged.")
+        return decode(content, name)
+
+    monkeypatch.setattr(codec, "decode_image", damaged)
+    assert mgdn("eval --model base_max --data mine --metrics EN --json --jobs 0") == 1
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)["methods"]["base_max"]["images"]) == ["p0", "p2"]
+    assert said.err == "mgdn: error: p1: b of p1 is damaged.\n"
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys):
+    os.rename("ours", "ou\x1b[31mrs")
+    evil = ["eval", "ou\x1b[31mrs", "set/ir", "set/vi", "--metrics", "EN"]
+    assert cli.main(evil) == 0
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_the_figures_are_said_before_a_file_fails(monkeypatch, capsys):
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    assert mgdn("eval ours set/ir set/vi --metrics EN --csv out.csv --jobs 0") == 2
+    said = capsys.readouterr()
+    assert "ours" in lines(said.out)
+    assert "out.csv cannot be written" in said.err
+
+
 def test_three_files(capsys):
     assert mgdn(f"eval ours/p0.png {PAIR}") == 0
     said = capsys.readouterr().out
@@ -143,7 +249,7 @@ def test_folders_csv_json_and_a_picture_that_fails(capsys):
     assert mgdn(f"{command} --csv out.csv --json out.json --jobs 2") == 1
     said = capsys.readouterr()
     assert "p1: theirs/p1.png is damaged or truncated" in said.err
-    assert "ours/stray.png has no sources called stray" in said.err
+    assert "ours/stray.png belongs to no pair called stray" in said.err
     assert "written out.csv" in said.out
     rows = list(csv.reader(Path("out.csv").read_text().splitlines()))
     assert rows[0] == ["method", "image", "EN", "PSNR_peakF"]
@@ -223,8 +329,8 @@ def test_rows_measured_elsewhere(capsys):
     command = "eval ours set/ir set/vi --metrics EN,PSNR --variant cddfuse --beside sets.csv"
     assert mgdn(f"{command} --dataset T") == 0
     said = capsys.readouterr().out
-    assert lines(said)["near †"][:2] == ["7.4000", "21.0000"]
-    assert "†: means measured elsewhere (sets.csv)" in said
+    assert lines(said)["near †"][:3] == ["7.4000", "21.0000", "3.00"]
+    assert "†: measured elsewhere (sets.csv, T)" in said
     # The standard variant has another PSNR: the foreign one is not shown under its name.
     assert mgdn(f"{command.replace('cddfuse', 'standard')} --dataset T") == 0
     assert lines(capsys.readouterr().out)["near †"][:2] == ["7.4000", "-"]
@@ -243,7 +349,7 @@ def test_report(capsys, place):
     assert "theirs has no picture called p1" in said.err
     assert os.listdir("page") == ["index.html"]
     page = Path("page/index.html").read_text()
-    for part in ("theirs has no picture called p1", f"mgdn {command}", "far", "base_laplacian"):
+    for part in ("theirs has no picture called p1", f"mgdn {command}", "not 2: not ranked"):
         assert part in page
     # Two sources, two folders, a network and three rules on three pairs; one picture lacks.
     assert page.count("data:image/jpeg;base64,") == 3 * (2 + 3 + 3) - 1
@@ -259,7 +365,8 @@ def test_values_left_out_of_a_mean_are_told(capsys):
     for n in (0, 2):
         files.write_image(f"ours/p{n}.png", np.full((48, 50), 7, np.uint8))
     assert mgdn("eval ours set/ir set/vi --metrics CC,EN") == 0
-    assert "ours: no finite value of CC on 2 of 3, left out of the mean" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ours: CC is nan on 2 of 3 pairs, which its mean leaves out" in said
 
 
 def test_many_metrics_go_down_the_side(capsys):
@@ -273,9 +380,9 @@ def test_names_of_methods_are_as_short_as_they_may_be():
     os.makedirs("x/fused")
     os.makedirs("y/fused")
     Path("pic.v2.png").touch()
-    assert cli_eval._titles(["x/fused", "y/fused"]) == ["x/fused", "y/fused"]
-    assert cli_eval._titles(["x/fused", "ours"]) == ["fused", "ours"]
-    assert cli_eval._titles(["pic.v2.png"]) == ["pic.v2"]
+    assert cli_pairs._titles(["x/fused", "y/fused"]) == ["x/fused", "y/fused"]
+    assert cli_pairs._titles(["x/fused", "ours"]) == ["fused", "ours"]
+    assert cli_pairs._titles(["pic.v2.png"]) == ["pic.v2"]
 
 
 def test_compare(capsys):
@@ -289,8 +396,9 @@ def test_compare(capsys):
     said = capsys.readouterr().out
     assert lines(said)["EN ↑"][2:] == ["10", "0", "0", "+1.00", "0.0020", "0.0039", "[a]"]
     assert lines(said)["MI ↑"][2:] == ["0", "10", "0", "+0.00", "1.0000", "1.0000", "-"]
+    assert "SF" not in said
     assert "left out, scored for b alone: more (1)" in said
-    assert "mean rank an image over EN MI: [a] 1.25, b 1.75" in said
+    assert "mean rank on 10 images over EN MI: [a] 1.25, b 1.75" in said
     assert mgdn("eval --compare [a].csv b.csv --json") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["comparisons"][0]["metrics"]["EN"]["verdict"] == "first"

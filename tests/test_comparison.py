@@ -82,7 +82,7 @@ def test_values_that_are_not_finite_are_left_out():
     assert (contest.n, contest.wins, contest.mean_a) == (1, 1, 0.5)
     nothing = table("CC", x=math.nan)
     (contest,) = comparison.compare({"a": nothing, "b": b}, "a", "b").contests
-    assert (contest.n, contest.p, contest.verdict) == (0, 1.0, "too few images")
+    assert (contest.n, contest.p, contest.verdict) == (0, 1.0, "not shown")
     assert math.isnan(contest.mean_a)
 
 
@@ -99,7 +99,8 @@ def test_image_ranks_by_hand():
         "b": Table(names, {"x": {"EN": 1.0, "MSE": 2.0}, "y": {"EN": 1.0, "MSE": 0.0}}),
         "c": Table(names, {"y": {"EN": 0.0, "MSE": 3.0}, "x": {"EN": 0.0, "MSE": 3.0}}),
     }
-    ranks = comparison.image_ranks(tables, names)
+    ranks, images = comparison.image_ranks(tables, names)
+    assert images == 2
     # x: a 1 1, b 2 2, c 3 3; y: a 1.5 2, b 1.5 1, c 3 3.
     assert ranks == pytest.approx({"a": (1 + 1.75) / 2, "b": (2 + 1.25) / 2, "c": 3.0})
 
@@ -107,7 +108,30 @@ def test_image_ranks_by_hand():
 def test_nothing_in_common():
     with pytest.raises(InputError, match="share no image"):
         comparison.compare({"a": table(x=1.0), "b": table(y=1.0)}, "a", "b")
-    with pytest.raises(InputError, match="share no metric"):
+    with pytest.raises(InputError, match="share no such metric"):
         comparison.compare({"a": table(x=1.0), "b": table("MSE", x=1.0)}, "a", "b")
-    with pytest.raises(InputError, match="share no image"):
-        comparison.image_ranks({"a": table(x=1.0), "b": table(y=1.0)}, ("EN",))
+    assert comparison.image_ranks({"a": table(x=1.0), "b": table(y=1.0)}, ("EN",)) == ({}, 0)
+
+
+def test_ranks_of_images_forgive_the_last_bits_and_pass_over_gaps():
+    tables = {"a": table("CC", x=0.3, y=math.nan, z=1.0), "b": table("CC", x=0.1 + 0.2, y=1, z=0.5)}
+    assert comparison.image_ranks(tables, ("CC",)) == ({"a": 1.25, "b": 1.75}, 3)
+    empty = {"a": table("CC", x=math.nan), "b": table("CC", x=1.0)}
+    assert comparison.image_ranks(empty, ("CC",)) == ({}, 1)
+
+
+def test_several_methods_are_corrected_together():
+    a = table(**{f"i{k}": 1.0 + k for k in range(9)})
+    others = {n: table(**{f"i{k}": 0.0 for k in range(9)}) for n in ("b", "c", "d")}
+    results = comparison.compare_all({"a": a, **others}, "a")
+    assert [r.second for r in results] == ["b", "c", "d"]
+    assert [r.contests[0].p_holm for r in results] == pytest.approx([6 / 512] * 3)
+    with pytest.raises(InputError, match="share no such metric"):
+        comparison.compare_all({"a": a, **others}, "a", ["MI"])
+
+
+def test_ties_leave_too_few_images():
+    a = table(**{f"i{k}": 1.0 for k in range(15)} | {f"j{k}": 1.0 for k in range(5)})
+    b = table(**{f"i{k}": 1.0 for k in range(15)} | {f"j{k}": 0.5 for k in range(5)})
+    (contest,) = comparison.compare({"a": a, "b": b}, "a", "b").contests
+    assert contest.verdict == "too few images"

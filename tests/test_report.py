@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mgdn_jax import album as album_room
+from mgdn_jax import codec, report
 from mgdn_jax import metrics as ruler
-from mgdn_jax import report
 from mgdn_jax.album import Album
 from mgdn_jax.errors import InputError
 from mgdn_jax.report import write_report
@@ -145,18 +145,44 @@ def test_what_is_not_finite_is_shown_and_said(tmp_path):
         "y": {"EN": math.inf, "MSE": 2.0},
         "z": {"EN": 3.0, "MSE": 3.0},
     }
-    nothing = {"x": {"EN": -math.inf, "MSE": 1.0}}
-    tables = {"m": Table(("EN", "MSE"), rows), "n": Table(("EN", "MSE"), nothing, {"y": "Torn."})}
+    nothing = {image: {"EN": -math.inf, "MSE": 1.0} for image in rows}
+    torn = {"w": "Torn."}
+    tables = {"m": Table(("EN", "MSE"), rows), "n": Table(("EN", "MSE"), nothing, torn)}
     page = Page(write(tmp_path, tables))
     cells = {row[0]: row for row in page.rows[1:]}
-    assert cells["m"][2] == "3.0000 (best)*"
-    assert cells["n"][2] == "NaN*"
+    assert cells["m"][2] == "3.0000*"  # no mark: the others have no number there
+    assert cells["n"][3] == "1.0000 (best)"
     assert "* m: 2 of 3 values of EN are NaN or infinite and left out of the mean." in page.text
-    assert "n: means over 1 of 3 pairs only" in page.text
+    assert "Means and ranks are over the 3 of 4 pairs that every method has" in page.text
     methods = {m["name"]: m for m in page.json()["methods"]}
-    assert methods["m"]["values"] == [["NaN", 1.0], ["Infinity", 2.0], [3.0, 3.0]]
-    assert methods["n"]["values"] == [["-Infinity", 1.0], None, None]
-    assert methods["n"]["failures"] == [None, "Torn.", None]
+    assert methods["m"]["values"] == [["NaN", 1.0], ["Infinity", 2.0], [3.0, 3.0], None]
+    assert methods["n"]["values"] == [["-Infinity", 1.0]] * 3 + [None]
+    assert methods["n"]["failures"] == [None, None, None, "Torn."]
+
+
+def test_means_are_over_the_pairs_that_all_have(tmp_path):
+    full = Table(("EN",), {"x": {"EN": 1.0}, "y": {"EN": 9.0}})
+    part = Table(("EN",), {"x": {"EN": 2.0}}, {"y": "Torn."})
+    page = Page(write(tmp_path, {"full": full, "part": part}))
+    cells = {row[0]: row for row in page.rows[1:]}
+    assert cells["full"][2] == "1.0000 (second best)"
+    assert cells["part"][2] == "2.0000 (best)"
+    apart = {"full": Table(("EN",), {"x": {"EN": 1.0}}), "part": Table(("EN",), {"y": {"EN": 2.0}})}
+    text = Page(write(tmp_path, apart)).text
+    assert "the methods share none, so nothing is ranked or marked" in text
+
+
+def test_large_pictures_are_averaged_first():
+    rng = np.random.default_rng(0)
+    large = np.kron(rng.integers(0, 256, (20, 30, 3)), np.ones((100, 100, 1))).astype(np.uint8)
+    album = Album(1, limit_bytes=2_000_000)
+    album.add("x", "a", large)
+    (picture,) = album.pictures["x"].values()
+    assert picture.size == (3000, 2000)
+    assert picture.scale == 0.5
+    shown = codec.decode_image(picture.jpeg, "shown")
+    assert shown.shape == (1000, 1500, 3)
+    assert np.abs(shown.astype(int) - large[::2, ::2]).mean() < 2
 
 
 def test_failures_are_listed_by_image(tmp_path):

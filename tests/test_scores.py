@@ -87,7 +87,7 @@ def test_files_that_are_no_anchors(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         scores.read_summaries(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="does not exist"):
         scores.read_summaries(tmp_path / "absent.csv")
 
 
@@ -144,6 +144,10 @@ def test_several_tables_share_a_file(tmp_path):
         ("image,EN\nx\n", "line 2"),
         ("image,EN\nx,1\nx,2\nmean,1.5\n", "twice"),
         ("image,EN\nmean,1.5\n", "holds no image's scores"),
+        ("image;EN\nx;1\n", "has semicolons"),
+        ("image,EN\nx,1,5\n", "decimals need points"),
+        ("image,EN,EN\nx,1,2\n", "two columns of one title"),
+        ("image,SSIM\nx,1\n", "call it SSIM_dr255 or SSIM_dr2"),
         ("", "no table of scores"),
     ],
 )
@@ -162,3 +166,38 @@ def test_metrics_can_go_down_the_side():
     assert ["┃", "metric", "┃", "[a]", "┃", "b", "┃"] in lines
     assert ["│", "MSE", "↓", "│", "1.0000", "│", "-", "│"] in lines
     assert ["│", "mean", "rank", "↓", "│", "1.00", "│", "-", "│"] in lines
+
+
+def test_common_ground_of_several_methods():
+    nan, inf = math.nan, math.inf
+    tables = {
+        "a": Table(("EN", "CC"), {"x": {"EN": 1, "CC": 0.5}, "y": {"EN": 3, "CC": 0.1}}),
+        "b": Table(
+            ("EN", "CC"),
+            {k: {"EN": e, "CC": c} for k, e, c in (("x", 2, nan), ("y", inf, 0.3), ("z", 9, 9))},
+        ),
+        "nothing": Table(("EN", "CC"), {}, {"x": "lost"}),
+    }
+    shared = scores.common(tables)
+    assert shared.images == ("x", "y")
+    assert list(shared.tables) == ["a", "b"]
+    assert shared.tables["b"].mean() == {"EN": 2, "CC": 0.3}  # what is shown: finite values
+    assert shared.means["a"] == {"EN": 2, "CC": 0.1}  # what is ranked: y alone for CC
+    assert shared.means["b"] == {"EN": inf, "CC": 0.3}
+    assert shared.marked("CC") == {"a"}
+    apart = scores.common({"a": tables["a"], "c": Table(("EN",), {"q": {"EN": 1.0}})})
+    assert (apart.images, apart.means, apart.marked("EN")) == ((), {}, set())
+    assert apart.tables["c"].rows
+
+
+def test_marks_go_by_what_is_seen_and_only_to_rows_on_equal_terms():
+    rows = {"a": {"EN": 1.00004}, "b": {"EN": 1.00001}, "c": {"EN": 9.0}, "d": {"EN": 0.5}}
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system="standard")
+    fair = {"EN": {"a", "b", "d"}}
+    console.print(scores.rich_table(rows, ("EN",), marked=fair, images=dict.fromkeys(rows, 3)))
+    text = out.getvalue()
+    assert text.count("\x1b[1m1.0000") == 2
+    assert "\x1b[1m9" not in text
+    assert "\x1b[4m0.5000" in text
+    assert "images" in text

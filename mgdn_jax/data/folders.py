@@ -87,7 +87,7 @@ def find_folders(
             raise InputError(
                 f"{source} should hold {wanted}, but it holds "
                 f"{', '.join(inside) or 'no subfolder'}; give the folder that does, "
-                "or name them with folders=."
+                "or name the two (folders=, --folders, --data A B)."
             )
         folders = found[0] + targets[:1]
     if len(folders) not in ((2, 3) if paired else (2,)):

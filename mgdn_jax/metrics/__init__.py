@@ -45,6 +45,7 @@ from mgdn_jax.metrics.registry import (
     markdown_table,
     names,
     prepare,
+    ranked,
     resolve,
 )
 from mgdn_jax.metrics.similarity import (
@@ -109,6 +110,7 @@ __all__ = [
     "psnr",
     "psnr_linear",
     "psnr_mu",
+    "ranked",
     "resolve",
     "rmse",
     "spatial_frequency",

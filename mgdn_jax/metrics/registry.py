@@ -91,6 +91,37 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
+_ONE_QUANTITY = (
+    {"MI", "MI_bits"},
+    {"NMI", "NMI_minmax"},
+    {"Q_TE", "Q_TE_published"},
+    {"FMI_pixel", "FMI_pixel_symmetric"},
+    {"MSE", "PSNR_peak255", "PSNR_peakF"},
+    {"SSIM_dr255", "SSIM_dr2", "SSIM_gauss"},
+    {"RMSE_gt", "PSNR_gt"},
+)
+
+
+def ranked(names: Iterable[str]) -> tuple[str, ...]:
+    """Which of some metrics a mean rank goes over.
+
+    Metrics that must not choose between models (`Metric.selects`) are left out, and of several
+    that measure one quantity on different scales the first named counts.
+
+    Args:
+        names: Exact names in order.
+
+    Returns:
+        Names in the same order.
+    """
+    kept: list[str] = []
+    for name in names:
+        twins = next((group for group in _ONE_QUANTITY if name in group), set())
+        if METRICS[name].selects and not twins & set(kept):
+            kept.append(name)
+    return tuple(kept)
+
+
 def unknown_metric(word: str, known: Iterable[str]) -> str:
     """The sentence that says a name is unknown, with the nearest names or all of them."""
     folded = {name.casefold(): name for name in known}
