@@ -1,14 +1,15 @@
 """The page of quality figures, docs/benchmarks.md: our rows beside those measured elsewhere.
 
-    python benchmarks/tables.py --data DATA --anchors ANCHORS --csv docs/quality.csv
-    python benchmarks/tables.py --figures docs/quality.csv --anchors ANCHORS
+    python benchmarks/tables.py --data DATA --anchors ANCHORS --csv CSV --markdown PAGE
+    python benchmarks/tables.py --figures CSV --anchors ANCHORS --markdown PAGE
 
 The first command fuses and measures the test sets under DATA with the rules without learning and
-with every bundled network whose card names the task, the second writes the page again from
-figures that were measured before. ANCHORS holds the CSV files of rows measured elsewhere.
-Everything is scored on luminance. Rows of the anchors carry a mark: † measured elsewhere with an
-equal evaluator, ‡ printed in a paper or a README (two decimals, taken as they are). The rules are
-measured here too: their differences from the anchors show that both rulers agree.
+with every bundled network whose card names the task; the second writes the page again from
+figures that were measured before, but for each network's weakest picture. ANCHORS holds the CSV
+files of rows measured elsewhere. Everything is scored on luminance. Rows of the anchors carry a
+mark: † measured elsewhere with an equal evaluator, ‡ printed in a paper or a README (two decimals,
+taken as they are). The rules are measured here too: their differences from the anchors show that
+both rulers agree.
 """
 
 from __future__ import annotations
@@ -328,6 +329,8 @@ def agreement(ours: Sequence[Summary], anchors: Sequence[Summary]) -> list[str]:
             if name in there
         }
         same = sum(gap < 5e-6 for gap in gaps.values())
+        if not gaps:
+            continue
         worst = max(gaps, key=gaps.__getitem__)
         line = f"{row.method}: {same} of {len(gaps)} columns equal to the 5 printed decimals"
         if same < len(gaps):
@@ -379,7 +382,8 @@ A single column proves nothing: rules without learning (`base_*`) win many of th
 
 Made by
 
-    python benchmarks/tables.py --data DATA --anchors ANCHORS --csv docs/quality.csv
+    python benchmarks/tables.py --data DATA --anchors ANCHORS \\
+        --csv docs/quality.csv --markdown docs/benchmarks.md
 
 ([quality.csv](quality.csv): our rows, all columns; [speed.md](speed.md): seconds and memory).
 """
