@@ -22,6 +22,16 @@ from mgdn_jax.models.refusion import PRESETS, Config
 SMALL = Config(features=4, heads=2, blocks=1)
 
 
+# Goldens run once: compiling, not speed, is what takes the time.
+jit_once = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_backend_optimization_level": 1,
+    },
+)
+
+
 def last(array):
     return np.moveaxis(array, 1, -1)
 
@@ -101,7 +111,7 @@ def test_restormer_block_with_activations_and_gradients():
         out, _ = module(x)
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), (out, mids)
 
-    grads, (out, mids) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    grads, (out, mids) = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     close("block", out, last(golden["out:y"]))
     for name, value in mids.items():
         close(name, value, last(golden[f"mid:{name}"]))
@@ -117,7 +127,7 @@ def test_queries_and_keys_of_zero_have_finite_gradients():
         out = functional.apply(graphdef, params, {}, x)[0][0]
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), out
 
-    grads, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, golden.nhwc("in:x"))
+    grads, out = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, golden.nhwc("in:x"))
     close("zero queries and keys", out, last(golden["out:y"]))
     wanted = block(golden, 16, gradients(golden))[1]
     steep = {"attention/qkv/project/kernel", "attention/qkv/local/kernel"}
@@ -150,7 +160,7 @@ def test_cross_modal_fusion_with_attention_and_gradients():
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), (out, sums)
 
     inputs = golden.nhwc("in:x1"), golden.nhwc("in:x2")
-    grads, (out, sums) = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, *inputs)
+    grads, (out, sums) = jit_once(jax.grad(loss, (0, 1, 2), has_aux=True))(params, *inputs)
     close("afm", out, last(golden["out:y"]))
     for i in (0, 1):
         attention = channel_map(
@@ -198,7 +208,7 @@ def test_networks_with_all_gradients(name):
         total = sum(jnp.sum(v * golden.nhwc(f"in:cotangent_{k}")) for k, v in named.items())
         return total, (named, out)
 
-    grads, (named, out) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    grads, (named, out) = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     for key, value in named.items():
         close(f"{name} {key}", value, last(golden[f"out:{key}"]))
     if network == "Network":
@@ -256,9 +266,9 @@ def test_strips_equal_the_whole_map_with_gradients(monkeypatch):
         return jnp.sum(jnp.sin(9 * fused)), (fused, aux["context"])
 
     run = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    whole = jax.jit(run)(params, a)
+    whole = jit_once(run)(params, a)
     monkeypatch.setattr(restormer, "STRIP_PIXELS", 30)
-    strips = jax.jit(lambda p, a: run(p, a))(params, a)
+    strips = jit_once(lambda p, a: run(p, a))(params, a)
     for ours, wanted in zip(jax.tree.leaves(strips), jax.tree.leaves(whole), strict=True):
         assert np.allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
