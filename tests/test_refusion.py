@@ -10,7 +10,7 @@ from flax import nnx
 from golden import Golden, max_error, relative_error
 from jax.test_util import check_grads
 
-from mgdn_jax import api, conversion, image, models
+from mgdn_jax import conversion, image, models
 from mgdn_jax.errors import InputError
 from mgdn_jax.fuser import Fuser
 from mgdn_jax.layers import functional, restormer
@@ -224,20 +224,29 @@ def test_networks_with_all_gradients(name):
     assert relative_error(grads[1], last(golden["grad:in:x"])) <= 1e-4
 
 
+def drawn(config, spread=0.0):
+    """Start values by NumPy (drawing them with JAX would compile for every shape)."""
+    random = np.random.default_rng(0)
+    graphdef, shapes, _ = models.abstract("refusion", config)
+    params = {}
+    for name, leaf in shapes.items():
+        if name.endswith("kernel"):
+            value = random.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+        else:
+            start = 0.0 if name.endswith("bias") else 1.0
+            value = start + spread * random.normal(size=leaf.shape)
+        params[name] = jnp.asarray(value, jnp.float32)
+    return graphdef, params
+
+
 @functools.cache
 def small():
-    graphdef = models.abstract("refusion", SMALL)[0]
-    params = models.initialise("refusion", SMALL, jax.random.key(0))[1]
-    keys = jax.random.split(jax.random.key(1), len(params))
-    params = {  # biases and temperatures that matter
-        k: v + 0.1 * jax.random.normal(key, v.shape)
-        for (k, v), key in zip(params.items(), keys, strict=True)
-    }
-    return graphdef, params, jax.jit(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
+    graphdef, params = drawn(SMALL, 0.1)
+    return graphdef, params, jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
 
 
 def noise(*shape, seed=0):
-    return jax.random.uniform(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3)])
@@ -303,7 +312,7 @@ def test_second_derivatives():
 def test_a_larger_floor_bounds_the_gradient_of_a_black_source():
     def slope(floor):
         config = Config(features=4, heads=2, blocks=1, norm_floor=floor)
-        graphdef, params, _ = models.initialise("refusion", config, jax.random.key(0))
+        graphdef, params = drawn(config)
 
         def loss(params):
             fused = functional.apply(
@@ -311,7 +320,9 @@ def test_a_larger_floor_bounds_the_gradient_of_a_black_source():
             )[0][0]
             return jnp.sum(fused**2)
 
-        return max(float(jnp.abs(g).max()) for g in jax.tree.leaves(jax.grad(loss)(params)))
+        return max(
+            float(jnp.abs(g).max()) for g in jax.tree.leaves(jit_once(jax.grad(loss))(params))
+        )
 
     steep, gentle = slope(1e-12), slope(1e-3)
     print(f"gradient with a black source: {steep:.0e}, with a larger floor {gentle:.0e}")
@@ -422,4 +433,3 @@ def test_configurations():
     ):
         with pytest.raises(InputError, match=message):
             Config.from_dict(fields)
-    assert api.create("refusion", "mef")[0] == Config()
