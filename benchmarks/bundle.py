@@ -1,6 +1,7 @@
 """Puts a run's weights into the package, with what was measured on them.
 
-    python benchmarks/lytro.py --data LYTRO --model runs/mff/mgdn-mff.safetensors --csv ours.csv
+    python benchmarks/tables.py --data DATA --set Lytro20 --model runs/mff/mgdn-mff.safetensors \
+        --csv ours.csv
     python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors CSV
 
 The tensors are copied bit for bit; the card gains task, inputs, data, padding and the figures of
@@ -12,8 +13,8 @@ import dataclasses
 from pathlib import Path
 
 from mgdn_jax.checkpoint import load_weights, save_weights
-from mgdn_jax.evaluation import read_summaries
 from mgdn_jax.logs import card_text
+from mgdn_jax.scores import read_summaries
 
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 BESIDE = ("MGDN_MFF", "ReFusion_MFIF", "base_focus_guided", "base_laplacian", "base_max")
@@ -31,7 +32,7 @@ def main() -> None:
     """Writes mgdn_jax/weights/NAME.safetensors and NAME.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--figures", type=Path, required=True, help="CSV of benchmarks/lytro.py")
+    parser.add_argument("--figures", type=Path, required=True, help="CSV of benchmarks/tables.py")
     parser.add_argument("--anchors", type=Path, help="CSV of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
     arguments = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
     for method, scores in {name: mine, **{k: beside[k] for k in BESIDE if k in beside}}.items():
         text += f"| {method} | " + " | ".join(f"{scores[k]:.4f}" for k in SHOWN) + " |\n"
     text += (
-        "\nMade by benchmarks/lytro.py; the other rows are anchors measured with the same ruler.\n"
+        "\nMade by benchmarks/tables.py; the other rows are anchors measured with the same ruler.\n"
     )
     (folder / f"{name}.md").write_text(text)
     print(f"bundled {folder / name}.safetensors")

@@ -1,4 +1,4 @@
-"""The command `mgdn`: arguments, errors and exit codes; the work is in `cli_fuse`, `cli_tools`.
+"""The command `mgdn`: arguments, errors and exit codes; the work is in `cli_*`.
 
 Nothing heavy is imported before a command runs, so that help, version and complaints are quick.
 """
@@ -73,13 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="cli_tools:prepare")
-
-    evaluate = commands.add_parser("eval", help="score a fused picture against its two sources")
-    evaluate.add_argument("fused", metavar="FUSED")
-    evaluate.add_argument("a", metavar="A")
-    evaluate.add_argument("b", metavar="B")
-    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    evaluate.set_defaults(run="cli_tools:evaluate")
+    _add_eval(commands)
     return parser
 
 
@@ -122,6 +116,70 @@ def _add_fuse(commands) -> None:
     fuse.set_defaults(run="cli_fuse:fuse")
 
 
+def _add_eval(commands) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="score fused pictures or networks, compare scores",
+        usage="mgdn eval FUSED [FUSED ...] A B [options]\n"
+        "       mgdn eval [FUSED ...] --model NAME [NAME ...] --data A B [options]\n"
+        "       mgdn eval FUSED --truth TRUTH [options]\n"
+        "       mgdn eval --compare CSV CSV [...]",
+        description="Scores one or more methods' fused pictures against their two sources A and "
+        "B, on luminance: three files, or folders matched by file name. Networks are run and "
+        "scored with --model. Rules without learning are scored beside them.",
+    )
+    command.add_argument(
+        "inputs", nargs="*", metavar="PICTURES", help="files or folders, see above"
+    )
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME|FILE",
+        help="fuse with these networks (see mgdn models) or rules (base_mean, base_max, "
+        "base_laplacian, base_focus_guided) and score the results",
+    )
+    command.add_argument(
+        "--data",
+        nargs="+",
+        metavar="A B|DIR|SET",
+        help="the sources: two folders or files, a folder with two subfolders, or a prepared set",
+    )
+    command.add_argument(
+        "--truth", metavar="DIR|FILE", help="what the pictures should have been, for *_gt metrics"
+    )
+    command.add_argument(
+        "--metrics",
+        metavar="LIST",
+        help="names, groups, standard or all, with commas between (standard: EN SD SF MI SCD VIF "
+        "Qabf SSIM)",
+    )
+    command.add_argument(
+        "--variant",
+        choices=("standard", "cddfuse"),
+        default="standard",
+        help="what SSIM and PSNR mean: data range and peak 255, or as in the CDDFuse tables",
+    )
+    command.add_argument("--no-baselines", action="store_true", help="score no rules on the side")
+    command.add_argument("--beside", metavar="CSV", help="rows of means measured elsewhere")
+    command.add_argument("--dataset", metavar="NAME", help="which data set of --beside")
+    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
+    command.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write all of it; alone: to stdout"
+    )
+    command.add_argument("--report", metavar="DIR", help="write a page to look at: DIR/index.html")
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="CSV",
+        help="test whether the first of these tables of scores is better than the others",
+    )
+    command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
+    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    command.set_defaults(run="cli_eval:evaluate")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -137,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         arguments = build_parser().parse_args(argv)
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")

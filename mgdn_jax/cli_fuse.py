@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax import codec, files, zoo
+from mgdn_jax.cli_output import print_json
 from mgdn_jax.errors import InputError
 
 
@@ -214,19 +214,6 @@ def _gray_levels(pixels: np.ndarray) -> np.ndarray:
         largest = np.iinfo(pixels.dtype).max if pixels.dtype == np.uint16 else 1.0
         pixels = pixels.astype(np.float64) * (255.0 / largest)
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-
-
-def print_json(content: Any) -> None:
-    """One JSON object on stdout; NaN and infinity, which JSON lacks, become null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(entry) for key, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    print(json.dumps(plain(content)))
 
 
 class _Voice:

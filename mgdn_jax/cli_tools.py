@@ -1,12 +1,12 @@
-"""`mgdn models`, `mgdn convert`, `mgdn data prepare` and `mgdn eval`."""
+"""`mgdn models`, `mgdn convert` and `mgdn data prepare`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from mgdn_jax import files, zoo
-from mgdn_jax.cli_fuse import print_json, score
+from mgdn_jax import zoo
+from mgdn_jax.cli_output import print_json
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -73,15 +73,4 @@ def prepare(arguments: argparse.Namespace) -> int:
         print_json({"output": str(folder)})
     else:
         print(f"result  {folder}")
-    return 0
-
-
-def evaluate(arguments: argparse.Namespace) -> int:
-    """Scores one fused picture against its sources; returns 0."""
-    scores = score(*files.load_pictures([arguments.fused, arguments.a, arguments.b]))
-    if arguments.json:
-        print_json(scores)
-    else:
-        for name, value in scores.items():
-            print(f"{name:<6}{value:.4f}")
     return 0

@@ -1,185 +1,171 @@
-"""From pictures to tables: scoring fusion methods over image pairs, mean ranks, CSV.
+"""From pictures to scores: fusion methods over sets of image pairs, in parallel.
 
-A method is any callable `fuse(a, b) -> picture`; this room knows no network. The metrics are
-those of `mgdn_jax.metrics`; column titles are the exact names (`SSIM_dr255`, not `SSIM`), so
-that figures of two evaluator variants never share one.
+A method is a callable `fuse(a, b) -> picture`, a set of stored results, or a rule without
+learning; this room knows no network. The metrics are those of `mgdn_jax.metrics`, on luminance.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from mgdn_jax import files
 from mgdn_jax import metrics as ruler
-from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
+from mgdn_jax.scores import Scores, Table
 
 Source: TypeAlias = np.ndarray | str | os.PathLike[str]
 Fuse: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Scores: TypeAlias = Mapping[str, float]
-
-ANCHOR_NAMES: Mapping[str, str] = {"PSNR_peakF": "PSNR"}
-"""Titles in the anchors' files of metrics that carry an exact name here."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one scene.
+    """Two pictures of one scene, or what a picture should have been, or both.
 
     Attributes:
         name: Title of the row, unique among the pairs.
-        a: First source: `(H, W)` or `(H, W, 3)` array, or the path of an image file.
+        a: First source: `(H, W)` or `(H, W, C)` array, or the path of an image file; None where
+            only `truth` is compared.
         b: Second source, likewise.
+        truth: Ground truth, for the metrics that need one.
     """
 
     name: str
-    a: Source
-    b: Source
+    a: Source | None
+    b: Source | None
+    truth: Source | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A method whose results lie in files.
+
+    Attributes:
+        pictures: Name of a pair to the path of its fused image.
+    """
+
+    pictures: Mapping[str, str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A method without a device, cheap enough to run where its result is scored.
+
+    Attributes:
+        fuse: Picklable callable, given the luminance of both sources as uint8.
+    """
+
+    fuse: Fuse
+
+
+Method: TypeAlias = Fuse | Stored | Rule
+
+
+class MethodError(RuntimeError):
+    """A rule or a metric failed on a picture; the message names the exception and its words."""
 
 
 @dataclass
-class Table:
-    """Scores of one method.
+class _Task:
+    """One pair on its way to be scored; everything in it can be sent to another process."""
 
-    Attributes:
-        columns: Exact metric names.
-        rows: Image name to `{column: value}`; NaN and infinity are kept as they came.
-        failures: Image name to the sentence that says why it has no row.
-    """
-
-    columns: tuple[str, ...]
-    rows: dict[str, dict[str, float]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def mean(self) -> dict[str, float]:
-        """Arithmetic mean of the finite values of each column; NaN where there is none."""
-        means = {}
-        for column in self.columns:
-            finite = [r[column] for r in self.rows.values() if math.isfinite(r[column])]
-            means[column] = float(np.mean(finite)) if finite else math.nan
-        return means
-
-    def invalid(self) -> dict[str, int]:
-        """For each column that has any, how many values are NaN or infinite."""
-        counts = {
-            column: sum(not math.isfinite(row[column]) for row in self.rows.values())
-            for column in self.columns
-        }
-        return {column: count for column, count in counts.items() if count}
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes one row an image and a last row `mean`, values in full precision.
-
-        Args:
-            path: The file to be; replaced as a whole.
-
-        Raises:
-            InputError: if the place cannot be written.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", *self.columns])
-        for name, row in [*self.rows.items(), ("mean", self.mean())]:
-            writer.writerow([name, *(repr(float(row[column])) for column in self.columns)])
-        write_atomically(path, text.getvalue().encode())
-
-
-def _read(source: Source) -> np.ndarray:
-    return source if isinstance(source, np.ndarray) else files.read_image(source)
+    pair: Pair
+    made: dict[str, Source | Rule | Exception]  # a picture, how to make it, or why there is none
+    wanted: tuple[str, ...]
+    keep: bool  # whether the pictures are to come back
+    unit: bool = False  # floating-point pictures among `made` are in 0..1
+    scores: dict[str, Scores] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
 
 def evaluate_methods(
-    methods: Mapping[str, Fuse],
+    methods: Mapping[str, Method],
     pairs: Iterable[Pair | tuple[str, Source, Source]],
     *,
     metrics: Sequence[str] = ruler.STANDARD,
     variant: str = "standard",
     on_result: Callable[[str, str, np.ndarray, Scores], None] | None = None,
+    on_pair: Callable[[str], None] | None = None,
+    workers: int = 0,
 ) -> dict[str, Table]:
     """Fuses every pair with every method and scores the results on luminance.
 
-    Pairs are read one at a time, and the sources' part of the metrics is computed once for all
-    methods.
+    Pairs are read a few at a time, and the sources' part of the metrics is computed once for all
+    methods. Callables run in this process, one pair after the other.
 
     Args:
-        methods: Name to `fuse(a, b)`, which gets the pictures as they were read and returns
-            one of their height and width, gray or colour, uint8 (or floating point in 0..255).
+        methods: Name to method. A callable gets the pictures as they were read and returns one of
+            their height and width, gray or colour, in their dtype (or floating point in 0..255 if
+            they are integers).
         pairs: `Pair`s or `(name, a, b)`.
         metrics: Names, see `mgdn_jax.metrics.METRICS`.
         variant: `standard` or `cddfuse`, see `mgdn_jax.metrics.resolve`.
-        on_result: Called after each success as `on_result(method, pair name, fused, scores)`,
-            to save pictures or show progress.
+        on_result: Called after each success as `on_result(method, pair name, fused, scores)`, in
+            the order of the pairs, to save or collect pictures.
+        on_pair: Called as `on_pair(pair name)` when a pair is done, failed or not: for progress.
+        workers: Processes that read, measure and apply rules; 0 does it here. They start afresh
+            (spawn), so a script that asks for them needs the usual `if __name__ == "__main__"`.
 
     Returns:
         Name to table. An image that cannot be read, fused or measured is listed in the
         `failures` of the tables concerned; the others are not lost.
 
     Raises:
-        InputError: on unknown metrics, on two pairs of one name, and if there are no pairs.
+        InputError: on unknown metrics, on two pairs of one name, if there are no pairs, and if
+            the system killed a worker.
         Exception: the first failure itself, if not one picture could be scored.
     """
-    wanted = [ruler.resolve(name, variant).name for name in metrics]
-    tables = {method: Table(tuple(wanted)) for method in methods}
-    first_failure: Exception | None = None
-    scored = False
+    wanted = tuple(ruler.resolve(name, variant).name for name in metrics)
+    tables = {method: Table(wanted) for method in methods}
+    failures: list[Exception] = []
     seen: set[str] = set()
-    for given in pairs:
-        pair = given if isinstance(given, Pair) else Pair(*given)
-        if pair.name in seen:
-            raise InputError(f"two image pairs are called {pair.name}: give each its own name.")
-        seen.add(pair.name)
-        try:
-            a, b = _read(pair.a), _read(pair.b)
-            gray_a, gray_b = ruler.prepare(a), ruler.prepare(b)
-        except Exception as failure:
-            first_failure = first_failure or failure
-            for table in tables.values():
-                table.failures[pair.name] = _sentence(failure)
-            continue
-        for method, fuse in methods.items():
-            # A batch must survive whatever one picture does to a method, hence every Exception.
-            try:
-                fused = fuse(a, b)
-                scores = ruler.evaluate(fused, gray_a, gray_b, wanted)
-            except Exception as failure:
-                first_failure = first_failure or failure
-                tables[method].failures[pair.name] = _sentence(failure)
-                continue
-            scored = True
-            tables[method].rows[pair.name] = scores
-            if on_result:
-                on_result(method, pair.name, fused, scores)
+
+    def record(task: _Task) -> None:
+        name = task.pair.name
+        for method, table in tables.items():
+            if method in task.failures:
+                failures.append(task.failures[method])
+                table.failures[name] = _sentence(task.failures[method])
+            else:
+                table.rows[name] = dict(task.scores[method])
+                if on_result:
+                    picture = task.made[method]
+                    assert isinstance(picture, np.ndarray)
+                    on_result(method, name, picture, task.scores[method])
+        if on_pair:
+            on_pair(name)
+
+    tasks = (_prepare(pair, methods, wanted, on_result is not None) for pair in _named(pairs, seen))
+    if workers < 1:
+        for task in tasks:
+            record(_measure(task))
+    else:
+        _spread(tasks, workers, record)
     if not seen:
         raise InputError("there are no image pairs to evaluate: give at least one.")
-    if first_failure and not scored:
-        raise first_failure
+    if failures and not any(table.rows for table in tables.values()):
+        raise failures[0]
     return tables
 
 
-def _sentence(failure: Exception) -> str:
-    text = str(failure) or "no message."
-    return text if isinstance(failure, InputError) else f"{type(failure).__name__}: {text}"
-
-
 def evaluate_pairs(
-    fuse: Fuse,
+    fuse: Method,
     pairs: Iterable[Pair | tuple[str, Source, Source]],
     *,
     metrics: Sequence[str] = ruler.STANDARD,
     variant: str = "standard",
     on_result: Callable[[str, np.ndarray, Scores], None] | None = None,
+    workers: int = 0,
 ) -> Table:
     """Fuses every pair with one method and scores the results on luminance.
 
@@ -189,6 +175,7 @@ def evaluate_pairs(
         metrics: Names.
         variant: `standard` or `cddfuse`.
         on_result: Called after each success as `on_result(pair name, fused, scores)`.
+        workers: See `evaluate_methods`.
 
     Returns:
         The table, with failed pairs listed in it.
@@ -198,178 +185,242 @@ def evaluate_pairs(
         Exception: the first failure itself, if not one picture could be scored.
     """
     forward = None if on_result is None else (lambda _, *rest: on_result(*rest))
-    return evaluate_methods({"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward)[
-        ""
-    ]
+    tables = evaluate_methods(
+        {"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward, workers=workers
+    )
+    return tables[""]
 
 
-def mean_ranks(rows: Mapping[str, Scores], metrics: Sequence[str]) -> dict[str, float]:
-    """Mean over metrics of each row's rank among all rows.
-
-    Rank 1 is the best value in the metric's own direction, ties share the mean of their ranks,
-    NaN ranks last.
-
-    Args:
-        rows: Row name to values.
-        metrics: Names to rank by, all present in every row.
-
-    Returns:
-        Row name to mean rank, 1..len(rows), in the order of `rows`.
-
-    Raises:
-        InputError: if a row lacks a metric, or no metric is given.
-    """
-    if not metrics:
-        raise InputError("mean ranks need at least one metric: name one.")
-    total: NDArray[np.float64] = np.zeros(len(rows))
-    for name in metrics:
-        lacking = [row for row, values in rows.items() if name not in values]
-        if lacking:
-            raise InputError(f"{lacking[0]} has no value of {name}: leave that metric or row out.")
-        values = np.array([values[name] for values in rows.values()], dtype=np.float64)
-        worse = -values if ruler.resolve(name).higher_is_better else values
-        total += _ranks(np.where(np.isnan(worse), np.inf, worse))
-    return dict(zip(rows, (total / len(metrics)).tolist(), strict=True))
+def _named(pairs: Iterable[Pair | tuple[str, Source, Source]], seen: set[str]) -> Iterable[Pair]:
+    for given in pairs:
+        pair = given if isinstance(given, Pair) else Pair(*given)
+        if pair.name in seen:
+            raise InputError(f"two image pairs are called {pair.name}: give each its own name.")
+        seen.add(pair.name)
+        yield pair
 
 
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1 for the smallest value, ties sharing the mean of theirs."""
-    smaller = (values[:, None] > values).sum(axis=1)
-    equal = (values[:, None] == values).sum(axis=1)  # itself included
-    return smaller + (equal + 1) / 2
-
-
-@dataclass
-class Summary:
-    """Means of one method over a data set: a row of the anchors' files.
-
-    Attributes:
-        dataset: Name of the test set.
-        method: Name of the method.
-        n: Number of pairs averaged.
-        values: Column title to mean.
-        invalid: Column title to the number of pairs left out of its mean.
-    """
-
-    dataset: str
-    method: str
-    n: int
-    values: dict[str, float]
-    invalid: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, dataset: str, method: str, table: Table) -> Summary:
-        """Averages a table, its columns renamed to the anchors' titles."""
-        return cls(
-            dataset,
-            method,
-            len(table.rows),
-            {ANCHOR_NAMES.get(name, name): value for name, value in table.mean().items()},
-            {ANCHOR_NAMES.get(name, name): count for name, count in table.invalid().items()},
-        )
-
-
-def read_summaries(path: str | os.PathLike[str]) -> list[Summary]:
-    """Reads a file of the anchors' format: `dataset,method,n,<metrics...>,invalid`.
-
-    Args:
-        path: A CSV file; the column `invalid` may be absent, empty cells are left out.
-
-    Returns:
-        Its rows in order.
-
-    Raises:
-        InputError: if the file is missing or not of this format.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read: give a CSV file of mean scores.") from None
-    return list(_parse(text, os.fspath(path)))
-
-
-def _parse(text: str, path: str) -> Iterator[Summary]:
-    reader = csv.DictReader(io.StringIO(text))
-    titles = reader.fieldnames or []
-    if list(titles[:3]) != ["dataset", "method", "n"]:
-        raise InputError(
-            f"{path} is no table of mean scores: its first columns must be dataset,method,n."
-        )
-    columns = [title for title in titles[3:] if title != "invalid"]
-    for number, row in enumerate(reader, start=2):
+def _prepare(
+    pair: Pair, methods: Mapping[str, Method], wanted: tuple[str, ...], keep: bool
+) -> _Task:
+    """The pair with what each method makes of it; runs the callables."""
+    task = _Task(pair, {}, wanted, keep)
+    sources: tuple[np.ndarray, np.ndarray] | Exception | None = None
+    # A batch must survive whatever one picture does to a method, hence every Exception.
+    for name, method in methods.items():
         try:
-            counts = (item.split("=") for item in (row.get("invalid") or "").split())
-            yield Summary(
-                row["dataset"],
-                row["method"],
-                int(row["n"]),
-                {title: float(row[title]) for title in columns if row[title]},
-                {name: int(count) for name, count in counts},
+            if isinstance(method, Rule):
+                task.made[name] = method
+            elif isinstance(method, Stored):
+                if pair.name not in method.pictures:
+                    raise InputError(f"{name} has no picture called {pair.name}.")
+                task.made[name] = method.pictures[pair.name]
+            else:
+                if sources is None:
+                    sources = _both(pair)
+                if isinstance(sources, Exception):
+                    raise sources
+                task.made[name] = np.asarray(method(*sources))
+        except Exception as failure:
+            task.made[name] = failure
+    if isinstance(sources, tuple):  # read already: the worker need not do it again
+        task.unit = not isinstance(pair.a, np.ndarray) and sources[0].dtype.kind == "f"
+        task.pair = Pair(pair.name, *sources, pair.truth)
+    return task
+
+
+def _both(pair: Pair) -> tuple[np.ndarray, np.ndarray] | Exception:
+    try:
+        if pair.a is None or pair.b is None:
+            raise InputError(f"{pair.name} has no two sources to fuse: give both.")
+        return _read(pair.a), _read(pair.b)
+    except Exception as failure:
+        return failure
+
+
+def _read(source: Source) -> np.ndarray:
+    return source if isinstance(source, np.ndarray) else files.read_image(source)
+
+
+def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None]) -> None:
+    """Measures tasks in other processes; records them here, in order, a bounded number ahead."""
+    # Spawned, not forked: this process may hold threads and devices of JAX.
+    others = set(multiprocessing.active_children())
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _ignore_interrupts
+    )
+    waiting: collections.deque[concurrent.futures.Future[_Task]] = collections.deque()
+    try:
+        for task in tasks:
+            with _held_interrupts():
+                waiting.append(pool.submit(_measure, task))
+            if len(waiting) > 2 * workers:
+                record(waiting.popleft().result())
+        while waiting:
+            record(waiting.popleft().result())
+    except BrokenProcessPool:
+        raise InputError(
+            "a scoring process was ended by the system, which is usually short of memory then: "
+            "use fewer processes (--jobs 1)."
+        ) from None
+    except BaseException:  # Ctrl-C above all: nobody waits for pictures that nobody wants
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Ctrl-C waits; a process started meanwhile never hears it, not even while it imports."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:  # Windows
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+
+def _measure(task: _Task) -> _Task:
+    """Scores what every method made of one pair; drops the pictures nobody asked for."""
+    try:
+        judge = _Judge(task)
+    except Exception as failure:
+        task.failures = dict.fromkeys(task.made, _portable(failure))
+    else:
+        for name, made in task.made.items():
+            try:
+                task.made[name], task.scores[name] = judge.score(name, made)
+            except Exception as failure:
+                task.failures[name] = failure if failure is made else _portable(failure)
+    if not task.keep:
+        task.made = {}
+    # The sources stay behind: the way back to the parent is paid by the byte.
+    task.pair = Pair(task.pair.name, None, None)
+    return task
+
+
+def _portable(failure: Exception) -> Exception:
+    """The failure in a form that surely survives the way to another process."""
+    return failure if type(failure) is InputError else MethodError(_sentence(failure))
+
+
+class _Judge:
+    """The sources and the truth of one pair, ready to measure any number of fused pictures."""
+
+    def __init__(self, task: _Task):
+        self._unit = task.unit
+        self._name = task.pair.name
+        self._metrics = [ruler.METRICS[name] for name in task.wanted]
+        self._domain = _domain(self._metrics)
+        needs = {role for metric in self._metrics for role in metric.needs}
+        if any(isinstance(made, Rule) for made in task.made.values()):
+            needs |= {"a", "b"}
+        self._images: dict[str, ruler.Gray | np.ndarray] = {}
+        self._titles: dict[str, str] = {}
+        for role in ("a", "b", "truth"):
+            source = getattr(task.pair, role)
+            if source is None and role not in needs:
+                continue
+            if source is None:
+                names = ", ".join(m.name for m in self._metrics if role in m.needs)
+                kind = "ground truth" if role == "truth" else "two sources"
+                raise InputError(f"{names} needs the {kind} of {self._name}: give them.")
+            given = isinstance(source, np.ndarray)
+            self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
+            unit = self._unit or not given
+            domain = self._domain if role == "truth" else "gray"
+            self._images[role] = _pixels(_read(source), self._titles[role], unit, domain)
+
+    def score(self, method: str, made: Source | Rule | Exception) -> tuple[np.ndarray, Scores]:
+        """The fused picture and its scores."""
+        title, unit = f"{method or 'the result'} of {self._name}", self._unit
+        if isinstance(made, Exception):
+            raise made
+        if isinstance(made, Rule):
+            a, b = (np.asarray(self._images[r].pixels, np.uint8) for r in ("a", "b"))  # type: ignore[union-attr]
+            self._compare_sizes({self._titles["a"]: a.shape, self._titles["b"]: b.shape})
+            picture = made.fuse(a, b)
+        elif isinstance(made, np.ndarray):
+            picture = made
+        else:
+            title, unit = os.fspath(made), True
+            picture = files.read_image(made)
+        fused = _pixels(picture, title, unit, self._domain)
+        sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
+        self._compare_sizes({title: fused.shape, **sizes})
+        self._check_side(title, *fused.shape[:2])
+        images = {"fused": fused, **self._images}
+        scores = {m.name: float(m.fn(*(images[r] for r in m.needs))) for m in self._metrics}
+        return picture, scores
+
+    def _compare_sizes(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
+        (first, size), *others = sizes.items()
+        for title, other in others:
+            if other[:2] != size[:2]:
+                raise InputError(
+                    f"{first} is {size[1]}x{size[0]} but {title} is {other[1]}x{other[0]}; "
+                    "pictures to compare must have the same size."
+                )
+
+    def _check_side(self, title: str, height: int, width: int) -> None:
+        small = [m for m in self._metrics if m.min_side > min(height, width)]
+        if small:
+            listed = ", ".join(f"{m.name} ({m.min_side})" for m in small)
+            raise InputError(
+                f"{title} is {width}x{height}, too small for {listed}: leave these metrics out "
+                "(--metrics) or the picture."
             )
-        except (TypeError, ValueError):
-            raise InputError(f"{path}, line {number}, is not a row of numbers: mend it.") from None
 
 
-def write_summaries(
-    path: str | os.PathLike[str], summaries: Sequence[Summary], columns: Sequence[str]
-) -> None:
-    """Writes the anchors' format, 5 decimals, empty cells where a row lacks a column.
-
-    Args:
-        path: The file to be; replaced as a whole.
-        summaries: Rows in order.
-        columns: Titles of the metrics in order.
-
-    Raises:
-        InputError: if the place cannot be written.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "method", "n", *columns, "invalid"])
-    for row in summaries:
-        cells = [f"{row.values[c]:.5f}" if c in row.values else "" for c in columns]
-        invalid = " ".join(f"{name}={count}" for name, count in row.invalid.items())
-        writer.writerow([row.dataset, row.method, row.n, *cells, invalid])
-    write_atomically(path, text.getvalue().encode())
+def _domain(metrics: Sequence[ruler.Metric]) -> str:
+    """What kind of pixels all the metrics take."""
+    by_domain = {metric.domain: metric.name for metric in metrics}
+    if len(by_domain) > 1:
+        raise InputError(
+            f"{' and '.join(by_domain.values())} take different pixels "
+            f"({' and '.join(by_domain)}): ask for them in separate calls."
+        )
+    return next(iter(by_domain), "gray")
 
 
-def rich_table(
-    rows: Mapping[str, Scores],
-    names: Sequence[str],
-    *,
-    title: str = "",
-    ranks: Mapping[str, float] | None = None,
-) -> RichTable:
-    """A terminal table with direction arrows; the best value is bold, the second underlined.
+def _pixels(picture: np.ndarray, title: str, unit: bool, domain: str) -> ruler.Gray | np.ndarray:
+    """Pixels of any dtype as the metrics of a domain take them.
 
     Args:
-        rows: Row name to values; a missing value shows as a dash.
-        names: Columns in order.
-        title: Line above the table.
-        ranks: Mean ranks for a last column, if wanted.
-
-    Returns:
-        A table for `rich.console.Console.print`, rows in the given order.
+        picture: `(H, W)` or `(H, W, C)`, C in 1 to 4; alpha is left out.
+        title: What to call it in a complaint.
+        unit: Floating-point pixels are in 0..1, as those of image files; else in 0..255.
+        domain: `gray` gives luminance in 0..255, `linear` floats in 0..1, `metres` the floats
+            as they are.
     """
-    table = RichTable(title=title or None)
-    table.add_column("method", no_wrap=True)
-    marks: dict[str, dict[float, str]] = {}
-    for name in names:
-        metric = ruler.resolve(name)
-        table.add_column(f"{name} {metric.arrow}", justify="right")
-        present = {row[name] for row in rows.values() if math.isfinite(row.get(name, math.nan))}
-        best = sorted(present, reverse=metric.higher_is_better)
-        marks[name] = dict(zip(best, ("bold", "underline"), strict=False))
-    if ranks is not None:
-        table.add_column("mean rank ↓", justify="right")
-    for method, row in rows.items():
-        cells = [_cell(row.get(name), marks[name]) for name in names]
-        if ranks is not None:
-            cells.append(Text(f"{ranks[method]:.2f}"))
-        table.add_row(Text(method), *cells)
-    return table
+    pixels = files.without_alpha(np.asarray(picture))
+    floating = pixels.dtype.kind == "f"
+    if domain == "metres":
+        if not floating:
+            raise InputError(f"{title} is {pixels.dtype}; depth in metres needs float pixels.")
+        return pixels[..., 0]
+    if floating and (unit or domain == "linear"):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= -1e-6 and high <= 1 + 1e-6):
+            raise InputError(
+                f"{title} has float pixels from {low:.4g} to {high:.4g}; scale them to [0, 1] "
+                "first."
+            )
+    if domain == "linear":
+        return files.to_float(pixels)
+    return ruler.prepare(pixels.astype(np.float64) * 255.0 if floating and unit else pixels)
 
 
-def _cell(value: float | None, marks: Mapping[float, str]) -> Text:
-    # Text, not markup: a method's name may hold brackets.
-    return Text("-") if value is None else Text(f"{value:.4f}", style=marks.get(value, ""))
+def _sentence(failure: Exception) -> str:
+    text = str(failure) or "no message."
+    told = isinstance(failure, (InputError, MethodError))
+    return text if told else f"{type(failure).__name__}: {text}"

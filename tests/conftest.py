@@ -8,23 +8,22 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 ).strip()
 
-# Published checkpoints may not be redistributed; their tests run where the material lies.
+# Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
-PUBLISHED = SHARED / "weights" / "mgdn" / "62000_E.pth"
+NEEDS = {
+    "test_published.py": ("published checkpoints", "weights/mgdn/62000_E.pth"),
+    "test_published_refusion.py": ("published checkpoints", "weights/refusion/ReFusion_IVIF.pth"),
+    "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
+}
+PUBLISHED = SHARED / NEEDS["test_published.py"][1]
 
-REFUSION = SHARED / "weights" / "refusion" / "ReFusion_IVIF.pth"
-
-collect_ignore = [
-    name
-    for name, path in (
-        ("test_published.py", PUBLISHED),
-        ("test_published_refusion.py", REFUSION),
-    )
-    if not path.is_file()
-]
+collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     """Says which tests are collected: nothing is skipped silently."""
-    state = "collected" if not collect_ignore else f"not all there, without {collect_ignore}"
-    return f"published checkpoints (MGDN_SHARED): {state}"
+    return [
+        f"{what} (MGDN_SHARED): "
+        + (f"absent, {test} is not collected" if test in collect_ignore else "collected")
+        for test, (what, _) in NEEDS.items()
+    ]

@@ -10,7 +10,7 @@ import pytest
 
 from mgdn_jax import data
 from mgdn_jax.codec import encode_jpeg, encode_png
-from mgdn_jax.data.augment import crop_around, mirror_index
+from mgdn_jax.data.augmentation import crop_around, mirror_index
 from mgdn_jax.data.builders import label_ids
 from mgdn_jax.errors import InputError
 

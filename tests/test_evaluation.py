@@ -1,17 +1,10 @@
-import csv
-import importlib.util
-import io
-import math
-from pathlib import Path
-
 import numpy as np
 import pytest
-from rich.console import Console
 
 from mgdn_jax import baselines, evaluation, files
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation import Pair, Summary, Table, mean_ranks
+from mgdn_jax.evaluation import Pair, Rule, Stored
 
 
 def pictures(n, shape=(48, 50, 3), seed=0):
@@ -66,7 +59,7 @@ def test_a_failing_pair_does_not_lose_the_others(tmp_path):
     assert list(table.failures) == ["p1", "p2", "p3"]
     assert "broken.png" in table.failures["p1"]
     assert table.failures["p2"] == "RuntimeError: out of memory"
-    assert "fused 40x50" in table.failures["p3"]
+    assert "of p3 is 50x40" in table.failures["p3"]
 
 
 def test_a_method_that_fails_leaves_the_other_methods_alone():
@@ -93,162 +86,139 @@ def test_bad_calls():
         evaluation.evaluate_pairs(baselines.mean, pairs, metrics=("Q",))
 
 
-def test_means_leave_out_what_is_not_finite():
-    table = Table(
-        ("CC", "PSNR_peakF", "EN"),
-        {
-            "x": {"CC": 0.5, "PSNR_peakF": math.inf, "EN": 1.0},
-            "y": {"CC": math.nan, "PSNR_peakF": -math.inf, "EN": 2.0},
-        },
-    )
-    mean = table.mean()
-    assert mean["CC"] == 0.5
-    assert math.isnan(mean["PSNR_peakF"])
-    assert mean["EN"] == 1.5
-    assert table.invalid() == {"CC": 1, "PSNR_peakF": 2}
-
-
-def test_csv_of_a_table(tmp_path):
-    table = evaluation.evaluate_pairs(baselines.mean, pictures(2), metrics=("EN", "MSE"))
-    table.to_csv(tmp_path / "out.csv")
-    rows = list(csv.reader((tmp_path / "out.csv").read_text().splitlines()))
-    assert rows[0] == ["image", "EN", "MSE"]
-    assert [row[0] for row in rows[1:]] == ["p0", "p1", "mean"]
-    assert float(rows[1][1]) == table.rows["p0"]["EN"]
-    assert float(rows[3][2]) == table.mean()["MSE"]
-
-
-def test_mean_ranks_by_hand():
-    rows = {
-        "a": {"EN": 7.0, "MSE": 10.0, "CC": 0.9},
-        "b": {"EN": 8.0, "MSE": 30.0, "CC": math.nan},
-        "c": {"EN": 7.0, "MSE": 20.0, "CC": 0.95},
-    }
-    # EN: b 1, a and c share 2.5. MSE, lower is better: a 1, c 2, b 3. CC: c 1, a 2, NaN last.
-    ranks = mean_ranks(rows, ("EN", "MSE", "CC"))
-    assert ranks == pytest.approx({"a": 5.5 / 3, "b": 7 / 3, "c": 5.5 / 3})
-    assert list(ranks) == ["a", "b", "c"]
-    assert mean_ranks(rows, ("MSE",)) == {"a": 1, "b": 3, "c": 2}
-
-
-def test_mean_ranks_refuse_gaps():
-    with pytest.raises(InputError, match="b has no value of MI"):
-        mean_ranks({"a": {"MI": 1.0}, "b": {}}, ("MI",))
-    with pytest.raises(InputError, match="at least one metric"):
-        mean_ranks({"a": {"MI": 1.0}}, ())
-
-
-ANCHORS = """dataset,method,n,EN,SCD,PSNR,invalid
-Set,base_max,20,7.41234,0.25000,26.00000,SCD=11
-Set,other+jpeg75,20,7.00000,,25.00000,
-"""
-
-
-def test_anchors_round_trip(tmp_path):
-    path = tmp_path / "anchors.csv"
-    path.write_text(ANCHORS)
-    rows = evaluation.read_summaries(path)
-    assert rows[0] == Summary(
-        "Set", "base_max", 20, {"EN": 7.41234, "SCD": 0.25, "PSNR": 26.0}, {"SCD": 11}
-    )
-    assert rows[1].values == {"EN": 7.0, "PSNR": 25.0}
-    evaluation.write_summaries(tmp_path / "copy.csv", rows, ("EN", "SCD", "PSNR"))
-    assert (tmp_path / "copy.csv").read_text() == ANCHORS
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,EN\nx,1\n", "first columns must be dataset,method,n"),
-        ("", "first columns"),
-        ("dataset,method,n,EN\nS,x,20,seven\n", "line 2"),
-        ("dataset,method,n,EN\nS,x,20,7\nS\n", "line 3"),
-    ],
-)
-def test_files_that_are_no_anchors(tmp_path, text, message):
-    path = tmp_path / "bad.csv"
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        evaluation.read_summaries(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        evaluation.read_summaries(tmp_path / "absent.csv")
-
-
-def test_summary_of_a_table_speaks_the_anchors_language():
-    table = Table(("PSNR_peakF",), {"x": {"PSNR_peakF": 30.0}, "y": {"PSNR_peakF": math.inf}})
-    row = Summary.of("Set", "ours", table)
-    assert (row.n, row.values, row.invalid) == (2, {"PSNR": 30.0}, {"PSNR": 1})
-
-
-def test_terminal_table_marks_the_best():
-    rows = {"[a]": {"EN": 7.0, "MSE": 1.0}, "b": {"EN": 8.0, "MSE": 2.0}, "c": {"EN": 6.0}}
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=80, color_system="standard")
-    ranks = {"[a]": 1.5, "b": 1.5, "c": 3.0}
-    console.print(evaluation.rich_table(rows, ("EN", "MSE"), ranks=ranks))
-    text = out.getvalue()
-    assert "EN ↑" in text
-    assert "MSE ↓" in text
-    assert "[a]" in text
-    assert "\x1b[1m8.0000" in text  # bold: the best
-    assert "\x1b[1m1.0000" in text
-    assert "\x1b[4m7.0000" in text  # underlined: the second
-
-
-def benchmark():
-    path = Path(__file__).parents[1] / "benchmarks" / "lytro.py"
-    spec = importlib.util.spec_from_file_location("lytro", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_lytro_benchmark_on_two_small_pairs(tmp_path, capsys):
-    lytro = benchmark()
-    pairs = pictures(2, (161, 162, 3))
+def saved(folder, pairs):
+    """The pairs as files, and a folder of results by the maximum."""
+    kept = []
     for pair in pairs:
-        files.write_image(tmp_path / "near" / f"{pair.name}.png", pair.a)
-        files.write_image(tmp_path / "far" / f"{pair.name}.png", pair.b)
-    # Our own figures as anchors, one of them spoilt, and one method of somebody else's.
-    data = ["--data", str(tmp_path)]
-    assert lytro.main([*data, "--csv", str(tmp_path / "anchors.csv")]) == 0
-    rows = evaluation.read_summaries(tmp_path / "anchors.csv")
-    assert [row.method for row in rows[:2]] == ["base_mean", "base_mean+jpeg75"]
-    rows[0].values["VIF"] += 0.5
-    rows.append(Summary("Set", "theirs", 2, dict(rows[0].values)))
-    evaluation.write_summaries(tmp_path / "anchors.csv", rows, lytro.COLUMNS)
-
-    outputs = [
-        *("--anchors", str(tmp_path / "anchors.csv"), "--markdown", str(tmp_path / "page.md")),
-        *("--pictures", str(tmp_path / "out"), "--per-image", str(tmp_path / "scores")),
-    ]
-    args = lytro._arguments([*data, *outputs])
-    capsys.readouterr()
-    console = Console(width=150)
-    assert lytro.run(args, {"ours": baselines.maximum}, console) == 0
-    text = capsys.readouterr().out
-    assert "theirs †" in text
-    assert "base_mean: 16 of 17 columns equal" in text
-    assert "largest difference 0.50000 (VIF" in text
-    assert "base_max: 17 of 17 columns equal" in text
-    assert "ours+jpeg75: Qabf" in text
-    assert "of 11" in text  # 8 baselines, theirs, ours twice
-    page = (tmp_path / "page.md").read_text()
-    assert page.count("| **ours") == 2
-    assert str(tmp_path) not in page
-    fused = files.read_image(tmp_path / "out" / "ours" / "p1.png")
-    assert np.array_equal(fused, np.maximum(pairs[1].a, pairs[1].b))
-    assert (tmp_path / "scores" / "ours.csv").read_text().splitlines()[-1].startswith("mean,")
+        places = [folder / role / f"{pair.name}.png" for role in ("a", "b")]
+        for place, picture in zip(places, (pair.a, pair.b), strict=True):
+            files.write_image(place, picture)
+        files.write_image(folder / "max" / f"{pair.name}.png", np.maximum(pair.a, pair.b))
+        kept.append(Pair(pair.name, *places))
+    return kept, Stored({pair.name: folder / "max" / f"{pair.name}.png" for pair in pairs})
 
 
-def test_lytro_benchmark_reports_failures(tmp_path, capsys):
-    lytro = benchmark()
-    for pair in pictures(2, (161, 161)):
-        files.write_image(tmp_path / "near" / f"{pair.name}.png", pair.a)
-        files.write_image(tmp_path / "far" / f"{pair.name}.png", pair.b)
-    (tmp_path / "far" / "p0.png").write_bytes(b"torn")
-    assert lytro.main(["--data", str(tmp_path)]) == 1
-    assert "p0.png" in capsys.readouterr().err
-    (tmp_path / "far" / "p0.png").unlink()
-    assert lytro.main(["--data", str(tmp_path)]) == 2
-    assert "p0 has no partner" in capsys.readouterr().err
+def explode(a, b):
+    raise ZeroDivisionError("by hand")
+
+
+def test_processes_give_what_one_gives(tmp_path):
+    pairs, stored = saved(tmp_path, pictures(5, (48, 50)))
+    (tmp_path / "a" / "p1.png").write_bytes(b"torn")
+    files.write_image(tmp_path / "max" / "p3.png", np.zeros((40, 50), np.uint8))
+    methods = {
+        "stored": stored,
+        "rule": Rule(baselines.maximum),
+        "here": lambda a, b: np.maximum(a, b),
+        "broken": Rule(explode),
+    }
+    results = []
+    for workers in (0, 2):
+        heard, done = [], []
+        tables = evaluation.evaluate_methods(
+            methods,
+            pairs,
+            metrics=("EN", "VIF"),
+            on_result=lambda *told, heard=heard: heard.append((*told[:2], told[2].sum(), told[3])),
+            on_pair=done.append,
+            workers=workers,
+        )
+        assert done == ["p0", "p1", "p2", "p3", "p4"]
+        results.append((tables, heard))
+    assert results[0] == results[1]
+    tables, heard = results[0]
+    assert list(tables["here"].rows) == list(tables["rule"].rows) == ["p0", "p2", "p3", "p4"]
+    assert list(tables["stored"].rows) == ["p0", "p2", "p4"]
+    assert tables["rule"].rows == tables["here"].rows
+    assert tables["stored"].rows["p4"] == tables["here"].rows["p4"]
+    assert "p1.png" in tables["here"].failures["p1"]
+    assert "p1.png" in tables["stored"].failures["p1"]
+    assert "p3.png is 50x40 but" in tables["stored"].failures["p3"]
+    assert tables["broken"].failures["p0"] == "ZeroDivisionError: by hand"
+    assert [h[:2] for h in heard[:3]] == [("stored", "p0"), ("rule", "p0"), ("here", "p0")]
+
+
+def kill(a, b):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_sentence(tmp_path):
+    pairs, _ = saved(tmp_path, pictures(3, (8, 8)))
+    with pytest.raises(InputError, match="ended by the system"):
+        evaluation.evaluate_methods({"killer": Rule(kill)}, pairs, metrics=("EN",), workers=1)
+
+
+def test_pictures_of_files_may_be_float_deep_or_transparent(tmp_path):
+    rng = np.random.default_rng(0)
+    plain = rng.integers(0, 256, (2, 12, 12)).astype(np.uint8)
+    wanted = ruler.evaluate(plain[0], plain[0], plain[1], ("EN", "MI"))
+    alpha = np.full((12, 12, 1), 7, np.uint8)
+    forms = {
+        "deep.png": lambda x: x.astype(np.uint16) * 257,
+        "float.tif": lambda x: x.astype(np.float32) / 255,
+        "clear.png": lambda x: np.concatenate([x[..., None]] * 3 + [alpha], -1),
+    }
+    for name, form in forms.items():
+        places = [tmp_path / role / name for role in ("f", "a", "b")]
+        for place, picture in zip(places, (plain[0], *plain), strict=True):
+            files.write_image(place, form(picture))
+        for method in (Stored({"x": places[0]}), lambda a, b: a):
+            table = evaluation.evaluate_pairs(method, [("x", *places[1:])], metrics=("EN", "MI"))
+            assert table.rows["x"] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_what_a_metric_needs_is_demanded(tmp_path):
+    pairs = pictures(1, (12, 12))
+    with pytest.raises(InputError, match=r"the result of p0 is 12x12, too small for VIF \(41\)"):
+        evaluation.evaluate_pairs(baselines.mean, pairs, metrics=("EN", "VIF"))
+    with pytest.raises(InputError, match="MI needs the two sources of x"):
+        evaluation.evaluate_pairs(Stored({"x": "f.png"}), [Pair("x", None, None)], metrics=("MI",))
+    with pytest.raises(InputError, match="has no picture called p0"):
+        evaluation.evaluate_pairs(Stored({}), pairs, metrics=("EN",))
+
+
+def test_ground_truth_beside_the_sources_or_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    a, b, truth, fused = rng.integers(0, 256, (4, 24, 26)).astype(np.uint8)
+    wanted = ruler.evaluate_truth(fused, truth)
+    files.write_image(tmp_path / "truth.png", truth)
+    method = {"m": lambda *_: fused}
+    both = evaluation.evaluate_methods(
+        method, [Pair("x", a, b, tmp_path / "truth.png")], metrics=(*wanted, "MI")
+    )
+    assert both["m"].rows["x"] == wanted | ruler.evaluate(fused, a, b, ("MI",))
+    files.write_image(tmp_path / "fused.png", fused)
+    alone = evaluation.evaluate_pairs(
+        Stored({"x": tmp_path / "fused.png"}), [Pair("x", None, None, truth)], metrics=[*wanted]
+    )
+    assert alone.rows["x"] == wanted
+    with pytest.raises(InputError, match="needs the ground truth of x"):
+        evaluation.evaluate_methods(method, [("x", a, b)], metrics=[*wanted])
+    with pytest.raises(InputError, match="take different pixels"):
+        evaluation.evaluate_pairs(
+            lambda *_: fused, [Pair("x", a, b, truth)], metrics=("RMSE_cm", "MI")
+        )
+
+
+def test_depth_and_radiance_are_compared_as_they_are(tmp_path):
+    depth = np.linspace(0.7, 7.7, 400, dtype=np.float32).reshape(20, 20)
+    for name, values in (("truth", depth), ("made", depth + np.float32(0.02))):
+        files.write_image(tmp_path / f"{name}.tif", values)
+    pair = Pair("x", None, None, tmp_path / "truth.tif")
+    made = Stored({"x": tmp_path / "made.tif"})
+    table = evaluation.evaluate_pairs(made, [pair], metrics=("RMSE_cm",))
+    assert table.rows["x"]["RMSE_cm"] == pytest.approx(2.0, abs=1e-4)
+    files.write_image(tmp_path / "made.tif", np.zeros((20, 20), np.uint16))
+    with pytest.raises(InputError, match=r"made.tif is uint16; depth in metres"):
+        evaluation.evaluate_pairs(made, [pair], metrics=("RMSE_cm",))
+    deep = np.linspace(0, 65535, 1200).astype(np.uint16).reshape(20, 20, 3)
+    files.write_image(tmp_path / "made.png", deep)
+    result = evaluation.evaluate_pairs(
+        Stored({"x": tmp_path / "made.png"}),
+        [Pair("x", None, None, (deep / 65535.0).astype(np.float32))],
+        metrics=("PSNR_mu",),
+    )
+    assert result.rows["x"]["PSNR_mu"] > 100

@@ -19,8 +19,10 @@ RANKS = {
     "recipes": 2, "conversion": 2,
     "steps": 3, "optimisers": 3, "data": 3, "checkpoint": 3, "files": 3, "logs": 3, "runs": 3,
     "processes": 3,
-    "training": 4, "fuser": 4, "zoo": 4, "evaluation": 4,
-    "api": 5, "cli_fuse": 5, "cli_tools": 6, "cli": 7, "__main__": 8, "__init__": 9,
+    "training": 4, "fuser": 4, "zoo": 4, "scores": 3, "comparison": 4, "evaluation": 4,
+    "album": 4, "cli_output": 3, "report": 5,
+    "api": 5, "cli_fuse": 5, "cli_compare": 5, "cli_tools": 6, "cli_eval": 6,
+    "cli": 7, "__main__": 8, "__init__": 9,
 }  # fmt: skip
 # Among rooms of rank 0 and 3 these leaves may be used by their equals.
 LEAVES = {"errors", "image", "disk", "steps", "optimisers"}

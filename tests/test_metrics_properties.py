@@ -11,13 +11,13 @@ from hypothesis.extra.numpy import arrays
 from mgdn_jax import metrics
 from mgdn_jax.errors import InputError
 
-SIDE = 43  # above VIF's 41; MS-SSIM needs 161 and has its own test
-FIT = tuple(name for name, m in metrics.METRICS.items() if m.min_side <= SIDE)
+SIDE = 45  # above MEF-SSIM's 44; MS-SSIM needs 161 and has its own test
+FIT = tuple(name for name in metrics.ALL if metrics.METRICS[name].min_side <= SIDE)
 
 
 @st.composite
 def images(draw):
-    """A 43x43 image: noise, blocks, ramps or a constant, of any contrast."""
+    """A 45x45 image: noise, blocks, ramps or a constant, of any contrast."""
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     kind = draw(st.sampled_from(["noise", "blocks", "ramp", "constant", "binary"]))
@@ -52,15 +52,22 @@ def test_symmetric_in_the_sources_and_within_bounds(f, a, b):
         assert math.isnan(one[name]) or low - 1e-6 <= one[name] <= high + 1e-6, name
 
 
+TURNING = (
+    # Scales keep every second row from the first, so the edge matters; so do blocks of 16.
+    *("VIF", "VIFF_han", "MEF_SSIM", "Q_CV"),
+    *("Qabf", "Nabf"),  # do not wrap angles around
+    *("Q_Y", "Q_C", "Q_CB"),  # jump at thresholds, or at 0/0, that rounding may cross
+    *("FMI_pixel", "FMI_pixel_symmetric", "FMI_gradient", "FMI_dct"),  # positions in order
+)
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(images(), images(), images(), st.sampled_from([(0, 1), (1, 0)]))
 def test_mirroring_or_transposing_all_three_changes_nothing(f, a, b, axes):
     turned = metrics.evaluate(*(np.transpose(x, axes)[::-1] for x in (f, a, b)), FIT)
     plain = metrics.evaluate(f, a, b, FIT)
     for name in FIT:
-        # VIF keeps every second row from the first, so the edge matters; the edge metrics do
-        # not wrap angles around; Q_Y and Q_C jump at thresholds that rounding may cross.
-        if name not in ("VIF", "Qabf", "Nabf", "Q_Y", "Q_C"):
+        if name not in TURNING:
             assert same(turned[name], plain[name], 1e-7), name
 
 
@@ -116,24 +123,29 @@ def test_multi_scale_ssim_is_symmetric_and_bounded():
 
 def test_directions():
     down = {name for name, m in metrics.METRICS.items() if not m.higher_is_better}
-    assert down == {"MSE", "Nabf"}
-    assert all(m.needs in (("fused",), ("fused", "a", "b")) for m in metrics.METRICS.values())
+    assert down == {"MSE", "Nabf", "CE", "Q_CV", "RMSE_gt", "RMSE_cm"}
+    needs = (("fused",), ("fused", "a", "b"), ("fused", "truth"))
+    assert all(m.needs in needs for m in metrics.METRICS.values())
+    assert all(m.title and m.meaning for m in metrics.METRICS.values())
     assert {m.name for m in metrics.METRICS.values()} == set(metrics.METRICS)
 
 
-@pytest.mark.parametrize("name", [n for n, m in metrics.METRICS.items() if m.min_side > 1])
+@pytest.mark.parametrize("name", [n for n in metrics.ALL if metrics.METRICS[n].min_side > 1])
 def test_too_small_an_image_is_refused_by_name(name):
     least = metrics.METRICS[name].min_side
     fits = np.zeros((least, least + 1), np.uint8)
     metrics.evaluate(fits, fits, fits, (name,))
     small = np.zeros((least - 1, least + 1), np.uint8)
-    with pytest.raises(ValueError, match=f"^{name.split('_dr')[0]} needs .* {least}x{least} "):
+    with pytest.raises(
+        ValueError,
+        match=f"^{name.split('_dr')[0].removesuffix('_symmetric')} needs .* {least}x{least} ",
+    ):
         metrics.evaluate(small, small, small, (name,))
 
 
 def test_one_pixel_is_measured_where_it_can_be():
     one = np.full((1, 1), 9, np.uint8)
-    names = tuple(n for n, m in metrics.METRICS.items() if m.min_side == 1)
+    names = tuple(n for n in metrics.ALL if metrics.METRICS[n].min_side == 1)
     values = metrics.evaluate(one, one, one, names)
     assert values["SD"] == 0
     assert math.isnan(values["CC"])
@@ -164,8 +176,10 @@ def test_pictures_that_cannot_be_read_as_luminance(image, message):
 
 def test_unknown_names():
     x = np.zeros((8, 8), np.uint8)
-    with pytest.raises(InputError, match="unknown metric 'SIM'"):
+    with pytest.raises(InputError, match=r"unknown metric 'SIM': did you mean SSIM.*\?$"):
         metrics.evaluate(x, x, x, ("SIM",))
+    with pytest.raises(InputError, match="unknown metric '~': choose among EN, SD"):
+        metrics.evaluate(x, x, x, ("~",))
     with pytest.raises(InputError, match="variant 'cdd'"):
         metrics.evaluate(x, x, x, ("EN",), variant="cdd")
 

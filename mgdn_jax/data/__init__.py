@@ -1,17 +1,34 @@
-"""Data: TFDS builders, synthesis of multi-focus pairs, paired transforms, Grain loaders."""
+"""Data: TFDS builders, synthesis of multi-focus pairs, paired transforms, Grain loaders.
 
-from mgdn_jax.data.augment import augment
-from mgdn_jax.data.builders import (
-    SETS,
-    FolderPairs,
-    FolderPairsWithTarget,
-    SegmentedNatural,
-    data_root,
-    open_set,
-    prepare,
-)
-from mgdn_jax.data.loader import TASKS, EvalLoader, Loader, make_eval_loader, make_loader
-from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
+The names are looked up on first use: most of them bring TFDS and Grain, which take seconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mgdn_jax.data.augmentation import augment
+    from mgdn_jax.data.builders import (
+        FolderPairs,
+        FolderPairsWithTarget,
+        SegmentedNatural,
+        open_set,
+        prepare,
+    )
+    from mgdn_jax.data.folders import SETS, data_root, find_pair_folders, is_prepared
+    from mgdn_jax.data.loader import TASKS, EvalLoader, Loader, make_eval_loader, make_loader
+    from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
+
+_HOMES = {
+    "augmentation": ("augment",),
+    "builders": (
+        *("FolderPairs", "FolderPairsWithTarget", "SegmentedNatural", "open_set", "prepare"),
+    ),
+    "folders": ("SETS", "data_root", "find_pair_folders", "is_prepared"),
+    "loader": ("TASKS", "EvalLoader", "Loader", "make_eval_loader", "make_loader"),
+    "multifocus": ("Synthesis", "synthesise_multifocus"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "SETS",
@@ -24,9 +41,21 @@ __all__ = [
     "Synthesis",
     "augment",
     "data_root",
+    "find_pair_folders",
+    "is_prepared",
     "make_eval_loader",
     "make_loader",
     "open_set",
     "prepare",
     "synthesise_multifocus",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mgdn_jax.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mgdn_jax.data.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

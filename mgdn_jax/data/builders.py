@@ -21,27 +21,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mgdn_jax.codec import SUFFIXES, decode_image
+from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
 from mgdn_jax.errors import InputError
 
-SETS = {
-    "natural": "pictures and their segmentations (train/ and train_seg/, or image/ and labels/), "
-    "for synthetic multi-focus pairs",
-    "natural-test": "the same from test/ and test_seg/: pairs with ground truth to evaluate on",
-    "pairs": "registered pictures of one scene in two folders, optionally a third with targets",
-}
-_MANIFEST = "prepared.json"
 _FORMAT = 1
-_LABELLED = {
-    "natural": (("train", "train_seg"), ("image", "labels"), ("images", "labels")),
-    "natural-test": (("test", "test_seg"),),
-}
-# Slot a is the picture that the published systems take first.
-_PAIRS = (
-    *(("a", "b"), ("ir", "vi"), ("near", "far"), ("under", "over")),
-    *((kind, "MRI") for kind in ("CT", "PET", "SPECT")),
-    *((kind, "mri") for kind in ("ct", "pet", "spect")),
-)
-_TARGETS = ("target", "gt")
 
 
 class _FilesBuilder(tfds.core.GeneratorBasedBuilder):
@@ -103,14 +86,6 @@ _BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
 }
 
 
-def data_root() -> Path:
-    """Where sets are kept: $MGDN_DATA_DIR, else mgdn_jax/data in the user's data folder."""
-    if chosen := os.environ.get("MGDN_DATA_DIR"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "mgdn_jax" / "data"
-
-
 def prepare(
     set_name: str,
     source: str | os.PathLike[str],
@@ -148,7 +123,7 @@ def prepare(
     if Path(name).name != name:
         raise InputError(f"the name {name!r} of a set must not be a path; use --out for the place.")
     source, out = Path(source), Path(out).expanduser() if out is not None else data_root()
-    roles, where = _find_folders(set_name, source, folders)
+    roles, where = find_folders(set_name, source, folders)
     files = _match(roles, where)
     fingerprint = _fingerprint(roles, files)
     final = out / name
@@ -178,7 +153,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       InputError: the folder holds no prepared set of this version.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
     except (OSError, ValueError):
         manifest = {}
     if manifest.get("format") != _FORMAT:
@@ -200,9 +175,9 @@ def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str
       InputError: no such set, or a split that does not exist or is empty.
     """
     folder = Path(dataset).expanduser()
-    if not (folder / _MANIFEST).is_file():
+    if not is_prepared(folder):
         named = data_root() / folder
-        if not (named / _MANIFEST).is_file():
+        if not is_prepared(named):
             guess = folder.name if folder.name in SETS else "SET"
             raise InputError(
                 f"the data set {os.fspath(dataset)!r} is neither a prepared folder nor found in "
@@ -231,38 +206,6 @@ def label_ids(array: np.ndarray) -> np.ndarray:
     packed = packed[..., 0] + sum(packed[..., k] << (8 * k) for k in range(1, packed.shape[-1]))
     ids = np.unique(packed, return_inverse=True)[1].reshape(packed.shape)
     return ids.astype(np.uint8 if ids.max() < 256 else np.int32)
-
-
-def _find_folders(
-    set_name: str, source: Path, folders: Sequence[str] | None
-) -> tuple[tuple[str, ...], list[Path]]:
-    """Roles of the set and the folder of each."""
-    if not source.is_dir():
-        raise InputError(f"the source {source} is not a folder; give the one with the images.")
-    inside = sorted(p.name for p in source.iterdir() if p.is_dir() and p.name[0] != ".")
-    paired = set_name == "pairs"
-    if folders is None:
-        known = _PAIRS if paired else _LABELLED[set_name]
-        found = [list(pair) for pair in known if set(pair) <= set(inside)]
-        targets = [t for t in _TARGETS if t in inside] if paired else []
-        others = [n for n in inside if n not in _TARGETS]
-        if not found and paired and len(others) == 2:
-            found = [others]
-        if len(found) != 1:
-            wanted = "two subfolders" if paired else " or ".join(f"{i}/ and {k}/" for i, k in known)
-            raise InputError(
-                f"{source} should hold {wanted}, but it holds "
-                f"{', '.join(inside) or 'no subfolder'}; give the folder that does, "
-                "or name them with folders=."
-            )
-        folders = found[0] + targets[:1]
-    if len(folders) not in ((2, 3) if paired else (2,)):
-        raise InputError(f"folders {list(folders)} must name two folders, or three for pairs.")
-    for folder in folders:
-        if not (source / folder).is_dir():
-            raise InputError(f"{source / folder} is not a folder; correct folders=.")
-    roles = ("a", "b", "target")[: len(folders)] if paired else ("image", "labels")
-    return roles, [source / folder for folder in folders]
 
 
 def _match(roles: Sequence[str], where: Sequence[Path]) -> list[dict[str, Any]]:
@@ -350,7 +293,7 @@ def _build(
             builder.download_and_prepare()
         made = Path(builder.data_dir)
         manifest = {"format": _FORMAT, "roles": list(roles), "examples": len(files), **note}
-        (made / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if final.exists():  # an older state of the same set
             os.replace(final, Path(temporary) / "old")
         os.replace(made, final)

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from mgdn_jax.codec import decode_image
-from mgdn_jax.data.augment import MODES, augment, crop_around, draw_corner
+from mgdn_jax.data.augmentation import MODES, augment, crop_around, draw_corner
 from mgdn_jax.data.builders import label_ids, open_set
 from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
 from mgdn_jax.errors import InputError

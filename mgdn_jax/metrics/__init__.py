@@ -1,26 +1,55 @@
 """The ruler: quality metrics of fused images, in float64 on the host.
 
-`evaluate(fused, a, b)` scores a picture against its two sources; `METRICS` says what each
-name means. The functions are pure, take `(H, W)` arrays in 0..255, never raise on degenerate
-content (they return NaN or infinity where the definition does) and reproduce the published
-evaluators to rounding. Where published evaluators differ there are two variants, `standard`
-and `cddfuse`, under different column names.
+`evaluate(fused, a, b)` scores a picture against its two sources, `evaluate_truth(fused, truth)`
+against the true picture where there is one; `METRICS` says what each name means and `names`
+reads a list of them. The functions are pure, take `(H, W)` arrays in 0..255, never raise on
+degenerate content (they return NaN or infinity where the definition does) and reproduce the
+published evaluators to rounding. Where published evaluators differ there are two variants,
+`standard` and `cddfuse`, under different column names.
 """
 
+from mgdn_jax.metrics.catalogue import Metric
 from mgdn_jax.metrics.edges import added_artefacts, edge_preservation
+from mgdn_jax.metrics.exposure import exposure_similarity, exposure_similarity_by_scale
+from mgdn_jax.metrics.features import feature_mutual_information
 from mgdn_jax.metrics.gray import Gray, luminance
-from mgdn_jax.metrics.information import mutual_information, normalised_mutual_information
+from mgdn_jax.metrics.information import (
+    cross_entropy,
+    mutual_information,
+    nonlinear_correlation_information,
+    normalised_mutual_information,
+    tsallis_information,
+)
+from mgdn_jax.metrics.perception import chen_blum_quality, chen_varshney_quality
+from mgdn_jax.metrics.reference import (
+    depth_rmse,
+    depth_ssim,
+    mu_law,
+    psnr,
+    psnr_linear,
+    psnr_mu,
+    rmse,
+    ssim,
+    ssim_linear,
+    ssim_mu,
+)
 from mgdn_jax.metrics.registry import (
+    ALL,
+    GROUPS,
     METRICS,
     STANDARD,
+    TRUTH_STANDARD,
     VARIANTS,
-    Metric,
     evaluate,
+    evaluate_truth,
+    markdown_table,
+    names,
     prepare,
     resolve,
 )
 from mgdn_jax.metrics.similarity import (
     correlation_coefficient,
+    gaussian_structural_similarity,
     mean_squared_error,
     multi_scale_structural_similarity,
     peak_signal_to_noise,
@@ -29,38 +58,67 @@ from mgdn_jax.metrics.similarity import (
 )
 from mgdn_jax.metrics.statistics import (
     average_gradient,
+    edge_intensity,
     entropy,
     spatial_frequency,
     standard_deviation,
 )
-from mgdn_jax.metrics.structure import cvejic_quality, yang_quality
-from mgdn_jax.metrics.vif import visual_information_fidelity
+from mgdn_jax.metrics.structure import cvejic_quality, piella_quality, yang_quality
+from mgdn_jax.metrics.vif import fusion_visual_information_fidelity, visual_information_fidelity
 
 __all__ = [
+    "ALL",
+    "GROUPS",
     "METRICS",
     "STANDARD",
+    "TRUTH_STANDARD",
     "VARIANTS",
     "Gray",
     "Metric",
     "added_artefacts",
     "average_gradient",
+    "chen_blum_quality",
+    "chen_varshney_quality",
     "correlation_coefficient",
+    "cross_entropy",
     "cvejic_quality",
+    "depth_rmse",
+    "depth_ssim",
+    "edge_intensity",
     "edge_preservation",
     "entropy",
     "evaluate",
+    "evaluate_truth",
+    "exposure_similarity",
+    "exposure_similarity_by_scale",
+    "feature_mutual_information",
+    "fusion_visual_information_fidelity",
+    "gaussian_structural_similarity",
     "luminance",
+    "markdown_table",
     "mean_squared_error",
+    "mu_law",
     "multi_scale_structural_similarity",
     "mutual_information",
+    "names",
+    "nonlinear_correlation_information",
     "normalised_mutual_information",
     "peak_signal_to_noise",
+    "piella_quality",
     "prepare",
+    "psnr",
+    "psnr_linear",
+    "psnr_mu",
     "resolve",
+    "rmse",
     "spatial_frequency",
+    "ssim",
+    "ssim_linear",
+    "ssim_mu",
     "standard_deviation",
     "structural_similarity",
     "sum_of_correlations_of_differences",
+    "tsallis_information",
     "visual_information_fidelity",
     "yang_quality",
 ]

@@ -7,22 +7,14 @@ import math
 import numpy as np
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
-
-
-def _sobel(padded: Plane) -> tuple[Plane, Plane]:
-    """Right minus left and bottom minus top, weights 1 2 1, of an image padded by 1."""
-    across = padded[:, 2:] - padded[:, :-2]
-    down = padded[2:] - padded[:-2]
-    gx = across[:-2] + 2 * across[1:-1] + across[2:]
-    gy = down[:, :-2] + 2 * down[:, 1:-1] + down[:, 2:]
-    return gx, gy
+from mgdn_jax.metrics.windows import sobel
 
 
 def _qabf_edges(image: Gray) -> tuple[Plane, Plane]:
     """Edge strength and angle in -pi/2..pi/2 with zeros around the image; kept."""
 
     def compute() -> tuple[Plane, Plane]:
-        gx, gy = _sobel(np.pad(image.pixels, 1))
+        gx, gy = sobel(np.pad(image.pixels, 1))
         # Axes of the published kernels: the vertical one points up, hence the minus.
         vertical = gx == 0
         angle = np.arctan(-gy / np.where(vertical, 1.0, gx))
@@ -82,7 +74,7 @@ def _nabf_edges(image: Gray) -> tuple[Plane, Plane]:
     """Edge strength and angle with the image mirrored at its border pixels; kept."""
 
     def compute() -> tuple[Plane, Plane]:
-        gv, gh = _sobel(np.pad(image.pixels, 1, mode="reflect") / 8)
+        gv, gh = sobel(np.pad(image.pixels, 1, mode="reflect") / 8)
         with np.errstate(divide="ignore", invalid="ignore"):
             angle = np.arctan(gv / gh)
         angle[(gv == 0) & (gh == 0)] = 0

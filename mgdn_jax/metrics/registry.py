@@ -1,108 +1,19 @@
-"""The table of metrics: names, directions, groups and evaluator variants."""
+"""The registry: metrics by name, groups, evaluator variants, and scoring by name."""
 
 from __future__ import annotations
 
-import functools
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.metrics import edges, information, similarity, statistics, structure, vif
+from mgdn_jax.metrics.catalogue import ENTRIES, Metric
 from mgdn_jax.metrics.gray import Gray, luminance
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number that judges a fused image.
-
-    Attributes:
-        name: Column title.
-        fn: Pure function of `(H, W)` images in 0..255, one argument per entry of `needs`.
-        higher_is_better: Direction.
-        needs: Arguments of `fn`: `("fused",)` or `("fused", "a", "b")`.
-        group: Room of the definition: statistics, information, similarity, edges, fidelity
-            or structure.
-        bounds: Smallest and largest value for integer images in 0..255, up to rounding.
-        min_side: Smallest height and width.
-        symmetric: Whether exchanging the sources leaves the value unchanged.
-        selects: False for metrics that reward noise and must not choose between models.
-    """
-
-    name: str
-    fn: Callable[..., float]
-    higher_is_better: bool
-    needs: tuple[str, ...]
-    group: str
-    bounds: tuple[float, float]
-    min_side: int = 1
-    symmetric: bool = True
-    selects: bool = True
-
-    @property
-    def arrow(self) -> str:
-        """Direction as a sign for table heads."""
-        return "↑" if self.higher_is_better else "↓"
-
-
-def _table() -> dict[str, Metric]:
-    f, fab = ("fused",), ("fused", "a", "b")
-    inf = math.inf
-    ssim, psnr = similarity.structural_similarity, similarity.peak_signal_to_noise
-    rows: list[tuple[Any, ...]] = [
-        ("EN", statistics.entropy, True, f, "statistics", (0, 8)),
-        ("SD", statistics.standard_deviation, True, f, "statistics", (0, 127.5)),
-        ("SF", statistics.spatial_frequency, True, f, "statistics", (0, 360.7), 2, True, False),
-        ("AG", statistics.average_gradient, True, f, "statistics", (0, 255), 2, True, False),
-        ("MI", information.mutual_information, True, fab, "information", (0, 16 * math.log(2))),
-        ("NMI", information.normalised_mutual_information, True, fab, "information", (0, 2)),
-        ("MSE", similarity.mean_squared_error, False, fab, "similarity", (0, 65025)),
-        ("PSNR_peak255", psnr, True, fab, "similarity", (0, inf)),
-        (
-            "PSNR_peakF",
-            functools.partial(psnr, peak=None),
-            True,
-            fab,
-            "similarity",
-            (-inf, inf),
-        ),
-        ("CC", similarity.correlation_coefficient, True, fab, "similarity", (-1, 1)),
-        ("SCD", similarity.sum_of_correlations_of_differences, True, fab, "similarity", (-2, 2)),
-        ("SSIM_dr255", ssim, True, fab, "similarity", (-2, 2), 7),
-        (
-            "SSIM_dr2",
-            functools.partial(ssim, data_range=2.0),
-            True,
-            fab,
-            "similarity",
-            (-2, 2),
-            7,
-        ),
-        (
-            "MS_SSIM",
-            similarity.multi_scale_structural_similarity,
-            True,
-            fab,
-            "similarity",
-            (0, 2),
-            161,
-        ),
-        ("VIF", vif.visual_information_fidelity, True, fab, "fidelity", (0, inf), vif.MIN_SIDE),
-        ("Qabf", edges.edge_preservation, True, fab, "edges", (0, 0.9754)),
-        ("Nabf", edges.added_artefacts, False, fab, "edges", (0, 1), 2),
-        ("Q_Y", structure.yang_quality, True, fab, "structure", (-1, 1), 7),
-        ("Q_C", structure.cvejic_quality, True, fab, "structure", (-1, 1), 7, False),
-    ]
-    table = {row[0]: Metric(*row) for row in rows}
-    # The bare names are the standard variant; `evaluate` resolves them by its own argument.
-    for name, exact in _RESOLVED["standard"].items():
-        table[name] = replace(table[exact], name=name)
-    return table
-
 
 _RESOLVED = {
     "standard": {"SSIM": "SSIM_dr255", "PSNR": "PSNR_peak255"},
@@ -110,10 +21,83 @@ _RESOLVED = {
 }
 VARIANTS: tuple[str, ...] = tuple(_RESOLVED)
 
+
+def _table() -> dict[str, Metric]:
+    table = {metric.name: metric for metric in ENTRIES}
+    # The bare names are the standard variant; `evaluate` resolves them by its own argument.
+    for name, exact in _RESOLVED["standard"].items():
+        table[name] = replace(table[exact], name=name)
+    return table
+
+
 METRICS: Mapping[str, Metric] = MappingProxyType(_table())
 
 STANDARD: tuple[str, ...] = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
 """The eight columns of the tables in the CDDFuse family."""
+
+ALL: tuple[str, ...] = tuple(m.name for m in ENTRIES if "truth" not in m.needs)
+"""Every exact name that needs no more than the fused image and its sources."""
+
+
+def _groups() -> dict[str, tuple[str, ...]]:
+    groups: dict[str, tuple[str, ...]] = {}
+    for metric in ENTRIES:
+        groups[metric.group] = (*groups.get(metric.group, ()), metric.name)
+    # LKC-FUNet's evaluator: data range 255 as `standard`, peak max(F) as `cddfuse`, hence the
+    # exact names, which no variant changes.
+    groups["lkc"] = (
+        *("EN", "MI", "VIF", "Qabf", "SSIM_dr255", "PSNR_peakF", "CC", "SCD", "SD", "SF", "AG"),
+    )
+    return groups
+
+
+GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(_groups())
+"""Group name to exact metric names; `truth`, `depth` and `hdr` need the true picture, `lkc` is
+the set of LKC-FUNet's evaluator."""
+
+TRUTH_STANDARD: tuple[str, ...] = GROUPS["truth"]
+"""The metrics against a true picture of 8 bits."""
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Reads a list of metrics as a user types it.
+
+    Args:
+        text: Comma-separated metric names (`METRICS`), group names (`GROUPS`), `standard`
+            (`STANDARD`) or `all` (`ALL`); capitals matter only where two names differ in
+            nothing else.
+
+    Returns:
+        Metric names in the order given, each once.
+
+    Raises:
+        InputError: on an unknown name (with the nearest known ones) or an empty list.
+    """
+    sets = {"standard": STANDARD, "all": ALL, **GROUPS}
+    known = {**{name: (name,) for name in METRICS}, **sets}
+    folded: dict[str, list[str]] = {}
+    for name in known:
+        folded.setdefault(name.casefold(), []).append(name)
+    chosen: dict[str, None] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        matches = [word] if word in known else folded.get(word.casefold(), [])
+        if len(matches) > 1:
+            raise InputError(f"metric {word!r} is ambiguous: write {' or '.join(matches)}.")
+        if not matches:
+            raise InputError(unknown_metric(word, known))
+        chosen.update(dict.fromkeys(known[matches[0]]))
+    if not chosen:
+        raise InputError(f"no metric is named in {text!r}: give names, {', '.join(sets)}.")
+    return tuple(chosen)
+
+
+def unknown_metric(word: str, known: Iterable[str]) -> str:
+    """The sentence that says a name is unknown, with the nearest names or all of them."""
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), [*folded], n=3, cutoff=0.5)
+    if near:
+        return f"unknown metric {word!r}: did you mean {' or '.join(folded[n] for n in near)}?"
+    return f"unknown metric {word!r}: choose among {', '.join(folded.values())}."
 
 
 def resolve(name: str, variant: str = "standard") -> Metric:
@@ -138,7 +122,7 @@ def resolve(name: str, variant: str = "standard") -> Metric:
         )
     exact = _RESOLVED[variant].get(name, name)
     if exact not in METRICS:
-        raise InputError(f"unknown metric {name!r}: choose among {', '.join(METRICS)}.")
+        raise InputError(unknown_metric(name, METRICS))
     return METRICS[exact]
 
 
@@ -171,9 +155,15 @@ def evaluate(
 
     Raises:
         InputError: (a ValueError) if shapes differ, an image is too small for a metric (the
-            message names it), or a name is unknown.
+            message names it), or a name is unknown or needs the true picture.
     """
     wanted = {name: resolve(name, variant) for name in names}
+    for name, metric in wanted.items():
+        if "truth" in metric.needs:
+            raise InputError(
+                f"{name} compares with the true picture: give that to "
+                "mgdn_jax.metrics.evaluate_truth, or leave the metric out."
+            )
     images = {"fused": prepare(fused), "a": prepare(a), "b": prepare(b)}
     shapes = {name: image.shape for name, image in images.items()}
     if len(set(shapes.values())) > 1:
@@ -186,3 +176,89 @@ def evaluate(
         name: float(metric.fn(*(images[role] for role in metric.needs)))
         for name, metric in wanted.items()
     }
+
+
+def evaluate_truth(
+    fused: ArrayLike | Gray,
+    truth: ArrayLike | Gray,
+    names: Sequence[str] = TRUTH_STANDARD,
+    *,
+    crop: int = 0,
+) -> dict[str, float]:
+    """Scores one image against the true picture.
+
+    Args:
+        fused: The image. For metrics of domain `gray` as in `evaluate` (they are measured on
+            luminance); for `metres` a raw float `(H, W)` depth map, for `linear` raw float
+            `(H, W, C)` radiance in 0..1.
+        truth: The true picture, likewise.
+        names: Metrics to compute, all of one domain: the names of `GROUPS["truth"]`,
+            `GROUPS["depth"]` or `GROUPS["hdr"]`.
+        crop: Pixels to leave out on every side of both (6 in the protocol of NYU depth).
+
+    Returns:
+        `{name: value}` in the order of `names`.
+
+    Raises:
+        InputError: if shapes differ, an image is too small, a name is unknown or needs the
+            sources instead, or the names are of several domains.
+    """
+    wanted = {name: resolve(name) for name in names}
+    for name, metric in wanted.items():
+        if "truth" not in metric.needs:
+            raise InputError(
+                f"{name} needs no true picture: compute it with mgdn_jax.metrics.evaluate."
+            )
+    domains = {metric.domain for metric in wanted.values()}
+    if len(domains) > 1:
+        raise InputError(
+            f"{', '.join(wanted)} are of the domains {' and '.join(sorted(domains))}, which no "
+            "picture is at once: ask for those of one domain."
+        )
+    pair: tuple[ArrayLike, ...]
+    if domains == {"gray"}:
+        pair = tuple(prepare(image).pixels for image in (fused, truth))
+    else:
+        pair = tuple(x.pixels if isinstance(x, Gray) else np.asarray(x) for x in (fused, truth))
+    pair = tuple(_cropped(np.asarray(x), crop) for x in pair)
+    return {name: float(metric.fn(*pair)) for name, metric in wanted.items()}
+
+
+def _cropped(x: np.ndarray, crop: int) -> np.ndarray:
+    if crop < 0 or (crop and min(x.shape[:2]) <= 2 * crop):
+        raise InputError(
+            f"{crop} pixels cannot be cropped on every side of an image of shape {x.shape}: "
+            "crop fewer."
+        )
+    return x[crop : x.shape[0] - crop, crop : x.shape[1] - crop] if crop else x
+
+
+def markdown_table(metrics: Iterable[Metric] = ENTRIES) -> str:
+    """The metrics as a Markdown table, one row each; docs/metrics.md holds it.
+
+    Args:
+        metrics: Rows in order.
+
+    Returns:
+        Lines ending in newlines.
+    """
+    lines = [
+        "| name | long name | needs | range | better | min side | what it says |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for metric in metrics:
+        low, high = (_number(value) for value in metric.bounds)
+        span = f"{low} .. {high} {metric.unit}".rstrip()
+        better = ("higher" if metric.higher_is_better else "lower") + "*" * (not metric.selects)
+        needs = ", ".join(metric.needs)
+        if metric.domain != "gray":
+            needs += f" ({metric.domain})"
+        cells = (metric.name, metric.title, needs, span, better, metric.min_side, metric.meaning)
+        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""Metrics of pixel and structural similarity: MSE, PSNR, CC, SCD, SSIM, MS-SSIM."""
+"""Metrics of pixel and structural similarity: MSE, PSNR, CC, SCD, SSIM, SSIM_gauss, MS-SSIM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from mgdn_jax.metrics.windows import (
     gaussian_moments,
 )
 
-_BOX = 7
+BOX = 7
+GAUSSIAN_SIZE = 11
 _MS_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MS_MIN_SIDE = 161
 
@@ -125,11 +126,11 @@ def sum_of_correlations_of_differences(f: GrayLike, a: GrayLike, b: GrayLike) ->
 
 def _box_moments(image: Gray) -> tuple[Plane, Plane]:
     """Mean and sample variance over 7x7 windows; kept."""
-    n = _BOX**2
+    n = BOX**2
 
     def compute() -> tuple[Plane, Plane]:
-        total = box_sum(image.pixels, _BOX)
-        squares = box_sum(image.pixels**2, _BOX)
+        total = box_sum(image.pixels, BOX)
+        squares = box_sum(image.pixels**2, BOX)
         return total / n, (squares - total * (total / n)) / (n - 1)
 
     return image.keep("box_moments", compute)
@@ -137,17 +138,18 @@ def _box_moments(image: Gray) -> tuple[Plane, Plane]:
 
 def _box_covariance(x: Gray, y: Gray) -> Plane:
     """Sample covariance over 7x7 windows; kept on `x` (both SSIM variants want it)."""
-    n = _BOX**2
+    n = BOX**2
 
     def compute() -> Plane:
-        product = box_sum(x.pixels * y.pixels, _BOX)
+        product = box_sum(x.pixels * y.pixels, BOX)
         return (product - _box_moments(x)[0] * _box_moments(y)[0] * n) / (n - 1)
 
     # The partner itself is part of the key: it stays alive, so its identity stays unique.
     return x.keep(("box_covariance", y), compute)
 
 
-def _ssim(x: Gray, y: Gray, data_range: float) -> float:
+def box_ssim(x: Gray, y: Gray, data_range: float) -> float:
+    """Mean SSIM under a uniform 7x7 window, sample moments."""
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_x, var_x = _box_moments(x)
     mean_y, var_y = _box_moments(y)
@@ -183,8 +185,44 @@ def structural_similarity(
     Raises:
         InputError: if shapes differ or a side is shorter than 7.
     """
-    fused, first, second = checked("SSIM", f, a, b, min_side=_BOX)
-    return _ssim(fused, first, data_range) + _ssim(fused, second, data_range)
+    fused, first, second = checked("SSIM", f, a, b, min_side=BOX)
+    return box_ssim(fused, first, data_range) + box_ssim(fused, second, data_range)
+
+
+def gaussian_ssim(x: Gray, y: Gray, data_range: float) -> float:
+    """Mean SSIM under an 11x11 Gaussian window of deviation 1.5, population moments."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_x, var_x = gaussian_moments(x, GAUSSIAN_SIZE, 1.5)
+    mean_y, var_y = gaussian_moments(y, GAUSSIAN_SIZE, 1.5)
+    top = (2 * mean_x * mean_y + c1) * (2 * gaussian_covariance(x, y, GAUSSIAN_SIZE, 1.5) + c2)
+    return float(np.mean(top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))))
+
+
+def gaussian_structural_similarity(
+    f: GrayLike, a: GrayLike, b: GrayLike, *, data_range: float = 255.0
+) -> float:
+    """SSIM_gauss `= S(F,A) + S(F,B)` with the Gaussian window of the original SSIM.
+
+    As SSIM, but local moments are weighted by an 11x11 Gaussian of deviation 1.5 and are those
+    of the population. The VIFB and MEFB benchmarks print this one.
+
+    Range -2..2; higher is better; 2 for F = A = B. Symmetric in the sources.
+    Source: Wang, Bovik, Sheikh, Simoncelli 2004. Needs 11x11 pixels. Degenerate: always finite.
+
+    Args:
+        f: Fused image, `(H, W)`, 0..255.
+        a: First source.
+        b: Second source.
+        data_range: L.
+
+    Returns:
+        Dimensionless value.
+
+    Raises:
+        InputError: if shapes differ or a side is shorter than 11.
+    """
+    fused, first, second = checked("SSIM_gauss", f, a, b, min_side=GAUSSIAN_SIZE)
+    return gaussian_ssim(fused, first, data_range) + gaussian_ssim(fused, second, data_range)
 
 
 def _halved(image: Gray) -> Gray:

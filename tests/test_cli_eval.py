@@ -1,0 +1,316 @@
+"""`mgdn eval` as a stranger uses it: files, folders, networks, tables, and every mistake."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import mgdn, save_model
+
+from mgdn_jax import cli_eval, codec, data, evaluation, files, models, scores
+from mgdn_jax import metrics as ruler
+
+
+def save(path, seed, shape=(48, 50), dtype=np.uint8):
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, np.iinfo(dtype).max, shape, endpoint=True).astype(dtype)
+    files.write_image(path, picture)
+    return picture
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """Three pairs, two methods' folders, a model, and one of every bad thing."""
+    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
+    monkeypatch.setenv("MGDN_CACHE_DIR", "off")
+    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    for k, folder in enumerate(("set/ir", "set/vi", "ours", "theirs")):
+        for n in range(3):
+            save(f"{folder}/p{n}.png", 10 * k + n)
+    save("small.png", 1, (15, 20))
+    save("dot.png", 1, (1, 1))
+    save("other/y.png", 0)
+    save_model("m.safetensors")
+    os.makedirs("nothing")
+    whole = Path("ours/p0.png").read_bytes()
+    Path("half.png").write_bytes(whole[:300])
+    nan = codec.encode(np.full((48, 50), np.nan, np.float32), ".tif")
+    Path("nan.tif").write_bytes(nan)
+    os.makedirs("site")
+    Path("site/index.html").write_text("<html>somebody's</html>")
+    Path("bad.csv").write_text("dataset,method,n,EN\nS,x,20,7\n")
+    Path("one.csv").write_text("image,EN\nx,1\n")
+    Path("two.csv").write_text("image,EN\ny,1\n")
+    Path("sets.csv").write_text("dataset,method,n,EN,PSNR\nS,far,3,7.5,20\nT,near,3,7.4,21\n")
+
+
+def everything():
+    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
+
+
+PAIR = "set/ir/p0.png set/vi/p0.png"
+BAD = {
+    f"eval small.png {PAIR}": "small.png is 20x15 but set/ir/p0.png is 50x48",
+    f"eval dot.png {PAIR}": "dot.png is 1x1 but",
+    "eval dot.png dot.png dot.png": "dot.png is 1x1, too small for SF (2), VIF (41)",
+    f"eval missing.png {PAIR}": "missing.png does not exist",
+    "eval ours/p0.png set/ir/p0.png missing.png": "missing.png does not exist",
+    f"eval half.png {PAIR}": "half.png is damaged or truncated",
+    f"eval nan.tif {PAIR}": "nan.tif holds NaN",
+    f"eval ours/p0.png {PAIR.split()[0]}": "give FUSED A B",
+    "eval": "give FUSED A B",
+    "eval ours set/ir nothing": "nothing holds no image",
+    "eval nothing set/ir set/vi": "nothing holds no image",
+    "eval other set/ir set/vi": "no picture of other has the name of a pair (such as p0)",
+    "eval ours set/ir other": "has the same name in each",
+    "eval ours set/ir absent": "absent does not exist",
+    "eval ours set/ir set/vi/p0.png": "files and folders mixed",
+    "eval ours set/ir/p0.png set/vi/p0.png": "ours is a folder, but its sources are files",
+    "eval ours ours set/ir set/vi": "ours is named twice",
+    "eval ours --data set/ir": "set/ir should hold two subfolders",
+    "eval ours --data nowhere": "the data set 'nowhere' is neither",
+    "eval ours --data set/ir set/vi set/vi": "--data names 3 places",
+    "eval --data set": "nothing to score",
+    "eval ours set/ir set/vi --metrics QAB": "unknown metric 'QAB': did you mean Qabf",
+    "eval ours set/ir set/vi --metrics ,": "no metric is named",
+    "eval ours set/ir set/vi --metrics PSNR_gt": "needs the ground truth of p0",
+    "eval ours set/ir set/vi --variant loose": "invalid choice",
+    "eval ours set/ir set/vi --csv ours": "--csv would write ours, which does not end in .csv",
+    "eval ours set/ir set/vi --csv one.csv/x.csv": "is not a folder",
+    "eval ours set/ir set/vi --report one.csv": "one.csv is a file; --report needs a folder",
+    "eval ours set/ir set/vi --report site": "site/index.html is there and is no report of ours",
+    "eval --json ours set/ir set/vi": "--json would write ours",
+    "eval ours set/ir set/vi --jobs -1": "--jobs is -1",
+    "eval ours set/ir set/vi --beside bad2.csv": "bad2.csv cannot be read",
+    "eval ours set/ir set/vi --beside sets.csv": "holds the data sets S, T; choose one",
+    "eval ours set/ir set/vi --beside one.csv": "no table of mean scores",
+    "eval ours set/ir set/vi --dataset S": "--dataset chooses rows of --beside",
+    "eval --model mgdn-mfx --data set": "there is no model 'mgdn-mfx'",
+    "eval m.safetensors --model m.safetensors --data set": "m.safetensors cannot be listed",
+    "eval --compare one.csv": "a comparison needs two methods",
+    "eval --compare one.csv two.csv": "one and two share no image",
+    "eval --compare one.csv bad.csv": "bad.csv is no table of scores an image",
+    "eval --compare one.csv gone.csv": "gone.csv cannot be read",
+    "eval --compare one.csv one.csv": "is there already; rename the file",
+    "eval ours --compare one.csv two.csv": "give no pictures or networks",
+    "eval --compare one.csv two.csv --csv out.csv": "--compare prints its result",
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_input_is_one_sentence_exit_2_and_no_debris(command, capsys):
+    before = everything()
+    assert mgdn(command) == 2
+    said = capsys.readouterr()
+    assert BAD[command] in said.err
+    assert said.err.startswith("mgdn: error: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+    assert everything() == before
+
+
+def lines(text):
+    """Rows of the table by their first cell."""
+    cells = [
+        [cell.strip() for cell in line.strip("│┃").replace("┃", "│").split("│")]
+        for line in text.splitlines()
+        if line[:1] in "│┃"
+    ]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_three_files(capsys):
+    assert mgdn(f"eval ours/p0.png {PAIR}") == 0
+    said = capsys.readouterr().out
+    rows = lines(said)
+    assert rows["method"][:3] == ["EN ↑", "SD ↑", "SF ↑"]
+    assert list(rows) == ["method", "p0", "base_mean", "base_max", "base_laplacian"]
+    fused, a, b = (files.read_image(p) for p in ("ours/p0.png", *PAIR.split()))
+    wanted = ruler.evaluate(fused, a, b)
+    assert rows["p0"][:8] == [f"{v:.4f}" for v in wanted.values()]
+    assert "variant standard" in said
+    assert "SSIM_dr255" in said
+
+
+def test_folders_csv_json_and_a_picture_that_fails(capsys):
+    Path("theirs/p1.png").write_bytes(Path("half.png").read_bytes())
+    save("ours/stray.png", 9)
+    command = "eval ours theirs set/ir set/vi --metrics EN,PSNR --variant cddfuse --no-baselines"
+    assert mgdn(f"{command} --csv out.csv --json out.json --jobs 2") == 1
+    said = capsys.readouterr()
+    assert "p1: theirs/p1.png is damaged or truncated" in said.err
+    assert "ours/stray.png has no sources called stray" in said.err
+    assert "written out.csv" in said.out
+    rows = list(csv.reader(Path("out.csv").read_text().splitlines()))
+    assert rows[0] == ["method", "image", "EN", "PSNR_peakF"]
+    assert [row[:2] for row in rows[1:]] == [
+        *(["ours", name] for name in ("p0", "p1", "p2", "mean")),
+        *(["theirs", name] for name in ("p0", "p2", "mean")),
+    ]
+    content = json.loads(Path("out.json").read_text())
+    assert content["variant"] == "cddfuse"
+    assert content["command"] == f"mgdn {command} --csv out.csv --json out.json --jobs 2"
+    assert list(content["methods"]["theirs"]["images"]) == ["p0", "p2"]
+    assert "p1" in content["methods"]["theirs"]["failures"]
+    assert content["metrics"]["EN"] == {"higher_is_better": True, "group": "statistics"}
+    assert {"python", "numpy", "scipy"} <= content["versions"].keys()
+    assert "jax" not in content["versions"]
+
+
+def test_one_method_alone_makes_the_plain_csv(capsys):
+    assert mgdn("eval ours set/ir set/vi --metrics EN,MI --csv out.csv --quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    rows = list(csv.reader(Path("out.csv").read_text().splitlines()))
+    assert rows[0] == ["image", "EN", "MI"]  # the baselines are not what was asked for
+    assert [row[0] for row in rows[1:]] == ["p0", "p1", "p2", "mean"]
+    fused = files.read_image("ours/p1.png")
+    sources = (files.read_image(f"set/{role}/p1.png") for role in ("ir", "vi"))
+    wanted = ruler.evaluate(fused, *sources, ("EN", "MI"))
+    assert [float(cell) for cell in rows[2][1:]] == list(wanted.values())
+    assert float(rows[4][1]) == pytest.approx(np.mean([float(row[1]) for row in rows[1:4]]))
+
+
+def test_a_network_over_folders_and_a_prepared_set(capsys):
+    results = []
+    data.prepare("pairs", "set", name="mine")
+    for place in ("set", "set/ir set/vi", "mine", "sets/mine"):
+        command = f"eval --model m.safetensors base_max --data {place} --metrics EN,MI --json"
+        assert mgdn(command) == 0
+        results.append(json.loads(capsys.readouterr().out)["methods"])
+    assert list(results[0]) == ["m", "base_max", "base_mean", "base_laplacian"]
+    for methods in results[1:]:
+        assert {n: m["images"] for n, m in methods.items()} == {
+            n: m["images"] for n, m in results[0].items()
+        }
+    assert not results[0]["base_max"]["baseline"]
+    assert results[0]["base_mean"]["baseline"]
+    sources = [files.read_image(f"set/{role}/p1.png") for role in ("ir", "vi")]
+    wanted = ruler.evaluate(np.maximum(*sources), *sources, ("EN", "MI"))
+    assert results[0]["base_max"]["images"]["p1"] == wanted
+
+
+def test_networks_and_pictures_in_one_table(capsys):
+    assert mgdn("eval ours --model m.safetensors --data set --metrics EN --no-baselines") == 0
+    assert list(lines(capsys.readouterr().out)) == ["method", "ours", "m"]
+
+
+def test_the_focus_rule_joins_for_near_and_far(capsys):
+    os.rename("set/ir", "set/near")
+    os.rename("set/vi", "set/far")
+    assert mgdn("eval ours set/near set/far --metrics EN") == 0
+    assert "base_focus_guided" in lines(capsys.readouterr().out)
+
+
+def test_ground_truth(capsys):
+    assert mgdn("eval ours --truth theirs --json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert list(content["methods"]) == ["ours"]
+    wanted = ruler.evaluate_truth(
+        files.read_image("ours/p2.png"), files.read_image("theirs/p2.png")
+    )
+    assert content["methods"]["ours"]["images"]["p2"] == wanted
+    both = "eval ours set/ir set/vi --truth theirs --metrics truth,MI --no-baselines --json"
+    assert mgdn(both) == 0
+    images = json.loads(capsys.readouterr().out)["methods"]["ours"]["images"]
+    assert images["p2"].keys() == wanted.keys() | {"MI"}
+
+
+def test_rows_measured_elsewhere(capsys):
+    command = "eval ours set/ir set/vi --metrics EN,PSNR --variant cddfuse --beside sets.csv"
+    assert mgdn(f"{command} --dataset T") == 0
+    said = capsys.readouterr().out
+    assert lines(said)["near †"][:2] == ["7.4000", "21.0000"]
+    assert "†: means measured elsewhere (sets.csv)" in said
+    # The standard variant has another PSNR: the foreign one is not shown under its name.
+    assert mgdn(f"{command.replace('cddfuse', 'standard')} --dataset T") == 0
+    assert lines(capsys.readouterr().out)["near †"][:2] == ["7.4000", "-"]
+
+
+@pytest.mark.parametrize("place", ["set/ir set/vi", "mine"])
+def test_report(capsys, place):
+    if place == "mine":
+        data.prepare("pairs", "set", name="mine")
+    Path("theirs/p1.png").unlink()
+    command = f"eval ours theirs --model m.safetensors --data {place} --metrics EN,MI"
+    for _ in range(2):  # our own page is replaced
+        assert mgdn(f"{command} --report page --jobs 0 --beside sets.csv --dataset S") == 1
+    said = capsys.readouterr()
+    assert "written page/index.html" in said.out
+    assert "theirs has no picture called p1" in said.err
+    assert os.listdir("page") == ["index.html"]
+    page = Path("page/index.html").read_text()
+    for part in ("theirs has no picture called p1", f"mgdn {command}", "far", "base_laplacian"):
+        assert part in page
+    # Two sources, two folders, a network and three rules on three pairs; one picture lacks.
+    assert page.count("data:image/jpeg;base64,") == 3 * (2 + 3 + 3) - 1
+
+
+def test_sources_may_be_called_as_they_like(capsys):
+    os.rename("ours", "a")
+    assert mgdn("eval a set/ir set/vi --metrics EN --no-baselines --report page") == 0
+    assert list(lines(capsys.readouterr().out))[1].endswith("/a")
+
+
+def test_values_left_out_of_a_mean_are_told(capsys):
+    for n in (0, 2):
+        files.write_image(f"ours/p{n}.png", np.full((48, 50), 7, np.uint8))
+    assert mgdn("eval ours set/ir set/vi --metrics CC,EN") == 0
+    assert "ours: no finite value of CC on 2 of 3, left out of the mean" in capsys.readouterr().out
+
+
+def test_many_metrics_go_down_the_side(capsys):
+    names = "statistics,information,edges,Q_Y,Q_C,CC"
+    assert mgdn(f"eval ours/p0.png {PAIR} --metrics {names}") == 0
+    rows = lines(capsys.readouterr().out)
+    assert list(rows)[:2] == ["metric", "EN ↑"]
+
+
+def test_names_of_methods_are_as_short_as_they_may_be():
+    os.makedirs("x/fused")
+    os.makedirs("y/fused")
+    Path("pic.v2.png").touch()
+    assert cli_eval._titles(["x/fused", "y/fused"]) == ["x/fused", "y/fused"]
+    assert cli_eval._titles(["x/fused", "ours"]) == ["fused", "ours"]
+    assert cli_eval._titles(["pic.v2.png"]) == ["pic.v2"]
+
+
+def test_compare(capsys):
+    rng = np.random.default_rng(0)
+    names = [f"i{k}" for k in range(10)]
+    base = {n: {"EN": rng.uniform(6, 7), "MI": 2.0} for n in names}
+    better = {n: {"EN": row["EN"] + 0.1, "MI": 2.0} for n, row in base.items()}
+    scores.write_tables("[a].csv", {"": scores.Table(("EN", "MI"), better)})
+    scores.write_tables("b.csv", {"": scores.Table(("EN", "MI"), {**base, "more": base["i0"]})})
+    assert mgdn("eval --compare [a].csv b.csv") == 0
+    said = capsys.readouterr().out
+    assert lines(said)["EN ↑"][2:] == ["10", "0", "0", "+1.00", "0.0020", "0.0039", "[a]"]
+    assert lines(said)["MI ↑"][2:] == ["0", "10", "0", "+0.00", "1.0000", "1.0000", "-"]
+    assert "left out, scored for b alone: more (1)" in said
+    assert "mean rank an image over EN MI: [a] 1.25, b 1.75" in said
+    assert mgdn("eval --compare [a].csv b.csv --json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["comparisons"][0]["metrics"]["EN"]["verdict"] == "first"
+    assert content["comparisons"][0]["only_second"] == ["more"]
+    assert mgdn("eval --compare [a].csv b.csv --json out.json --quiet") == 0
+    assert json.loads(Path("out.json").read_text()) == content
+
+
+def test_a_full_disk_and_ctrl_c_leave_nothing(monkeypatch, capsys):
+    before = everything()
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_measure", interrupt)
+        assert mgdn("eval ours set/ir set/vi --csv out.csv --jobs 0") == 130
+    assert capsys.readouterr() == ("", "mgdn: interrupted.\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert mgdn("eval ours set/ir set/vi --metrics EN --csv out.csv --jobs 0") == 2
+    assert "out.csv cannot be written (no space left)" in capsys.readouterr().err
+    assert everything() == before

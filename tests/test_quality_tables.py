@@ -1,0 +1,128 @@
+"""benchmarks/tables.py on small pictures: rows of ours beside rows measured elsewhere."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from mgdn_jax import baselines, files, scores
+from mgdn_jax.scores import Summary
+
+SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tables"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["tables"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("mff/lytro20/near", "mff/lytro20/far", "ivf/tno25/ir", "ivf/tno25/vi"):
+        for name in ("p0", "p1"):
+            picture = rng.integers(0, 256, (161, 162, 3)).astype(np.uint8)
+            files.write_image(tmp_path / folder / f"{name}.png", picture)
+    (tmp_path / "anchors").mkdir()
+    return tmp_path
+
+
+def anchors(tables, root, rows):
+    """The given rows as one file of anchors; the others empty but for their heads."""
+    for test in tables.SETS.values():
+        for name in test.anchors:
+            scores.write_summaries(root / "anchors" / name, [], ("EN",))
+    columns = [scores.ANCHOR_NAMES.get(c, c) for c in tables.MEASURED]
+    name = tables.SETS[rows[0].dataset].anchors[0]
+    scores.write_summaries(root / "anchors" / name, rows, columns)
+
+
+def run(tables, root, *options, models=None):
+    args = tables._arguments([*options, "--jobs", "0", "--anchors", str(root / "anchors")])
+    return tables.run(args, Console(width=150), models)
+
+
+def test_a_set_with_jpeg_rows(tables, root, capsys):
+    data = ["--data", str(root), "--set", "Lytro20"]
+    args = tables._arguments([*data, "--jobs", "0", "--csv", str(root / "first.csv")])
+    assert tables.run(args, Console(width=150), {}) == 0
+    rows = scores.read_summaries(root / "first.csv")
+    assert [row.method for row in rows[:2]] == ["base_mean", "base_mean+jpeg75"]
+    assert len(rows) == 8
+    # Our own figures as anchors, one of them spoilt, and one method of somebody else's.
+    rows[0].values["VIF"] += 0.5
+    rows.append(Summary("Lytro20", "theirs", 2, dict(rows[0].values)))
+    anchors(tables, root, rows)
+    capsys.readouterr()
+    outputs = [*("--markdown", str(root / "page.md")), *("--per-image", str(root / "scores"))]
+    outputs += ["--pictures", str(root / "out"), "--csv", str(root / "ours.csv")]
+    assert run(tables, root, *data, *outputs, models={"ours": baselines.maximum}) == 0
+    text = capsys.readouterr().out
+    assert "theirs †" in text
+    assert "base_mean: 18 of 19 columns equal" in text
+    assert "largest difference 0.50000 (VIF" in text
+    assert "base_max: 19 of 19 columns equal" in text
+    assert "of 11" in text  # 8 rules, theirs, ours twice
+    page = (root / "page.md").read_text()
+    assert page.count("| **ours") == 2
+    assert "- ours: lowest Qabf" in page
+    assert str(root) not in page
+    fused = files.read_image(root / "out" / "ours" / "p1.png")
+    pair = [files.read_image(root / f"mff/lytro20/{side}/p1.png") for side in ("near", "far")]
+    assert np.array_equal(fused, np.maximum(*pair))
+    last = (root / "scores" / "Lytro20" / "ours.csv").read_text().splitlines()[-1]
+    assert last.startswith("mean,")
+    # The page can be made again from the figures alone.
+    again = ["--figures", str(root / "ours.csv"), "--set", "Lytro20"]
+    assert run(tables, root, *again, "--markdown", str(root / "again.md")) == 0
+    weakest = next(line for line in page.splitlines() if "lowest Qabf" in line)
+    assert (root / "again.md").read_text() == page.replace(weakest + "\n", "")
+
+
+def test_printed_rows_stand_in_a_table_of_their_own(tables, root, capsys):
+    row = Summary("TNO25", "theirs", 2, dict.fromkeys(tables.MEASURED, 1.0))
+    row.values["PSNR"] = row.values.pop("PSNR_peakF")
+    anchors(tables, root, [row])
+    printed = "table,dataset,method,metric,value\n"
+    for metric in ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM"):
+        for table in ("paper_IVF", "readme_IVF"):
+            printed += f"{table},TNO,CDDFuse,{metric},0.77\n"
+        printed += f"paper_IVF,RoadScene,Else,{metric},0.5\n"
+    (root / "anchors" / "published_cddfuse_tables.csv").write_text(printed)
+    page = root / "page.md"
+    options = ["--data", str(root), "--set", "TNO25", "--markdown", str(page)]
+    assert run(tables, root, *options, models={}) == 0
+    text = page.read_text()
+    first, second = text.split("### TNO25 beside")
+    assert "CDDFuse (" not in first
+    assert "base_focus_guided" not in text
+    assert "| CDDFuse (paper, README) ‡ | 0.77 | 0.77 |" in second
+    assert "Else" not in text
+    assert "SSIM_dr2 ↑" in second
+    assert "theirs †" in first
+    assert "theirs †" in second
+
+
+def test_failures_are_reported(tables, root, capsys):
+    (root / "mff/lytro20/far/p0.png").write_bytes(b"torn")
+    command = ["--data", str(root), "--set", "Lytro20", "--model", "--jobs", "0"]
+    command.remove("--model")
+    assert tables.main([*command, "--model", "mgdn-mfx"]) == 2
+    assert "there is no model" in capsys.readouterr().err
+    args = tables._arguments(command)
+    assert tables.run(args, Console(width=150), {}) == 1
+    assert "p0.png" in capsys.readouterr().err
+    (root / "mff/lytro20/far/p0.png").unlink()
+    args = tables._arguments(command)
+    assert tables.main([*command[:-2], "--jobs", "0"]) == 2
+    assert "p0 has no partner" in capsys.readouterr().err
+    assert tables.main(["--set", "Lytro20"]) == 2
+    assert "either --data to measure or --figures" in capsys.readouterr().err
