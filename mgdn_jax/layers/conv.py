@@ -113,8 +113,7 @@ def depthwise(
     kh, kw = kernel.shape[:2]
 
     def by_shifts(x: Array, kernel: Array) -> Array:
-        taps = [s * kernel[dy, dx] for dy, dx, s in _shifts(x, kh, kw)]
-        return functools.reduce(jnp.add, taps)
+        return depthwise_inner(_framed(x, kh, kw), kernel)
 
     def by_xla(x: Array, kernel: Array) -> Array:
         pads = [(kh // 2,) * 2, (kw // 2,) * 2]
@@ -125,11 +124,23 @@ def depthwise(
     return lax.platform_dependent(x, kernel, cpu=by_shifts, default=by_xla)
 
 
-def _shifts(x: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
-    """(dy, dx, x moved by the tap) for every tap, zeros beyond the border."""
-    h, w = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
-    return [(dy, dx, padded[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
+def depthwise_inner(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"]
+) -> Float[Array, "b h-kh+1 w-kw+1 c"]:
+    """`depthwise` where the kernel fits inside the map: a sum of shifted products, no padding."""
+    kh, kw = kernel.shape[:2]
+    taps = [shifted * kernel[dy, dx] for dy, dx, shifted in _shifts(x, kh, kw)]
+    return functools.reduce(jnp.add, taps)
+
+
+def _framed(x: Array, kh: int, kw: int) -> Array:
+    return jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
+
+
+def _shifts(framed: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
+    """(dy, dx, what the tap sees) for every tap of a map that has its border around it."""
+    h, w = framed.shape[1] - kh + 1, framed.shape[2] - kw + 1
+    return [(dy, dx, framed[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
 
 
 def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -144,7 +155,10 @@ def _depthwise_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Arr
     # Example by example: the shifted copies of a whole batch would not stay in cache.
     def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
         xe, ge = example[0][None], example[1][None]
-        taps = [jnp.sum(s * ge, (0, 1, 2), dtype=wide) for _, _, s in _shifts(xe, kh, kw)]
+        taps = [
+            jnp.sum(s * ge, (0, 1, 2), dtype=wide)
+            for _, _, s in _shifts(_framed(xe, kh, kw), kh, kw)
+        ]
         return total + jnp.stack(taps), None
 
     start = jnp.zeros((kh * kw, x.shape[-1]), wide)

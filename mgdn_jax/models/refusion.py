@@ -221,11 +221,10 @@ class CrossModalFusion(nnx.Module):
             gates = local_halves(self.gates, self.gates_local, z, inside)
             fused = answered(z, inside)
             for i in range(2):
-                offered = self.values_local[i](
-                    restormer.masked(self.values[i](branches[i]), inside)
+                offered = restormer.local(
+                    self.values[i](branches[i]), self.values_local[i].kernel[...], inside
                 )
-                gated = jax.nn.gelu(gates[i], approximate=False) * answered(offered, inside)
-                fused = fused + self.outs[i](gated)
+                fused = fused + self.outs[i](restormer.gelu(gates[i]) * offered)
             return fused, {}
 
         return in_strips(gate, [x1, x2, *values], mixes)[0], own
