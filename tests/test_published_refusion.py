@@ -11,7 +11,7 @@ from conftest import SHARED
 from golden import Golden
 
 import mgdn_jax
-from mgdn_jax import cli
+from mgdn_jax import cli, files, image
 
 FIXTURES = SHARED / "fixtures" / "refusion"
 PRESET = {"IVIF": "ivf", "MIF": "mif", "MFIF": "mff", "MEIF": "mef"}
@@ -56,9 +56,8 @@ def test_the_published_recipe_on_whole_pictures(fusers, pair):
     print(f"{pair}: RGB largest {difference.max()}, equal {(difference == 0).mean():.3%}")
     assert difference.max() <= 1
     # The gray picture is the same result without the colour of its sources.
-    from mgdn_jax import files, image
-
-    planes = [np.asarray(image.luminance(files.to_float(x))) for x in files.load_pictures(paths)]
+    pictures = [np.atleast_3d(files.to_float(x)) for x in files.load_pictures(paths)]
+    planes = [np.asarray(image.luminance(x)) for x in pictures]
     gray = fusers[task](*planes, stretch="minmax")[::16, ::16, 0]
     levels = np.floor(255.0 * gray + 0.5).astype(int)
     difference = np.abs(levels - golden[f"out:{pair}/gray8_s16"].astype(int))
