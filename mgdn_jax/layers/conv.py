@@ -7,6 +7,7 @@ All of them cross-correlate, keep H and W by zero padding, and take channels las
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,8 +113,7 @@ def depthwise(
     kh, kw = kernel.shape[:2]
 
     def by_shifts(x: Array, kernel: Array) -> Array:
-        taps = [s * kernel[dy, dx] for dy, dx, s in _shifts(x, kh, kw)]
-        return functools.reduce(jnp.add, taps)
+        return depthwise_inner(_framed(x, kh, kw), kernel)
 
     def by_xla(x: Array, kernel: Array) -> Array:
         pads = [(kh // 2,) * 2, (kw // 2,) * 2]
@@ -124,11 +124,23 @@ def depthwise(
     return lax.platform_dependent(x, kernel, cpu=by_shifts, default=by_xla)
 
 
-def _shifts(x: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
-    """(dy, dx, x moved by the tap) for every tap, zeros beyond the border."""
-    h, w = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
-    return [(dy, dx, padded[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
+def depthwise_inner(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"]
+) -> Float[Array, "b h-kh+1 w-kw+1 c"]:
+    """`depthwise` where the kernel fits inside the map: a sum of shifted products, no padding."""
+    kh, kw = kernel.shape[:2]
+    taps = [shifted * kernel[dy, dx] for dy, dx, shifted in _shifts(x, kh, kw)]
+    return functools.reduce(jnp.add, taps)
+
+
+def _framed(x: Array, kh: int, kw: int) -> Array:
+    return jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
+
+
+def _shifts(framed: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
+    """(dy, dx, what the tap sees) for every tap of a map that has its border around it."""
+    h, w = framed.shape[1] - kh + 1, framed.shape[2] - kw + 1
+    return [(dy, dx, framed[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
 
 
 def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -143,7 +155,10 @@ def _depthwise_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Arr
     # Example by example: the shifted copies of a whole batch would not stay in cache.
     def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
         xe, ge = example[0][None], example[1][None]
-        taps = [jnp.sum(s * ge, (0, 1, 2), dtype=wide) for _, _, s in _shifts(xe, kh, kw)]
+        taps = [
+            jnp.sum(s * ge, (0, 1, 2), dtype=wide)
+            for _, _, s in _shifts(_framed(xe, kh, kw), kh, kw)
+        ]
         return total + jnp.stack(taps), None
 
     start = jnp.zeros((kh * kw, x.shape[-1]), wide)
@@ -160,7 +175,7 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
 
 
 class Conv2d(nnx.Module):
-    """Dense convolution with bias, initialised as PyTorch does: uniform in +-1/sqrt(fan_in).
+    """Dense convolution, initialised as PyTorch does: uniform in +-1/sqrt(fan_in).
 
     Weights are HWIO. A kernel of size 1 runs as a matrix product.
     """
@@ -172,34 +187,61 @@ class Conv2d(nnx.Module):
         kernel_size: int,
         *,
         dilation: int = 1,
+        use_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         self.dilation = dilation
         fan_in = in_features * kernel_size**2
         shape = (kernel_size, kernel_size, in_features, out_features)
         self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (out_features,), fan_in))
+        self.bias: Any = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Convolve; computes in the dtype of ``x``."""
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        kernel = self.kernel[...].astype(x.dtype)
         if kernel.shape[:2] == (1, 1):
-            return pointwise(x, kernel[0, 0]) + bias
-        return conv2d(x, kernel, self.dilation) + bias
+            y = pointwise(x, kernel[0, 0])
+        else:
+            y = conv2d(x, kernel, self.dilation)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class DepthwiseConv2d(nnx.Module):
-    """Depthwise convolution with bias; weights ``(k, k, 1, c)``, PyTorch's initialisation."""
+    """Depthwise convolution with PyTorch's initialisation; weights ``(k, k, group, c)``.
 
-    def __init__(self, features: int, kernel_size: int, *, rngs: nnx.Rngs):
-        fan_in = kernel_size**2
-        self.kernel = nnx.Param(_uniform(rngs, (kernel_size, kernel_size, 1, features), fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (features,), fan_in))
+    With ``group`` g above 1 it is the grouped convolution whose groups mix g consecutive input
+    channels into the g output channels of the same places (c a multiple of g).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        kernel_size: int,
+        *,
+        group: int = 1,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        if features % group:
+            raise ValueError(f"features ({features}) must be divisible by group ({group})")
+        fan_in = group * kernel_size**2
+        shape = (kernel_size, kernel_size, group, features)
+        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
+        self.bias: Any = nnx.Param(_uniform(rngs, (features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Convolve every channel with its own kernel; computes in the dtype of ``x``."""
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        return depthwise(x, kernel) + bias
+        """Convolve every channel (or group) with its own kernel; computes in the dtype of ``x``."""
+        kernel = self.kernel[...].astype(x.dtype)
+        group = kernel.shape[2]
+        if group == 1:
+            y = depthwise(x, kernel)
+        else:  # the i-th input of every group, beside each output of its group
+            parts = [
+                depthwise(jnp.repeat(x[..., i::group], group, -1), kernel[:, :, i : i + 1])
+                for i in range(group)
+            ]
+            y = functools.reduce(jnp.add, parts)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class Linear(nnx.Module):
