@@ -237,7 +237,7 @@ def weighted_intensity(fused: Image, a: Image, b: Image, weights: Weights) -> Pe
 def weighted_gradient(fused: Image, a: Image, b: Image, weights: Weights) -> PerExample:
     """`weighted_intensity` of the three images' `sobel_strength`."""
     _same_shape(fused, a, b)
-    return _weighted(*map(sobel_strength, (fused, a, b)), weights)
+    return _weighted(sobel_strength(fused), sobel_strength(a), sobel_strength(b), weights)
 
 
 def gradient_signed_max(fused: Image, a: Image, b: Image) -> PerExample:
