@@ -1,6 +1,5 @@
 """ReFusion's meta steps against the original: every proposal parameter, in both forms."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from mgdn_jax import bilevel, conversion, losses, models
 from mgdn_jax.layers import functional
 
 NETWORKS = {"fusion": "Network", "lpn": "ProposalNetwork", "recon": "ReconstructionNetwork"}
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Form:
@@ -82,7 +82,7 @@ class Form:
         del phi
         return self.reconstruction_loss(psi, theta, batch)
 
-    def meta(self, **options):
+    def run(self, **options):
         sgd = optax.sgd(0.01)
         steps = {"t": 0, "r": 1}[self.name]
         meta = bilevel.meta_gradient(
@@ -90,11 +90,11 @@ class Form:
             auxiliary=bilevel.Auxiliary(self.reconstruction_loss, sgd, steps=steps),
             keep_inner=True, **options,
         )  # fmt: skip
-        return jax.jit(
-            lambda phi: meta(
-                phi, self.params["fusion"], self.train, self.test, psi=self.params["recon"]
-            )
-        )
+        # Everything is an argument: XLA would fold constants for minutes. Less optimisation
+        # compiles faster; a run takes a moment.
+        arguments = self.params["lpn"], self.params["fusion"], self.train, self.test
+        lowered = jax.jit(meta).lower(*arguments, psi=self.params["recon"])
+        return lowered.compile(QUICK)(*arguments, psi=self.params["recon"])
 
 
 def worst(ours, wanted):
@@ -117,7 +117,7 @@ def test_meta_gradient_golden(name, dtype, mode, steps):
     with jax.enable_x64(dtype == "float64"):
         form = Form(name, dtype)
         phi = form.params["lpn"]
-        value, gradient, aux = form.meta(mode=mode, steps=steps)(phi)
+        value, gradient, aux = form.run(mode=mode, steps=steps)
         wanted = form.stored(f"grad:meta_k{steps}_f64", "lpn")
         assert wanted.keys() == phi.keys()  # every proposal parameter
         exact = dtype == "float64"
