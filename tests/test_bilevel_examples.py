@@ -20,6 +20,6 @@ def test_quadratic_finds_the_known_answer():
 
 
 def test_data_weights_find_the_flipped_labels():
-    result = load("bilevel_data_weights").main(examples=120, steps=5, updates=40)
+    result = load("bilevel_data_weights").main(updates=40)
     assert result["weight_flipped"] < 0.5 * result["weight_clean"]
     assert result["accuracy_after"] > result["accuracy_before"]

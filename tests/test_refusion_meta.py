@@ -135,6 +135,14 @@ def test_meta_gradient_golden(name, dtype, mode, steps):
             assert worst(aux.auxiliary, form.stored("out:fast", "recon")) <= (
                 1e-12 if exact else 1e-6
             )
+        if name == "t":
+            directions = Golden("refusion_meta_t_directions")
+            for i in (1, 2):
+                direction = form.stored(f"in:fd_dir{i}", "lpn", directions)
+                slope = sum(float(jnp.vdot(gradient[k], d)) for k, d in direction.items())
+                numeric = float(form.golden[f"scalar:fd_k{steps}_dir{i}_eps0.0001"])
+                print(f"  finite difference {i}: {abs(slope / numeric - 1):.1e}")
+                assert abs(slope / numeric - 1) <= 1e-6
         if steps == 1:
             eta = 1e-4
             outer = optax.chain(bilevel.scale_by_max_abs(), optax.scale_by_learning_rate(eta))
@@ -145,3 +153,14 @@ def test_meta_gradient_golden(name, dtype, mode, steps):
             assert update_error <= (1e-11 if exact else 1e-6)
             largest = max(float(jnp.abs(u).max()) for u in updates.values())
             assert abs(largest / eta - 1) <= 1e-6
+
+
+@pytest.mark.parametrize(("name", "bound"), [("t", 1e-3), ("r", 1e-2)])
+def test_mixed_difference_golden(name, bound):
+    # Measured with the original: 7.6e-4 in form T, 7.1e-3 in form R, at c = 0.01.
+    with jax.enable_x64(True):
+        form = Form(name, "float64")
+        _, gradient, _ = form.run(mode="mixed_difference", difference=0.01)
+        error = worst(gradient, form.stored("grad:meta_k1_f64", "lpn"))
+        print(f"form {name}, mixed_difference: {error:.1e} of max|g|")
+        assert 0.1 * bound <= error <= bound
