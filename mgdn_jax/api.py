@@ -90,8 +90,7 @@ def convert(
         "task": preset,
         "trained_on": "published weights, converted",
         "source": Path(source).name,
-        # The released MFF and MEF scripts always grow pictures by 1 to 8 mirrored rows and columns.
-        "inference": {"padding": "script" if preset in ("mff", "mef") else "network"},
+        **models.get(system).PUBLISHED.get(preset, {}),
     }
     checkpoint.save_weights(
         target, system=system, config=config.to_dict(), params=params, stats={}, card=card

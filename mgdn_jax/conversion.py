@@ -45,10 +45,13 @@ class Rules:
         modules: (pattern of a module's published path, our path, kind); kind is ``conv``,
             ``linear``, ``norm`` or ``array`` (a lone parameter) and decides suffix and layout.
         dead: patterns of published entries that no network of the system reads.
+        twin: (pattern, replacement) of second names under which entries are stored again; an
+            entry may have either name or both, then with equal values.
     """
 
     modules: tuple[tuple[str, str, str], ...]
     dead: tuple[str, ...]
+    twin: tuple[str, str] | None = None
 
 
 _SUFFIX: dict[str, dict[str, tuple[str, Transform]]] = {
@@ -115,7 +118,100 @@ _MGDN = Rules(
     ),
 )
 
-RULES: dict[str, Rules] = {"mgdn": _MGDN}
+
+def _restormer(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """Rules of Restormer blocks whose published and own paths begin so."""
+    return (
+        (theirs + r"norm([12])\.body", ours + r"/norm\3", "norm"),
+        (theirs + r"attn\.temperature", ours + "/attention/temperature", "array"),
+        (theirs + r"attn\.qkv", ours + "/attention/qkv/project", "conv"),
+        (theirs + r"attn\.qkv_dwconv", ours + "/attention/qkv/local", "conv"),
+        (theirs + r"attn\.project_out", ours + "/attention/project", "conv"),
+        (theirs + r"ffn\.project_in", ours + "/feed_forward/expand", "conv"),
+        (theirs + r"ffn\.dwconv", ours + "/feed_forward/local", "conv"),
+        (theirs + r"ffn\.project_out", ours + "/feed_forward/contract", "conv"),
+    )
+
+
+def _numbered(*rules: tuple[str, str, str]) -> tuple[tuple[str, str, str], ...]:
+    """Rules with the published ``{n}`` (1, 2) and our ``{i}`` (0, 1) filled in."""
+    return tuple(
+        (theirs.replace("{n}", str(i + 1)), ours.replace("{i}", str(i)), kind)
+        for theirs, ours, kind in rules
+        for i in (0, 1)
+    )
+
+
+# An empty group where a path has one number only, so that `_restormer` counts alike everywhere.
+_ENCODERS = _numbered(*_restormer(r"encoder{n}()\.(\d+)\.", r"encoders/{i}/\2"))
+_TWIN = (r"(.+)\.conv\.weight", r"\1.weight")
+_REFUSION = Rules(
+    modules=(
+        *_ENCODERS,
+        *_restormer(r"decoder()\.(\d+)\.", r"decoder/\2"),
+        *_numbered(
+            (r"project_in_{n}", "stems/{i}", "conv"),
+            (r"FM\.temperature{n}", "fusion/attentions/{i}/temperature", "array"),
+            (r"FM\.qkv{n}", "fusion/attentions/{i}/qkv/project", "conv"),
+            (r"FM\.qkv{n}_dwconv", "fusion/attentions/{i}/qkv/local", "conv"),
+            (r"FM\.project_mid{n}", "fusion/attentions/{i}/project", "conv"),
+            (r"FM\.project_E{n}", "fusion/values/{i}", "conv"),
+            (r"FM\.project_E{n}_d", "fusion/values_local/{i}", "conv"),
+            (r"FM\.project_out{n}", "fusion/outs/{i}", "conv"),
+        ),
+        (r"FM\.project_E", "fusion/gates", "conv"),
+        (r"FM\.project_E_d", "fusion/gates_local", "conv"),
+        (r"project_out_0", "reduce", "conv"),
+        (r"project_out_1", "last", "conv"),
+    ),
+    dead=(),
+    twin=_TWIN,
+)
+
+
+def _proposal(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """Rules of one branch of ReFusion's proposal module."""
+    rules = (
+        *_ENCODERS,
+        *_restormer(r"encoder3()\.(\d+)\.", r"joint/\2"),
+        *_numbered((r"patch_embed{n}", "stems/{i}", "conv")),
+        (r"out1", "reduce", "conv"),
+        (r"out2\.weight", "slope", "array"),
+        (r"out3", "last", "conv"),
+    )
+    return tuple((theirs + a, ours + b, kind) for a, b, kind in rules)
+
+
+# A network of one branch is published without a prefix, two as LPN1 and LPN2.
+_REFUSION_PROPOSAL = Rules(
+    modules=(
+        *_proposal("", "intensity/"),
+        *_proposal(r"LPN1\.", "intensity/"),
+        *_proposal(r"LPN2\.", "gradient/"),
+    ),
+    dead=(),
+    twin=_TWIN,
+)
+_REFUSION_RECONSTRUCTION = Rules(
+    modules=(
+        *_ENCODERS,
+        *_numbered(
+            (r"patch_embed{n}", "stems/{i}", "conv"),
+            (r"out{n}_1", "reduce/{i}", "conv"),
+            (r"out{n}_3", "last/{i}", "conv"),
+        ),
+    ),
+    dead=(),
+    twin=_TWIN,
+)
+
+# By system; networks other than the one that fuses as system/class.
+RULES: dict[str, Rules] = {
+    "mgdn": _MGDN,
+    "refusion": _REFUSION,
+    "refusion/ProposalNetwork": _REFUSION_PROPOSAL,
+    "refusion/ReconstructionNetwork": _REFUSION_RECONSTRUCTION,
+}
 # Only dead where the network has two branches; with three the entry is converted.
 _DEAD_UNLESS_TARGETED = {"mgdn": (r"layers\.\d+\.adjust_channel_03\.(weight|bias)",)}
 
@@ -147,7 +243,7 @@ class Report:
 
 
 def convert_state_dict(
-    state: Mapping[str, np.ndarray], *, system: str, config: Any
+    state: Mapping[str, np.ndarray], *, system: str, config: Any, network: str = "Network"
 ) -> tuple[Flat, Report]:
     """Convert the arrays of a published network.
 
@@ -155,6 +251,7 @@ def convert_state_dict(
         state: published key -> array in PyTorch's layout; a ``module.`` prefix is stripped.
         system: e.g. ``"mgdn"``.
         config: the system's `Config` that describes the published network.
+        network: class of the system's module that it becomes, e.g. ``"ProposalNetwork"``.
 
     Returns:
         Flat parameters (float32 NumPy arrays) and the report.
@@ -162,7 +259,7 @@ def convert_state_dict(
     Raises:
         InputError: anything is unmatched, unfilled, filled twice or of the wrong shape.
     """
-    report, params = _convert(state, system, config)
+    report, params = _convert(state, system, config, network)
     if not report.complete:
         parts = [
             f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -181,16 +278,25 @@ def convert_state_dict(
     return params, report
 
 
-def _convert(state: Mapping[str, np.ndarray], system: str, config: Any) -> tuple[Report, Flat]:
-    if system not in RULES:
-        raise InputError(f"no conversion is known for {system!r}; known: {', '.join(RULES)}")
-    rules = RULES[system]
-    targets = models.abstract(system, config)[1]
+def _convert(
+    state: Mapping[str, np.ndarray], system: str, config: Any, network: str
+) -> tuple[Report, Flat]:
+    name = system if network == "Network" else f"{system}/{network}"
+    if name not in RULES:
+        raise InputError(f"no conversion is known for {name!r}; known: {', '.join(RULES)}")
+    rules = RULES[name]
+    targets = models.abstract(system, config, network)[1]
     converted: dict[str, str] = {}
     params: Flat = {}
     skipped, unmatched, double, misshapen = [], [], [], []
     for name, value in state.items():
         key = name.removeprefix("module.")
+        first = _first_name(key, rules)
+        if first != key and (other := state.get(name.removesuffix(key) + first)) is not None:
+            # Stored twice: one tensor under two names, or not this network.
+            (skipped if np.array_equal(value, other) else double).append(name)
+            continue
+        key = first
         hits = _targets(key, rules)
         optional = any(re.fullmatch(p, key) for p in _DEAD_UNLESS_TARGETED.get(system, ()))
         aimless = all(path not in targets for path, _ in hits)
@@ -215,7 +321,8 @@ def _convert(state: Mapping[str, np.ndarray], system: str, config: Any) -> tuple
                 params[path] = np.ascontiguousarray(array, np.float32)
                 converted[name] = path
     bad = {m.split(":")[0] for m in misshapen}
-    aimed = {p for n in bad for p, _ in _targets(n.removeprefix("module."), rules)}
+    keys = [_first_name(n.removeprefix("module."), rules) for n in bad]
+    aimed = {path for key in keys for path, _ in _targets(key, rules)}
     unfilled = [path for path in targets if path not in params and path not in aimed]
     return Report(
         converted,
@@ -227,6 +334,11 @@ def _convert(state: Mapping[str, np.ndarray], system: str, config: Any) -> tuple
     ), dict(sorted(params.items()))
 
 
+def _first_name(key: str, rules: Rules) -> str:
+    """The name that decides about an entry; the key itself unless it is a second name."""
+    return re.sub(*rules.twin, key) if rules.twin and re.fullmatch(rules.twin[0], key) else key
+
+
 def _targets(key: str, rules: Rules) -> list[tuple[str, Transform]]:
     """Every (path, transform) that the rules give a published key."""
     hits: list[tuple[str, Transform]] = []
@@ -234,7 +346,7 @@ def _targets(key: str, rules: Rules) -> list[tuple[str, Transform]]:
     for pattern, path, kind in rules.modules:
         if kind == "array":
             if match := re.fullmatch(pattern, key):
-                flatten = _flat if key.endswith("temperature") else _same
+                flatten = _flat if re.search(r"temperature\d?$", key) else _same
                 hits.append((match.expand(path), flatten))
         elif leaf in _SUFFIX[kind] and (match := re.fullmatch(pattern, module)):
             ours, transform = _SUFFIX[kind][leaf]

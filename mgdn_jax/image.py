@@ -65,15 +65,17 @@ def gaussian_window(size: int, sigma: float) -> np.ndarray:
     return window / window.sum()
 
 
-def sobel(image: Any) -> tuple[Any, Any]:
-    """Sobel responses along x and y of (..., h, w, c), divided by 8, replicate border.
+def sobel(image: Any, border: str = "replicate") -> tuple[Any, Any]:
+    """Sobel responses along x and y of (..., h, w, c), divided by 8.
 
-    A ramp of slope 1 per pixel answers 1.
+    A ramp of slope 1 per pixel answers 1. The border is ``"replicate"`` or ``"zero"`` (black
+    around the image, which answers along its edges as the convolutions of networks do).
     """
     xp = image.__array_namespace__()
-    top, bottom = image[..., :1, :, :], image[..., -1:, :, :]
+    keep = {"replicate": 1.0, "zero": 0.0}[border]
+    top, bottom = keep * image[..., :1, :, :], keep * image[..., -1:, :, :]
     rows = xp.concat([top, image, bottom], axis=-3)
-    rows = xp.concat([rows[..., :, :1, :], rows, rows[..., :, -1:, :]], axis=-2)
+    rows = xp.concat([keep * rows[..., :, :1, :], rows, keep * rows[..., :, -1:, :]], axis=-2)
     up, mid, down = rows[..., :-2, :, :], rows[..., 1:-1, :, :], rows[..., 2:, :, :]
     smooth_y = (up + 2.0 * mid + down) / 8.0
     slope_y = (down - up) / 8.0

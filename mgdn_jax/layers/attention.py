@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
@@ -12,6 +13,46 @@ from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, poi
 def weighted(x: Array, pixel_weights: Array | None) -> Array:
     """``x`` with every pixel times its weight (B, H, W, 1); ``x`` itself without weights."""
     return x if pixel_weights is None else x * pixel_weights.astype(x.dtype)
+
+
+def channel_sums(
+    q: Float[Array, "b *p c"],
+    k: Float[Array, "b *p c"],
+    pixel_weights: Float[Array, "b *p 1"] | None = None,
+) -> dict[str, Array]:
+    """What attention across channels gathers: plain sums over pixels, in float32 at least.
+
+    Returns:
+        ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``: the Gram matrix and squared norms.
+    """
+    b, c = q.shape[0], q.shape[-1]
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    qw, kw = (weighted(x, pixel_weights).reshape(b, -1, c) for x in (q, k))
+    q, k = q.reshape(b, -1, c), k.reshape(b, -1, c)
+    # The full c x c Gram matrix is one large product; heads use its diagonal blocks.
+    return {
+        "qk": jnp.einsum("bpc,bpd->bcd", qw, k, preferred_element_type=wide),
+        "qq": jnp.sum(qw.astype(wide) * q.astype(wide), 1),
+        "kk": jnp.sum(kw.astype(wide) * k.astype(wide), 1),
+    }
+
+
+def channel_map(
+    sums: dict[str, Array], temperature: Float[Array, " heads"], floor: float = 1e-12
+) -> Float[Array, "b c c"]:
+    """Attention of the channels of queries (rows) to those of keys (columns), from `channel_sums`.
+
+    A = softmax(t_h (q / max(|q|, floor)) (k / max(|k|, floor))^T) inside each head's block of
+    consecutive channels, zero outside the blocks. The clamp sits on the squared norm, so that
+    gradients are finite for channels that are zero everywhere (slope 1 / floor there).
+    """
+    c, heads = sums["qk"].shape[-1], temperature.shape[0]
+    scales = [lax.rsqrt(jnp.maximum(sums[s], floor**2)) for s in ("qq", "kk")]
+    cosine = sums["qk"] * scales[0][:, :, None] * scales[1][:, None, :]
+    head = np.arange(c) // (c // heads)
+    same = head[:, None] == head[None, :]
+    logits = cosine * temperature[head][:, None]
+    return jax.nn.softmax(jnp.where(same, logits, -jnp.inf), axis=-1)
 
 
 class ChannelCrossAttention(nnx.Module):
@@ -53,7 +94,6 @@ class ChannelCrossAttention(nnx.Module):
             Attended features, and the sums ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``.
         """
         b, h, w, c = guide.shape
-        wide = jnp.promote_types(guide.dtype, jnp.float32)
         q = self.query_local(self.query(guide)).reshape(b, h * w, c)
         # Key and value by the halves of their common weights: slicing maps would copy them.
         k, v = (
@@ -67,32 +107,15 @@ class ChannelCrossAttention(nnx.Module):
         )
         if context is None or pixel_weights is not None:
             weights = None if pixel_weights is None else pixel_weights.reshape(b, h * w, 1)
-            qw, kw = weighted(q, weights), weighted(k, weights)
-            # The full c x c Gram matrix is one large product; heads use its diagonal blocks.
-            own = {
-                "qk": jnp.einsum("bpc,bpd->bcd", qw, k, preferred_element_type=wide),
-                "qq": jnp.sum(qw.astype(wide) * q.astype(wide), 1),
-                "kk": jnp.sum(kw.astype(wide) * k.astype(wide), 1),
-            }
+            own = channel_sums(q, k, weights)
         else:
             own = {}
         sums = own if context is None else context
-        attention = self._map(sums["qk"], sums["qq"], sums["kk"])
+        attention = channel_map(sums, self.temperature[...])
         # Attention and output projection are both linear in v: one matrix per example.
         mix = attention.swapaxes(1, 2) @ self.project.kernel[...][0, 0]
         out = v @ mix.astype(v.dtype) + self.project.bias[...].astype(v.dtype)
         return out.reshape(b, h, w, c), own
-
-    def _map(self, qk: Array, qq: Array, kk: Array) -> Float[Array, "b c c"]:
-        """Softmax over the keys of each head's block; zero outside the blocks."""
-        c = qk.shape[-1]
-        # sqrt has no gradient at 0, where max() selects the constant anyway.
-        norms = [jnp.maximum(jnp.sqrt(jnp.maximum(s, 1e-24)), 1e-12) for s in (qq, kk)]
-        cosine = qk / (norms[0][:, :, None] * norms[1][:, None, :])
-        head = np.arange(c) // (c // self.heads)
-        same = head[:, None] == head[None, :]
-        logits = cosine * self.temperature[...][head][:, None]
-        return jax.nn.softmax(jnp.where(same, logits, -jnp.inf), axis=-1)
 
 
 def relative_position_index(window: int) -> np.ndarray:

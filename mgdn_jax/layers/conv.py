@@ -160,7 +160,7 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
 
 
 class Conv2d(nnx.Module):
-    """Dense convolution with bias, initialised as PyTorch does: uniform in +-1/sqrt(fan_in).
+    """Dense convolution, initialised as PyTorch does: uniform in +-1/sqrt(fan_in).
 
     Weights are HWIO. A kernel of size 1 runs as a matrix product.
     """
@@ -172,34 +172,60 @@ class Conv2d(nnx.Module):
         kernel_size: int,
         *,
         dilation: int = 1,
+        use_bias: bool = True,
         rngs: nnx.Rngs,
     ):
         self.dilation = dilation
         fan_in = in_features * kernel_size**2
         shape = (kernel_size, kernel_size, in_features, out_features)
         self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (out_features,), fan_in))
+        self.bias = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Convolve; computes in the dtype of ``x``."""
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        kernel = self.kernel[...].astype(x.dtype)
         if kernel.shape[:2] == (1, 1):
-            return pointwise(x, kernel[0, 0]) + bias
-        return conv2d(x, kernel, self.dilation) + bias
+            y = pointwise(x, kernel[0, 0])
+        else:
+            y = conv2d(x, kernel, self.dilation)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class DepthwiseConv2d(nnx.Module):
-    """Depthwise convolution with bias; weights ``(k, k, 1, c)``, PyTorch's initialisation."""
+    """Depthwise convolution with PyTorch's initialisation; weights ``(k, k, group, c)``.
 
-    def __init__(self, features: int, kernel_size: int, *, rngs: nnx.Rngs):
-        fan_in = kernel_size**2
-        self.kernel = nnx.Param(_uniform(rngs, (kernel_size, kernel_size, 1, features), fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (features,), fan_in))
+    With ``group`` g above 1 it is the grouped convolution whose groups mix g consecutive input
+    channels into the g output channels of the same places (c a multiple of g).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        kernel_size: int,
+        *,
+        group: int = 1,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        if features % group:
+            raise ValueError(f"features ({features}) must be divisible by group ({group})")
+        fan_in = group * kernel_size**2
+        shape = (kernel_size, kernel_size, group, features)
+        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
+        self.bias = nnx.Param(_uniform(rngs, (features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Convolve every channel with its own kernel; computes in the dtype of ``x``."""
-        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        return depthwise(x, kernel) + bias
+        """Convolve every channel (or group) with its own kernel; computes in the dtype of ``x``."""
+        kernel = self.kernel[...].astype(x.dtype)
+        group = kernel.shape[2]
+        if group == 1:
+            y = depthwise(x, kernel)
+        else:  # the i-th input of every group, beside each output of its group
+            y = sum(
+                depthwise(jnp.repeat(x[..., i::group], group, -1), kernel[:, :, i : i + 1])
+                for i in range(group)
+            )
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class Linear(nnx.Module):

@@ -42,6 +42,19 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
     return tree
 
 
+def below(flat: Flat | None, prefix: str) -> Flat | None:
+    """Entries of a flat dictionary under ``prefix/``, with the prefix removed; None stays None."""
+    if flat is None:
+        return None
+    n = len(prefix) + 1
+    return {k[n:]: v for k, v in flat.items() if k.startswith(prefix + "/")}
+
+
+def above(prefix: str, flat: Flat) -> Flat:
+    """Inverse of `below`: every path put under ``prefix/``."""
+    return {f"{prefix}/{k}": v for k, v in flat.items()}
+
+
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Flat, Flat]:
     """Module -> ``(graphdef, params, stats)`` with flat dictionaries of arrays.
 

@@ -15,11 +15,11 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
 
-SYSTEMS = {"mgdn": "mgdn_jax.models.mgdn"}
+SYSTEMS = {"mgdn": "mgdn_jax.models.mgdn", "refusion": "mgdn_jax.models.refusion"}
 
 
 def get(system: str) -> ModuleType:
-    """Module of a system: `Config`, `PRESETS`, `Network`.
+    """Module of a system: `Config`, `PRESETS`, `PUBLISHED`, `Network`.
 
     Raises:
         InputError: no system has that name.
@@ -63,23 +63,28 @@ def create(
     return config, graphdef, params, stats
 
 
-def initialise(system: str, config: Any, key: jax.Array) -> tuple[nnx.GraphDef, Flat, Flat]:
-    """``(graphdef, params, stats)`` of a configuration, from a PRNG key."""
-    network = get(system).Network
-    graphdef = abstract(system, config)[0]
+def initialise(
+    system: str, config: Any, key: jax.Array, network: str = "Network"
+) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """``(graphdef, params, stats)`` of a configuration, from a PRNG key.
+
+    ``network`` names a class of the system's module: the one that fuses, or an auxiliary one.
+    """
+    build = getattr(get(system), network)
+    graphdef = abstract(system, config, network)[0]
 
     # One compiled program instead of hundreds of small ones.
     @jax.jit
     def draw(key: jax.Array) -> tuple[Flat, Flat]:
-        return functional.split(network(config, rngs=nnx.Rngs(key)))[1:]
+        return functional.split(build(config, rngs=nnx.Rngs(key)))[1:]
 
     return (graphdef, *draw(key))
 
 
-def abstract(system: str, config: Any) -> tuple[nnx.GraphDef, Flat, Flat]:
+def abstract(system: str, config: Any, network: str = "Network") -> tuple[nnx.GraphDef, Flat, Flat]:
     """``(graphdef, params, stats)`` with shapes for leaves; allocates nothing."""
-    network = get(system).Network
-    return functional.abstract(lambda: network(config, rngs=nnx.Rngs(0)))
+    build = getattr(get(system), network)
+    return functional.abstract(lambda: build(config, rngs=nnx.Rngs(0)))
 
 
 def count_parameters(params: Flat) -> int:

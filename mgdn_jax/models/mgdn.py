@@ -28,6 +28,7 @@ from mgdn_jax.layers.attention import (
 )
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
+from mgdn_jax.layers.functional import below
 
 # Inference on maps above this many pixels runs the transformer blocks strip by strip.
 _STRIP_PIXELS = 16_384
@@ -172,18 +173,16 @@ PRESETS: dict[str, Config] = {
         skip=1,
     ),
 }
+# The released MFF and MEF scripts always grow pictures by 1 to 8 mirrored rows and columns.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: {"inference": {"padding": "script" if name in ("mff", "mef") else "network"}}
+    for name in PRESETS
+}
+"""Card entries of the published weights, by preset."""
 
 
 def _leaky(x: Array, slope: float) -> Array:
     return jax.nn.leaky_relu(x, slope)
-
-
-def _context(context: dict[str, Array] | None, prefix: str) -> dict[str, Array] | None:
-    """Entries of a flat context below ``prefix/``, with the prefix removed."""
-    if context is None:
-        return None
-    n = len(prefix) + 1
-    return {k[n:]: v for k, v in context.items() if k.startswith(prefix + "/")}
 
 
 class KernelPredictor(nnx.Module):
@@ -239,7 +238,7 @@ class MutualGuidedFilter(nnx.Module):
         sums: dict[str, Array] = {}
         for i, (guide, operand, branch) in enumerate(directions):
             attended, own = self.attention(
-                guide, operand, context=_context(context, str(i)), pixel_weights=pixel_weights
+                guide, operand, context=below(context, str(i)), pixel_weights=pixel_weights
             )
             kernel = self.predictors[i](attended)
             filtered.append(_leaky(self.outs[i](dynamic_filter(branch, kernel)), 0.1))
@@ -411,7 +410,7 @@ class Stage(nnx.Module):
     ) -> tuple[list[Float[Array, "b h w c"]], dict[str, Any]]:
         """Next features of every branch, and what happened on the way (``filtered``, ...)."""
         filtered, aux = self.mgdf(
-            features, context=_context(context, "mgdf"), pixel_weights=pixel_weights
+            features, context=below(context, "mgdf"), pixel_weights=pixel_weights
         )
         sums = {f"mgdf/{k}": v for k, v in aux["context"].items()}
         x = self.merge(jnp.concatenate(filtered, -1))
@@ -420,7 +419,7 @@ class Stage(nnx.Module):
             x, own = block(
                 x,
                 keys=block_keys,
-                context=_context(context, f"blocks/{j}"),
+                context=below(context, f"blocks/{j}"),
                 pixel_weights=pixel_weights,
             )
             sums |= {f"blocks/{j}/{k}": v for k, v in own.items()}
@@ -513,7 +512,7 @@ class Network(nnx.Module):
             features, stage = layer(
                 features,
                 keys=layer_keys,
-                context=_context(context, f"layers/{i}"),
+                context=below(context, f"layers/{i}"),
                 pixel_weights=pixel_weights,
             )
             sums |= {f"layers/{i}/{k}": v for k, v in stage.pop("context").items()}

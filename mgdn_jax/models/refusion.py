@@ -1,0 +1,384 @@
+"""ReFusion: fusion trained through a learned loss (Bai et al., IJCV 2024).
+
+Three networks. `Network` (F) fuses two luminance images; it alone is used on pictures.
+`ProposalNetwork` (P) proposes how the fusion loss weighs the sources at each pixel, and
+`ReconstructionNetwork` (R) rebuilds both sources from the fused image, by which P is judged. All
+work at full resolution, have no bias outside their layer norms, and take any H and W.
+
+Attention gathers statistics of the whole image. They are plain sums over pixels, so tiles of a
+large picture can use common ones (``aux["context"]``); as every block's sums rest on features that
+earlier blocks of the tile made with its own, tiling stays an approximation.
+"""
+
+import dataclasses
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mgdn_jax import image
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers import restormer
+from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
+from mgdn_jax.layers.functional import above, below
+from mgdn_jax.layers.restormer import (
+    Inside,
+    RestormerBlock,
+    TransposedAttention,
+    answered,
+    bare_conv,
+    in_strips,
+    local_halves,
+    mixed,
+)
+
+_DTYPES = ("float32", "bfloat16", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What determines the three networks.
+
+    Attributes:
+        features: channels C of a branch; divisible by ``heads``. Joint features have 2C.
+        blocks: Restormer blocks of every encoder and of the decoder.
+        heads: attention heads.
+        expansion: hidden over outer width of the feed-forward parts.
+        proposal: ``"two_branch"`` (P weighs intensities and gradients by a network each) or
+            ``"single"`` (intensities only).
+        norm_floor: smallest norm a query or key is divided by, 1e-12 as published. At the start
+            of training a black source has queries of exactly zero and a gradient of 1 / norm_floor;
+            about 1e-3 keeps it bounded, and changes nothing where norms are larger.
+        dtype: compute dtype; parameters stay float32.
+        in_channels: channels of the two images, fixed: luminance.
+        out_channels: channels of the result, fixed: luminance.
+    """
+
+    features: int = 16
+    blocks: int = 2
+    heads: int = 8
+    expansion: float = 2.0
+    proposal: str = "two_branch"
+    norm_floor: float = 1e-12
+    dtype: str = "float32"
+    in_channels: tuple[int, ...] = (1, 1)
+    out_channels: int = 1
+
+    def __post_init__(self):
+        def demand(holds: bool, sentence: str) -> None:
+            if not holds:
+                raise InputError(f"refusion config: {sentence}")
+
+        for name in ("features", "blocks", "heads"):
+            value = getattr(self, name)
+            demand(type(value) is int and value > 0, f"{name} must be a positive whole number")
+        for name in ("expansion", "norm_floor"):
+            value = getattr(self, name)
+            number = isinstance(value, float | int) and not isinstance(value, bool)
+            demand(number and value > 0, f"{name} must be a positive number")
+        demand(self.features % self.heads == 0, "features must be divisible by heads")
+        demand(self.features * self.expansion >= 1, "expansion leaves no hidden channel")
+        demand(self.norm_floor >= 1e-18, "norm_floor must be at least 1e-18 (its square is taken)")
+        demand(self.proposal in ("two_branch", "single"), "proposal is 'two_branch' or 'single'")
+        demand(self.dtype in _DTYPES, f"dtype is one of {', '.join(_DTYPES)}")
+        demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
+        demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-safe dictionary of all fields."""
+        return {**dataclasses.asdict(self), "in_channels": list(self.in_channels)}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Config":
+        """Inverse of `to_dict`; absent fields take their defaults.
+
+        Raises:
+            InputError: a field is unknown or holds an impossible value.
+        """
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise InputError(f"refusion config has no field {name!r}{hint}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+# One architecture for all tasks; the names keep weights, inputs and data apart.
+PRESETS: dict[str, Config] = {name: Config() for name in ("ivf", "mif", "mff", "mef")}
+
+_INPUTS = {
+    "ivf": "infrared, visible",
+    "mif": "CT/PET/SPECT, MRI",
+    "mff": "near, far",
+    "mef": "under-, over-exposed",
+}
+PUBLISHED: dict[str, dict[str, Any]] = {
+    name: {
+        "inputs": inputs,
+        "inference": {"padding": "network", "chroma": "centred", "stretch": "none"},
+        # What the published pictures and figures were made with.
+        "published_inference": {"padding": "network", "chroma": "parity", "stretch": "minmax"},
+    }
+    for name, inputs in _INPUTS.items()
+}
+"""Card entries of the published weights, by preset."""
+
+
+def _blocks(config: Config, features: int, rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List(
+        [
+            RestormerBlock(
+                features,
+                heads=config.heads,
+                expansion=config.expansion,
+                floor=config.norm_floor,
+                rngs=rngs,
+            )
+            for _ in range(config.blocks)
+        ]
+    )
+
+
+def _run(
+    blocks: nnx.List,
+    x: Array,
+    context: dict[str, Array] | None = None,
+    pixel_weights: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Blocks in a row; their sums under ``"0"``, ``"1"``, ..."""
+    sums: dict[str, Array] = {}
+    for i, block in enumerate(blocks):
+        x, own = block(x, context=below(context, str(i)), pixel_weights=pixel_weights)
+        sums |= above(str(i), own)
+    return x, sums
+
+
+class CrossModalFusion(nnx.Module):
+    """Cross-modal fusion of two branches (AFM): cross attention, then gates from both.
+
+    Each branch attends with the queries of the other one to its own keys and values. Then the
+    joint features gate what the single branches offer:
+    ``z + sum_i project_i(GELU(gate_i(z)) * value_i(x_i))`` with ``z = concat(x_1, x_2)``.
+    """
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        c, hidden = config.features, 4 * config.features
+        self.attentions = nnx.List(
+            [
+                TransposedAttention(c, heads=config.heads, floor=config.norm_floor, rngs=rngs)
+                for _ in range(2)
+            ]
+        )
+        self.gates = bare_conv(2 * c, 2 * hidden, 1, rngs)
+        self.gates_local = DepthwiseConv2d(2 * hidden, 3, use_bias=False, rngs=rngs)
+        self.values = nnx.List([bare_conv(c, hidden, 1, rngs) for _ in range(2)])
+        self.values_local = nnx.List(
+            [DepthwiseConv2d(hidden, 3, use_bias=False, rngs=rngs) for _ in range(2)]
+        )
+        self.outs = nnx.List([bare_conv(hidden, 2 * c, 1, rngs) for _ in range(2)])
+
+    def __call__(
+        self,
+        x1: Float[Array, "b h w c"],
+        x2: Float[Array, "b h w c"],
+        *,
+        context: dict[str, Array] | None = None,
+        pixel_weights: Float[Array, "b h w 1"] | None = None,
+    ) -> tuple[Float[Array, "b h w 2c"], dict[str, Array]]:
+        """Fuse; returns joint features and the sums of both attentions (``"0/qk"``, ...)."""
+
+        def attend(maps: Any, _: Any, inside: Inside) -> tuple[Any, Any]:
+            (q1, k1, v1), (q2, k2, v2) = (
+                attention.qkv(x, inside)
+                for attention, x in zip(self.attentions, maps[:2], strict=True)
+            )
+            values, sums = [], {}
+            for i, qkv in enumerate(((q2, k1, v1), (q1, k2, v2))):
+                value, own = restormer.gather(qkv, maps[2:], inside)
+                values.append(value)
+                sums |= above(str(i), own)
+            return values, sums
+
+        extra = [] if pixel_weights is None else [pixel_weights]
+        values, own = in_strips(attend, [x1, x2, *extra])
+        sums = own if context is None else context
+        mixes = [
+            attention.mixing(below(sums, str(i)) or {}).astype(x1.dtype)
+            for i, attention in enumerate(self.attentions)
+        ]
+
+        def gate(maps: Any, mixes: Any, inside: Inside) -> tuple[Any, Any]:
+            branches = [x + mixed(v, m) for x, v, m in zip(maps[:2], maps[2:], mixes, strict=True)]
+            z = jnp.concatenate(branches, -1)
+            gates = local_halves(self.gates, self.gates_local, z, inside)
+            fused = answered(z, inside)
+            for i in range(2):
+                offered = self.values_local[i](
+                    restormer.masked(self.values[i](branches[i]), inside)
+                )
+                gated = jax.nn.gelu(gates[i], approximate=False) * answered(offered, inside)
+                fused = fused + self.outs[i](gated)
+            return fused, {}
+
+        return in_strips(gate, [x1, x2, *values], mixes)[0], own
+
+
+class Network(nnx.Module):
+    """Fusion module F: two encoders, cross-modal fusion, a decoder (ReFusion Fig. 2)."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        c = config.features
+        self.stems = nnx.List([bare_conv(1, c, 3, rngs) for _ in range(2)])
+        self.encoders = nnx.List([_blocks(config, c, rngs) for _ in range(2)])
+        self.fusion = CrossModalFusion(config, rngs=rngs)
+        self.decoder = _blocks(config, 2 * c, rngs)
+        self.reduce = bare_conv(2 * c, c, 3, rngs)
+        self.last = bare_conv(c, 1, 3, rngs)
+
+    def __call__(
+        self,
+        a: Float[Array, "b h w 1"],
+        b: Float[Array, "b h w 1"],
+        *,
+        context: dict[str, Array] | None = None,
+        pixel_weights: Float[Array, "b h w 1"] | None = None,
+    ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
+        """Fuse.
+
+        Args:
+            a: first source, luminance in [0, 1], any H and W. The network is not symmetric; which
+                source comes first is a matter of the task (infrared, near, under-exposed, ...).
+            b: second source, of the same shape.
+            context: sums over pixels of a whole picture (``aux["context"]``, added over its
+                tiles), used in place of this call's own: how tiles agree with each other.
+            pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+
+        Returns:
+            ``(fused, aux)``: fused (B, H, W, 1) in (0, 1), float32; aux has ``encoded`` (features
+            of both branches), ``joint`` (after the cross-modal fusion), ``decoded`` and
+            ``context``.
+
+        Raises:
+            ValueError: shapes that differ or do not have one channel.
+        """
+        _check(a, b)
+        dtype = jnp.dtype(self.config.dtype)
+        sums: dict[str, Array] = {}
+        encoded = []
+        for i, source in enumerate((a, b)):
+            x, own = _run(
+                self.encoders[i],
+                self.stems[i](source.astype(dtype)),
+                below(context, f"encoders/{i}"),
+                pixel_weights,
+            )
+            encoded.append(x)
+            sums |= above(f"encoders/{i}", own)
+        joint, own = self.fusion(
+            *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights
+        )
+        sums |= above("fusion", own)
+        decoded, own = _run(self.decoder, joint, below(context, "decoder"), pixel_weights)
+        sums |= above("decoder", own)
+        fused = _image(self.reduce, self.last, decoded)
+        return fused, {"encoded": encoded, "joint": joint, "decoded": decoded, "context": sums}
+
+
+class WeightProposal(nnx.Module):
+    """Weights of two maps at every pixel from both of them: one branch of P."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        c = config.features
+        self.stems = nnx.List([bare_conv(1, c, 3, rngs) for _ in range(2)])
+        self.encoders = nnx.List([_blocks(config, c, rngs) for _ in range(2)])
+        self.joint = _blocks(config, 2 * c, rngs)
+        self.reduce = bare_conv(2 * c, c, 3, rngs)
+        self.slope = nnx.Param(jnp.full((1,), 0.25, jnp.float32))
+        self.last = bare_conv(c, 2, 3, rngs)
+
+    def __call__(
+        self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"]
+    ) -> Float[Array, "b h w 2"]:
+        """Weights of ``a`` and ``b``, float32, positive, of sum 1 at every pixel."""
+        encoded = [
+            _run(self.encoders[i], self.stems[i](source))[0] for i, source in enumerate((a, b))
+        ]
+        x = self.reduce(_run(self.joint, jnp.concatenate(encoded, -1))[0])
+        x = jnp.where(x >= 0, x, self.slope[...].astype(x.dtype) * x)
+        logits = self.last(x)
+        return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -1)
+
+
+class ProposalNetwork(nnx.Module):
+    """Loss proposal module P: per-pixel weights of the sources in the fusion loss."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.intensity = WeightProposal(config, rngs=rngs)
+        if config.proposal == "two_branch":
+            self.gradient = WeightProposal(config, rngs=rngs)
+
+    def __call__(
+        self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"]
+    ) -> dict[str, Float[Array, "b h w 2"]]:
+        """Propose weights for a pair of luminance images in [0, 1].
+
+        Returns:
+            ``{"w": weights of the intensities}``, and for two branches ``"v"``, those of the
+            gradient magnitudes; each (B, H, W, 2), first source first, summing to 1.
+        """
+        _check(a, b)
+        dtype = jnp.dtype(self.config.dtype)
+        a, b = a.astype(dtype), b.astype(dtype)
+        maps = {"w": self.intensity(a, b)}
+        if self.config.proposal == "two_branch":
+            maps["v"] = self.gradient(gradient_magnitude(a), gradient_magnitude(b))
+        return maps
+
+
+class ReconstructionNetwork(nnx.Module):
+    """Source reconstruction module R: both sources from the fused image, a separate branch each."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        c = config.features
+        self.stems = nnx.List([bare_conv(1, 2 * c, 3, rngs) for _ in range(2)])
+        self.encoders = nnx.List([_blocks(config, 2 * c, rngs) for _ in range(2)])
+        self.reduce = nnx.List([bare_conv(2 * c, c, 3, rngs) for _ in range(2)])
+        self.last = nnx.List([bare_conv(c, 1, 3, rngs) for _ in range(2)])
+
+    def __call__(
+        self, fused: Float[Array, "b h w 1"]
+    ) -> tuple[Float[Array, "b h w 1"], Float[Array, "b h w 1"]]:
+        """Rebuild ``(first source, second source)``, float32 in (0, 1), from the fused image."""
+        _check(fused, fused)
+        x = fused.astype(jnp.dtype(self.config.dtype))
+        first, second = (
+            _image(self.reduce[i], self.last[i], _run(self.encoders[i], self.stems[i](x))[0])
+            for i in range(2)
+        )
+        return first, second
+
+
+def gradient_magnitude(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """|Sobel along x| + |Sobel along y|, not normalised, zero border: 0..8 for x in [0, 1]."""
+    gx, gy = image.sobel(x, border="zero")
+    return 8.0 * (jnp.abs(gx) + jnp.abs(gy))
+
+
+def _image(reduce: Conv2d, last: Conv2d, x: Array) -> Float[Array, "b h w 1"]:
+    y = last(jax.nn.leaky_relu(reduce(x), 0.01))
+    return jax.nn.sigmoid(y.astype(jnp.promote_types(y.dtype, jnp.float32)))
+
+
+def _check(a: Array, b: Array) -> None:
+    for x in (a, b):
+        if x.ndim != 4 or x.shape[-1] != 1:
+            raise ValueError(f"expected luminance (b, h, w, 1), got {x.shape}")
+    if a.shape != b.shape:
+        raise ValueError(f"sizes differ: {a.shape[:3]} and {b.shape[:3]}")
