@@ -101,6 +101,14 @@ def _add_fuse(commands) -> None:
     fuse.add_argument(
         "--padding", choices=("script", "network"), help="how borders are extended (per model)"
     )
+    fuse.add_argument(
+        "--chroma", choices=("centred", "parity"), help="colour beside luminance (per model)"
+    )
+    fuse.add_argument(
+        "--stretch",
+        choices=("none", "minmax"),
+        help="spread the fused values over the full range, per picture (per model)",
+    )
     fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
     fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
     fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")

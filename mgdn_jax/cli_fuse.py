@@ -168,9 +168,10 @@ def _run(
         "tile_context": arguments.tile_context,
     }
     plan = fuser.plan(height, width, **options)
+    finish = {"chroma": arguments.chroma, "stretch": arguments.stretch}
     started = time.perf_counter()
     with voice.progress() as progress:
-        fused = fuser(*pictures, **options, progress=progress)
+        fused = fuser(*pictures, **options, **finish, progress=progress)
     seconds = time.perf_counter() - started
     files.write_image(job.target, fused, quality=arguments.quality)
     result = {

@@ -288,7 +288,10 @@ def _convert(
     targets = models.abstract(system, config, network)[1]
     converted: dict[str, str] = {}
     params: Flat = {}
-    skipped, unmatched, double, misshapen = [], [], [], []
+    skipped: list[str] = []
+    unmatched: list[str] = []
+    double: list[str] = []
+    misshapen: list[str] = []
     for name, value in state.items():
         key = name.removeprefix("module.")
         first = _first_name(key, rules)

@@ -22,6 +22,9 @@ AUTO_TILE = 512
 AUTO_OVERLAP = 64
 PADDINGS = ("script", "network")
 CONTEXTS = ("global", "local")
+CHROMAS = ("centred", "parity")
+STRETCHES = ("none", "minmax")
+_BAND_ROWS = 512
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -43,6 +46,8 @@ class Fuser:
       card: what is known about the weights (see docs/using.md).
       padding: the padding used where a call names none: `card["inference"]["padding"]`, else
         "network".
+      chroma: likewise how colour is treated; `card["inference"]["chroma"]`, else "centred".
+      stretch: likewise what becomes of the range; `card["inference"]["stretch"]`, else "none".
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class Fuser:
 
         Raises:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
-            for a padding that does not exist.
+            for a padding, chroma or stretch that does not exist.
         """
         graphdef, wanted_params, wanted_stats = models.abstract(system, config)
         _check_fit(params, wanted_params, "parameters")
@@ -74,8 +79,13 @@ class Fuser:
         self.params = {name: jnp.asarray(params[name]) for name in wanted_params}
         self.stats = {name: jnp.asarray((stats or {})[name]) for name in wanted_stats}
         self.card = dict(card or {})
-        self.padding = (self.card.get("inference") or {}).get("padding", "network")
+        inference = self.card.get("inference") or {}
+        self.padding = inference.get("padding", "network")
+        self.chroma = inference.get("chroma", "centred")
+        self.stretch = inference.get("stretch", "none")
         _choose("padding on the weights' card", self.padding, PADDINGS)
+        _choose("chroma on the weights' card", self.chroma, CHROMAS)
+        _choose("stretch on the weights' card", self.stretch, STRETCHES)
         self._window = int(getattr(config, "window", 1))
         call = inspect.signature(models.get(system).Network.__call__)
         self._has_context = {"context", "pixel_weights"} <= set(call.parameters)
@@ -127,6 +137,8 @@ class Fuser:
         overlap: int | None = None,
         padding: str | None = None,
         tile_context: str = "global",
+        chroma: str | None = None,
+        stretch: str | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Fuses pictures of one scene.
@@ -151,6 +163,14 @@ class Fuser:
             padding, so this changes the whole picture slightly.
           tile_context: "global" runs all tiles twice, first to sum the network's global
             statistics over the picture, so that tiles agree; "local" lets every tile use its own.
+          chroma: for networks that fuse luminance: "centred" (BT.601; two colour pictures mix by
+            distance from neutral) or "parity" (the rounded constants and the uncentred mix of
+            ReFusion's published code); None is `self.chroma`. A picture whose channels are equal
+            everywhere counts as gray.
+          stretch: "none" (the network's values) or "minmax" (every result of the network spread
+            over the full range before colour comes back, which some published figures rest on and
+            which discards brightness and contrast; a constant result stays as it is); None is
+            `self.stretch`. Stacks are stretched once, at the end.
           progress: called as (tiles done, tiles in all) after every tile.
 
         Returns:
@@ -172,12 +192,13 @@ class Fuser:
         plan = self.plan(
             height, width, tile=tile, overlap=overlap, padding=padding, tile_context=tile_context
         )
+        finish = _Finish(chroma or self.chroma, stretch or self.stretch)
         calls = 1 if len(self.config.in_channels) == len(pixels) else len(pixels) - 1
         ticks = _Ticks(progress, calls * plan.tiles * (2 if plan.streamed else 1))
         if calls == 1:
-            fused = self._fuse_pictures(colours, plan, dtype, ticks)
+            fused = self._fuse_pictures(colours, plan, dtype, finish, ticks)
         else:
-            fused = self._fuse_tree(colours, plan, dtype, ticks)
+            fused = self._fuse_tree(colours, plan, dtype, finish, ticks)
         return files.like_inputs(fused, pixels)
 
     def plan(
@@ -251,6 +272,7 @@ class Fuser:
         pictures: Sequence[np.ndarray],
         plan: tiling.Plan,
         dtype: np.dtype | None,
+        finish: _Finish,
         ticks: _Ticks,
     ) -> np.ndarray:
         """A stack by halves; only the last result takes the final dtype."""
@@ -258,16 +280,17 @@ class Fuser:
             return pictures[0]
         middle = (len(pictures) + 1) // 2
         halves = [
-            self._fuse_tree(half, plan, None, ticks)
+            self._fuse_tree(half, plan, None, finish, ticks)
             for half in (pictures[:middle], pictures[middle:])
         ]
-        return self._fuse_pictures(halves, plan, dtype, ticks)
+        return self._fuse_pictures(halves, plan, dtype, finish, ticks)
 
     def _fuse_pictures(
         self,
         pictures: Sequence[np.ndarray],
         plan: tiling.Plan,
         dtype: np.dtype | None,
+        finish: _Finish,
         ticks: _Ticks,
     ) -> np.ndarray:
         """Tiles (or the one tile) through the network.
@@ -275,21 +298,54 @@ class Fuser:
         Args:
           pictures: (H, W, C), C 1 or 3, of any accepted dtype.
           plan: how they are cut.
-          dtype: of the result; None is float32 as computed, neither clipped nor rounded.
+          dtype: of the result; None is float32 as computed, neither clipped nor rounded nor
+            stretched.
+          finish: what happens to the network's result.
           ticks: told after each tile.
 
         Returns:
           (H, W, C).
         """
-        context = self._sum_context(pictures, plan, ticks) if plan.streamed else None
         colour = any(x.shape[-1] == 3 for x in pictures)
-        colour = colour and (self.config.out_channels == 3 or self._chroma_goes_around)
-        out = np.empty((plan.height, plan.width, 3 if colour else 1), dtype or np.float32)
+        gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
+        stretched = finish.stretch == "minmax" and dtype is not None
+        if not (self._chroma_goes_around or stretched):
+            return self._assemble(pictures, plan, dtype, gray, ticks)
+        whole = [_gray_if_equal(x) for x in pictures] if self._chroma_goes_around else pictures
+        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks)
+        low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
+        if high == low:
+            low, high = 0.0, 1.0
+        out = np.empty((*fused.shape[:2], 1 if gray else 3), dtype or np.float32)
+        for top in range(0, len(out), _BAND_ROWS):
+            rows = slice(top, top + _BAND_ROWS)
+            band = (fused[rows] - np.float32(low)) / np.float32(high - low)
+            if self._chroma_goes_around:
+                band = finish.colour(band, [files.to_float(x[rows]) for x in whole])
+            out[rows] = files.from_float(band, dtype)
+        return out
+
+    def _assemble(
+        self,
+        pictures: Sequence[np.ndarray],
+        plan: tiling.Plan,
+        dtype: np.dtype | None,
+        gray: bool,
+        ticks: _Ticks,
+    ) -> np.ndarray:
+        """What the network makes of all tiles, (H, W, 1) if `gray`, else with its channels."""
+        context = self._sum_context(pictures, plan, ticks) if plan.streamed else None
+        channels = 1 if gray else self.config.out_channels
+        out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
         size, starts = plan.rows.size, plan.rows.starts
         band = np.zeros((size, plan.padded[1], out.shape[-1]), np.float32)
         for i, top in enumerate(starts):
             for j, left in enumerate(plan.columns.starts):
-                piece = self._fuse_tile(self._read(pictures, plan, i, j), context, colour)
+                inputs = self._to_network(self._read(pictures, plan, i, j))
+                arguments = (inputs,) if context is None else (inputs, context)
+                piece = np.asarray(self._call(self._fuse, *arguments))[0]
+                if gray and piece.shape[-1] == 3:
+                    piece = np.asarray(image.luminance(piece))
                 if plan.tiles == 1:
                     band = piece
                 else:
@@ -306,18 +362,6 @@ class Fuser:
                 band[size - done :] = 0
         return out
 
-    def _fuse_tile(
-        self, pictures: list[np.ndarray], context: dict[str, jax.Array] | None, colour: bool
-    ) -> np.ndarray:
-        inputs, chroma = self._to_network(pictures)
-        arguments = (inputs,) if context is None else (inputs, context)
-        fused = np.asarray(self._call(self._fuse, *arguments))[0]
-        if chroma is not None:
-            return np.asarray(image.ycbcr_to_rgb(np.concatenate([fused, chroma], -1)))
-        if fused.shape[-1] == 3 and not colour:
-            return np.asarray(image.luminance(fused))
-        return fused
-
     def _sum_context(
         self, pictures: Sequence[np.ndarray], plan: tiling.Plan, ticks: _Ticks
     ) -> dict[str, jax.Array] | None:
@@ -325,7 +369,7 @@ class Fuser:
         sums: dict[str, np.ndarray] = {}
         for i in range(len(plan.rows.starts)):
             for j in range(len(plan.columns.starts)):
-                inputs, _ = self._to_network(self._read(pictures, plan, i, j))
+                inputs = self._to_network(self._read(pictures, plan, i, j))
                 owned = plan.rows.owned[i][:, None] * plan.columns.owned[j][None]
                 part = self._call(self._measure, inputs, jnp.asarray(owned[None, ..., None]))
                 for name, value in part.items():
@@ -336,24 +380,16 @@ class Fuser:
     def _read(self, pictures: Sequence[np.ndarray], plan: tiling.Plan, i: int, j: int):
         return [files.to_float(x[plan.positions(i, j)]) for x in pictures]
 
-    def _to_network(
-        self, pictures: list[np.ndarray]
-    ) -> tuple[tuple[jax.Array, ...], np.ndarray | None]:
-        """Float pictures as NHWC network inputs, and the fused chroma if it goes around it."""
-        wanted = self.config.in_channels
-        inputs, chroma = [], []
-        for picture, channels in zip(pictures, wanted, strict=True):
-            colour = picture.shape[-1] == 3
-            if channels == 3 and not colour:
+    def _to_network(self, pictures: list[np.ndarray]) -> tuple[jax.Array, ...]:
+        """Float pictures as NHWC network inputs: gray repeated or colour reduced to luminance."""
+        inputs = []
+        for picture, channels in zip(pictures, self.config.in_channels, strict=True):
+            if channels == 3 and picture.shape[-1] == 1:
                 picture = np.repeat(picture, 3, -1)
-            elif channels == 1 and colour and self._chroma_goes_around:
-                planes = np.asarray(image.rgb_to_ycbcr(picture))
-                picture = planes[..., :1]
-                chroma.append(planes[..., 1:])
-            elif channels == 1 and colour:
+            elif channels == 1:
                 picture = np.asarray(image.luminance(picture))
             inputs.append(jnp.asarray(picture[None], jnp.float32))
-        return tuple(inputs), functools.reduce(_fuse_chroma, chroma) if chroma else None
+        return tuple(inputs)
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         try:
@@ -378,8 +414,32 @@ class _Ticks:
             self._progress(self._done, self._total)
 
 
-def _fuse_chroma(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.asarray(image.fuse_chroma(first, second))
+class _Finish:
+    """What happens to a network's result: the chroma rule and the stretch of a call."""
+
+    def __init__(self, chroma: str, stretch: str):
+        _choose("chroma", chroma, CHROMAS)
+        _choose("stretch", stretch, STRETCHES)
+        self.chroma, self.stretch = chroma, stretch
+
+    def colour(self, fused: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
+        """Fused luminance (H, W, 1) with the chroma of those sources that have any; floats."""
+        coloured = [x for x in sources if x.shape[-1] == 3]
+        if not coloured:
+            return fused
+        if self.chroma == "parity":
+            planes = [image.rgb_to_ycrcb_published(255.0 * x)[..., 1:] for x in coloured]
+            mixed = functools.reduce(image.fuse_chroma_published, planes)
+            full = np.concatenate([255.0 * fused, mixed], -1)
+            return np.asarray(image.ycrcb_published_to_rgb(full) / 255.0, np.float32)
+        planes = [image.rgb_to_ycbcr(x)[..., 1:] for x in coloured]
+        mixed = functools.reduce(image.fuse_chroma, planes)
+        return np.asarray(image.ycbcr_to_rgb(np.concatenate([fused, mixed], -1)))
+
+
+def _gray_if_equal(picture: np.ndarray) -> np.ndarray:
+    """One channel of a colour picture whose channels are equal everywhere; else the picture."""
+    return picture[..., :1] if (picture == picture[..., :1]).all() else picture
 
 
 def _choose(what: str, given: Any, known: Sequence[str]) -> None:

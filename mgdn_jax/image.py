@@ -56,6 +56,36 @@ def fuse_chroma(first: Any, second: Any) -> Any:
     return xp.where(total == 0, xp.full_like(total, 0.5), mixed)
 
 
+def fuse_chroma_published(first: Any, second: Any) -> Any:
+    """The chroma rule as ReFusion's published code has it, on planes whose neutral value is 0.5.
+
+    ``(c1 |c1 - 0.5| + c2 |c2 - 0.5|) / (|c1 - 0.5| + |c2 - 0.5| + 1e-4)`` in units of 8-bit
+    levels: 0 instead of 0.5 where both are neutral, which tints neutral pixels by half a level.
+    """
+    w1, w2 = abs(first - 0.5), abs(second - 0.5)
+    return (first * w1 + second * w2) / (w1 + w2 + 1e-4)
+
+
+def rgb_to_ycrcb_published(rgb: Any) -> Any:
+    """RGB in [0, 255] -> Y, Cr, Cb with the rounded constants of ReFusion's published code.
+
+    Y in [0, 255]; chroma in levels around 0.5 (the code adds the offset of unit-range images).
+    """
+    xp = rgb.__array_namespace__()
+    y = luminance(rgb)
+    cr = 0.713 * (rgb[..., 0:1] - y) + 0.5
+    cb = 0.564 * (rgb[..., 2:3] - y) + 0.5
+    return xp.concat([y, cr, cb], axis=-1)
+
+
+def ycrcb_published_to_rgb(ycrcb: Any) -> Any:
+    """Inverse of `rgb_to_ycrcb_published` to about 0.1 levels; not clipped."""
+    xp = ycrcb.__array_namespace__()
+    y, cr, cb = ycrcb[..., 0:1], ycrcb[..., 1:2] - 0.5, ycrcb[..., 2:3] - 0.5
+    planes = [y + 1.403 * cr, y - 0.714 * cr - 0.344 * cb, y + 1.773 * cb]
+    return xp.concat(planes, axis=-1)
+
+
 def gaussian_window(size: int, sigma: float) -> np.ndarray:
     """Normalised 1-D Gaussian of odd ``size`` taps, float64; its outer product is the 2-D one."""
     if size % 2 == 0:

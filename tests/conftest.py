@@ -12,9 +12,11 @@ os.environ["XLA_FLAGS"] = (
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 NEEDS = {
     "test_published.py": ("published checkpoints", "weights/mgdn/62000_E.pth"),
+    "test_published_refusion.py": ("published ReFusion", "weights/refusion/ReFusion_IVIF.pth"),
     "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
 }
 PUBLISHED = SHARED / NEEDS["test_published.py"][1]
+REFUSION = SHARED / NEEDS["test_published_refusion.py"][1]
 
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 

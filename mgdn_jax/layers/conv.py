@@ -7,6 +7,7 @@ All of them cross-correlate, keep H and W by zero padding, and take channels las
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,7 @@ class Conv2d(nnx.Module):
         fan_in = in_features * kernel_size**2
         shape = (kernel_size, kernel_size, in_features, out_features)
         self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
+        self.bias: Any = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Convolve; computes in the dtype of ``x``."""
@@ -212,7 +213,7 @@ class DepthwiseConv2d(nnx.Module):
         fan_in = group * kernel_size**2
         shape = (kernel_size, kernel_size, group, features)
         self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias = nnx.Param(_uniform(rngs, (features,), fan_in)) if use_bias else None
+        self.bias: Any = nnx.Param(_uniform(rngs, (features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Convolve every channel (or group) with its own kernel; computes in the dtype of ``x``."""
@@ -221,10 +222,11 @@ class DepthwiseConv2d(nnx.Module):
         if group == 1:
             y = depthwise(x, kernel)
         else:  # the i-th input of every group, beside each output of its group
-            y = sum(
+            parts = [
                 depthwise(jnp.repeat(x[..., i::group], group, -1), kernel[:, :, i : i + 1])
                 for i in range(group)
-            )
+            ]
+            y = functools.reduce(jnp.add, parts)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

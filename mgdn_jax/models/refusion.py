@@ -104,7 +104,10 @@ class Config:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise InputError(f"refusion config has no field {name!r}{hint}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**values)
 
 
 # One architecture for all tasks; the names keep weights, inputs and data apart.
@@ -196,7 +199,8 @@ class CrossModalFusion(nnx.Module):
                 attention.qkv(x, inside)
                 for attention, x in zip(self.attentions, maps[:2], strict=True)
             )
-            values, sums = [], {}
+            values: list[Array] = []
+            sums: dict[str, Array] = {}
             for i, qkv in enumerate(((q2, k1, v1), (q1, k2, v2))):
                 value, own = restormer.gather(qkv, maps[2:], inside)
                 values.append(value)

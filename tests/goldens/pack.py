@@ -1,6 +1,7 @@
 """Packs golden arrays computed with the original implementations into this folder.
 
-    python tests/goldens/pack.py FIXTURES_FOLDER
+    python tests/goldens/pack.py FIXTURES_FOLDER             # of MGDN
+    python tests/goldens/pack.py --refusion FIXTURES_FOLDER
 
 Parameters and inputs were rounded to half precision when the goldens were computed, so storing
 them as float16 loses nothing (checked here); outputs and gradients stay float32. Bulky
@@ -32,6 +33,34 @@ DROP = {
     "mff_grad": (),
     "nmi_project_formulation": (),
 }
+
+
+REFUSION = {
+    "restormer_block": ("mid:norm2", "mid:ffn.dwconv"),
+    "restormer_block_zero_qk": (),
+    "afm": ("mid:project_E_d", "mid:project_E1_d", "mid:project_E2_d"),
+    "fusion_random": ("mid:project_",),
+    "loss_module": ("mid:",),
+    "loss_module_two_branch": ("mid:LPN",),
+    "recon_module": ("mid:",),
+    "inference_color": (),
+}
+
+
+def refusion(folder: str) -> None:
+    """ReFusion's arrays use all bits of float32, so only bulk is cut: some activations are left
+    out, those of the whole network are kept at every third row and column.
+    """
+    for name, drop in REFUSION.items():
+        packed = {}
+        for key, value in np.load(pathlib.Path(folder) / f"{name}.npz").items():
+            if any(key.startswith(prefix) for prefix in drop):
+                continue
+            thin = name == "fusion_random" and key.startswith("mid:")
+            packed[key] = value[:, :, ::3, ::3] if thin else value
+        target = pathlib.Path(__file__).parent / f"refusion_{name}.npz"
+        np.savez_compressed(target, **packed)
+        print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
 
 
 def main(folder: str) -> None:
@@ -85,5 +114,7 @@ def refusion_training(folder: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "--refusion-training":
         refusion_training(sys.argv[2])
+    elif sys.argv[1] == "--refusion":
+        refusion(sys.argv[2])
     else:
         main(sys.argv[1])
