@@ -23,3 +23,8 @@ def test_data_weights_find_the_flipped_labels():
     result = load("bilevel_data_weights").main(updates=40)
     assert result["weight_flipped"] < 0.5 * result["weight_clean"]
     assert result["accuracy_after"] > result["accuracy_before"]
+
+
+def test_learned_loss_lowers_the_outer_loss():
+    result = load("bilevel_learned_loss").main()
+    assert result["outer_after"] < 0.7 * result["outer_before"]

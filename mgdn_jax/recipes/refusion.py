@@ -70,8 +70,8 @@ class Recipe:
         swap: trains both orders of the sources, (a, b) and (b, a).
         norm_floor: of the attention while training (see `mgdn_jax.models.refusion.Config`); the
             shipped network has that of ``model``, 1e-12.
-        black: examples with a source no pixel of which is brighter do not count. Such a source has
-            no attention to learn, and its gradients swamp the others'.
+        black: examples with a source no pixel of which is as bright as this do not count; 0 counts
+            all. At the start such a source has no attention but a huge gradient.
         frozen_weights: no P; all weights are 1/2.
     """
 
@@ -360,7 +360,7 @@ class Recipe:
         if a.shape[-1] != 1 or b.shape[-1] != 1:
             raise InputError("the learned loss is about luminance; set data.channels=1")
         brightest = jnp.minimum(jnp.max(a, (1, 2, 3)), jnp.max(b, (1, 2, 3)))
-        counted = brightest > self.black
+        counted = brightest >= self.black
         # A factor of 0 alone would not do: gradients of black sources may overflow.
         a, b = (jnp.where(counted[:, None, None, None], x, jnp.float32(0.5)) for x in (a, b))
         judged = {**batch, "a": a, "b": b}
