@@ -231,7 +231,9 @@ def memory() -> None:
     sizes = {}
     for steps in (2, 8):
         run, arguments = problem(steps)
-        compiled = jax.jit(run).lower(*arguments).compile()
+        # The code itself is not optimised: that takes minutes and moves no buffer.
+        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        compiled = jax.jit(run).lower(*arguments).compile(quick)
         sizes[steps] = compiled.memory_analysis().temp_size_in_bytes
         print(f"K = {steps}: {sizes[steps] / 2**20:.0f} MiB", flush=True)
     print(f"K = 8 / K = 2: {sizes[8] / sizes[2]:.2f}")

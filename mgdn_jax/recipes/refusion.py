@@ -9,6 +9,7 @@ What is ReFusion's and what is this project's: docs/refusion.md.
 """
 
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -129,9 +130,9 @@ class Recipe:
                 config, norm_floor=max(self.norm_floor, config.norm_floor)
             )
         graphdefs = {
-            "shipped": models.abstract(system, config)[0],
-            "fusion": models.abstract(system, trained)[0],
-            "proposal": models.abstract("refusion", own, "ProposalNetwork")[0],
+            "shipped": _graphdef(system, config, "Network"),
+            "fusion": _graphdef(system, trained, "Network"),
+            "proposal": _graphdef("refusion", own, "ProposalNetwork"),
         }
         phases = (Phase("meta", networks, kind="meta"),)
         values = {"system": system, "model_config": config, "networks": networks}
@@ -402,7 +403,7 @@ class Reconstruction:
 
     def __init__(self, config: Any, coefficients: tuple[float, float] | None):
         self.config, self.coefficients = config, coefficients
-        self._graphdef = models.abstract("refusion", config, "ReconstructionNetwork")[0]
+        self._graphdef = _graphdef("refusion", config, "ReconstructionNetwork")
 
     def init(self, key: jax.Array) -> Flat:
         """Fresh parameters of R."""
@@ -426,6 +427,11 @@ def supervised_l1(psi: Any, fused: Array, batch: Batch) -> Float[Array, " b"]:
     if "target" not in batch:
         raise InputError("recipe.outer='supervised_l1' needs a data set with targets")
     return losses.l1(fused, batch["target"])
+
+
+@functools.lru_cache(maxsize=32)
+def _graphdef(system: str, config: Any, network: str) -> Any:
+    return models.abstract(system, config, network)[0]
 
 
 def _optimiser(name: str, field: str) -> optax.GradientTransformation:
