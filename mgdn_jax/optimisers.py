@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mgdn_jax import bilevel
+
 Schedule = Callable[[Any], jax.Array]
 
 SCHEDULES = ("constant", "cosine", "multistep")
-OPTIMISERS = ("adam", "adamw", "sgd")
+OPTIMISERS = ("adam", "adamw", "sgd", "max_abs")
 
 
 def make_schedule(
@@ -82,7 +84,9 @@ def make_optimiser(
     """An Optax optimiser from plain arguments.
 
     Args:
-        name: "adam", "adamw" (decoupled decay) or "sgd" (with momentum).
+        name: "adam", "adamw" (decoupled decay), "sgd" (with momentum) or "max_abs" (the gradient
+            over its largest entry, so that the largest coordinate moves by the learning rate:
+            how ReFusion learns its loss).
         schedule: a learning rate or a function count -> rate, as from `make_schedule`.
         weight_decay: decay of "adamw"; must be 0 for the others.
         clip_norm: gradients are scaled down to this global norm when above it; 0 turns it off.
@@ -105,6 +109,8 @@ def make_optimiser(
         core = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
     elif name == "adamw":
         core = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    elif name == "max_abs":
+        core = optax.chain(bilevel.scale_by_max_abs(), optax.scale_by_learning_rate(schedule))
     else:
         core = optax.sgd(schedule, momentum=momentum or None)
     return optax.chain(optax.clip_by_global_norm(clip_norm), core) if clip_norm else core

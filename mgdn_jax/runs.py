@@ -40,7 +40,10 @@ FREE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """The `optimiser` block; see `steps.make_optimiser` and `steps.make_schedule`."""
+    """The `optimiser` block; see `steps.make_optimiser` and `steps.make_schedule`.
+
+    `networks` holds, by network, the fields that differ for it: {"proposal": {"name": "max_abs"}}.
+    """
 
     name: str
     learning_rate: float
@@ -53,6 +56,7 @@ class Optimiser:
     clip_norm: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
+    networks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +132,13 @@ def _typed(field: str, value: Any, kind: str) -> Any:
         return float(value)
     if kind == "str" and isinstance(value, str):
         return value
+    if kind.startswith("dict") and isinstance(value, Mapping):
+        return dict(value)
     if kind.startswith("tuple") and isinstance(value, list | tuple):
         return tuple(_typed(field, item, "float") for item in value)
     wanted = {"int": "a whole number", "float": "a finite number", "str": "a text"}
-    raise InputError(
-        f"config field {field!r} is {value!r} and must be {wanted.get(kind, 'a list of numbers')}."
-    )
+    rest = "a block" if kind.startswith("dict") else "a list of numbers"
+    raise InputError(f"config field {field!r} is {value!r} and must be {wanted.get(kind, rest)}.")
 
 
 def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
@@ -153,7 +158,8 @@ def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
             raise InputError(f"config has no field '{name}.{key}'; {nearest(key, fields)}")
     given = {key: value for key, value in values.items() if value is not None}
     for key, field in fields.items():
-        if key not in given and field.default is dataclasses.MISSING:
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if key not in given and needed:
             raise InputError(f"config field '{name}.{key}' is missing; add it.")
     types = {key: str(field.type) for key, field in fields.items()}
     return kind(**{key: _typed(f"{name}.{key}", v, types[key]) for key, v in given.items()})
@@ -162,6 +168,45 @@ def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
 def _demand(good: bool, field: str, value: Any, wanted: str) -> None:
     if not good:
         raise InputError(f"config field {field!r} is {value!r} and must be {wanted}.")
+
+
+def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
+    """A checked `optimiser` block, called `name` in messages."""
+    optimiser = block(Optimiser, name, values)
+    for field, known in (("name", OPTIMISERS), ("schedule", SCHEDULES)):
+        value = getattr(optimiser, field)
+        if value not in known:
+            raise InputError(f"config field '{name}.{field}' is {value!r}: {nearest(value, known)}")
+    rate = optimiser.learning_rate
+    _demand(rate > 0, f"{name}.learning_rate", rate, "above 0")
+    for field in ("warmup", "weight_decay", "clip_norm", "end_factor"):
+        value = getattr(optimiser, field)
+        _demand(value >= 0, f"{name}.{field}", value, "0 or more")
+    stones = optimiser.milestones
+    _demand(all(0 <= m <= 1 for m in stones), f"{name}.milestones", stones, "fractions 0 to 1")
+    if optimiser.weight_decay and optimiser.name != "adamw":
+        raise InputError(
+            f"config field '{name}.weight_decay' needs '{name}.name' to be 'adamw'; set one of the"
+            " two."
+        )
+    return optimiser
+
+
+def own_settings(settings: Optimiser, network: str) -> Optimiser:
+    """The `optimiser` block as it is for one network, its own fields put in.
+
+    Raises:
+        InputError: its entry in `networks` is unknown, mistyped or contradictory.
+    """
+    own = settings.networks.get(network, {})
+    name = f"optimiser.networks.{network}"
+    if not isinstance(own, Mapping):
+        raise InputError(f"config field '{name}' is {own!r} and must be a block.")
+    shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    del shared["networks"]
+    if "networks" in own:
+        raise InputError(f"config field '{name}.networks' makes no sense; remove it.")
+    return _optimiser(name, shared | dict(own))
 
 
 def check(config: Mapping[str, Any]) -> Run:
@@ -189,25 +234,9 @@ def check(config: Mapping[str, Any]) -> Run:
     for part, wanted in (("train", True), ("validation", False)):
         if not isinstance(config["data"].get(part, None if wanted else {}), Mapping):
             raise InputError(f"config field 'data.{part}' must be a block of loader arguments.")
-    optimiser = block(Optimiser, "optimiser", config["optimiser"])
-    for field, known in (("name", OPTIMISERS), ("schedule", SCHEDULES)):
-        value = getattr(optimiser, field)
-        if value not in known:
-            raise InputError(
-                f"config field 'optimiser.{field}' is {value!r}: {nearest(value, known)}"
-            )
-    rate = optimiser.learning_rate
-    _demand(rate > 0, "optimiser.learning_rate", rate, "above 0")
-    for field in ("warmup", "weight_decay", "clip_norm", "end_factor"):
-        value = getattr(optimiser, field)
-        _demand(value >= 0, f"optimiser.{field}", value, "0 or more")
-    stones = optimiser.milestones
-    _demand(all(0 <= m <= 1 for m in stones), "optimiser.milestones", stones, "fractions 0 to 1")
-    if optimiser.weight_decay and optimiser.name != "adamw":
-        raise InputError(
-            "config field 'optimiser.weight_decay' needs 'optimiser.name' to be 'adamw'; set one"
-            " of the two."
-        )
+    optimiser = _optimiser("optimiser", config["optimiser"])
+    for network in optimiser.networks:
+        own_settings(optimiser, network)
     train = block(Train, "train", config["train"])
     for field in ("batch", "accumulate", "log_every", "keep"):
         value = getattr(train, field)
@@ -253,25 +282,32 @@ def duration(steps: int, epochs: float, examples: int, *, batch: int, dataset: i
     return steps or max(1, math.ceil(seen / batch - 1e-6))
 
 
-def share(train: Train, devices: int, processes: int) -> tuple[int, int]:
+def share(train: Train, devices: int, processes: int, *, halves: bool = False) -> tuple[int, int]:
     """Examples per process and per device of one batch.
 
     Args:
         train: the `train` block.
         devices: local devices of each process.
         processes: number of processes.
+        halves: whether each device must be able to halve its share (a phase of kind "meta").
 
     Returns:
         `(per process, per device)`.
 
     Raises:
-        InputError: the batch does not divide.
+        InputError: the batch does not divide, or halves would be accumulated.
     """
-    parts = devices * processes * train.accumulate
+    if halves and train.accumulate > 1:
+        raise InputError(
+            f"config field 'train.accumulate' is {train.accumulate} and must be 1 where the loss is"
+            " learned; use a smaller train.batch or more devices."
+        )
+    parts = devices * processes * (2 if halves else train.accumulate)
     if train.batch % parts:
+        factor = "2 halves" if halves else f"train.accumulate={train.accumulate}"
         raise InputError(
             f"config field 'train.batch' is {train.batch} and does not divide by {parts}"
-            f" ({processes} processes x {devices} devices x train.accumulate={train.accumulate});"
+            f" ({processes} processes x {devices} devices x {factor});"
             f" use {max(1, train.batch // parts) * parts}, or fewer devices by train.devices."
         )
     return train.batch // processes, train.batch // processes // devices
@@ -344,6 +380,7 @@ class Stretch:
     trains: tuple[str, ...]
     start: int
     stop: int
+    kind: str = "plain"
 
 
 def stretches(phases: Any, total: int) -> list[Stretch]:
@@ -359,13 +396,18 @@ def stretches(phases: Any, total: int) -> list[Stretch]:
     for phase in phases:
         share += phase.share
         stop = round(total * share / whole)
-        laid.append(Stretch(phase.name, tuple(phase.trains), done, stop))
+        kind = getattr(phase, "kind", "plain")
+        laid.append(Stretch(phase.name, tuple(phase.trains), done, stop, kind))
         done = stop
     return laid
 
 
 def optimisers(
-    settings: Optimiser, plan: Sequence[Stretch]
+    settings: Optimiser,
+    plan: Sequence[Stretch],
+    *,
+    every: Mapping[str, int] | None = None,
+    optional: Sequence[str] = (),
 ) -> tuple[dict[str, optax.GradientTransformation], dict[str, Schedule]]:
     """One optimiser and one schedule for every network that ever trains.
 
@@ -374,39 +416,55 @@ def optimisers(
     Args:
         settings: the `optimiser` block.
         plan: as from `stretches`.
+        every: networks that are updated in one of so many of the steps in which they train.
+        optional: names that `settings.networks` may hold though they do not train.
 
     Returns:
-        `({network: Optax transformation}, {network: schedule})`.
+        `({network: Optax transformation}, {network: schedule})`; the schedules count steps.
 
     Raises:
-        InputError: the warm-up is longer than a network trains.
+        InputError: the warm-up is longer than a network trains, or `settings.networks` names a
+            network that there is not.
     """
-    made, schedules = {}, {}
-    for network in dict.fromkeys(name for stretch in plan for name in stretch.trains):
-        steps = sum(s.stop - s.start for s in plan if network in s.trains)
-        if settings.warmup > steps:
+    trained = dict.fromkeys(name for stretch in plan for name in stretch.trains)
+    for name in settings.networks:
+        if name not in trained and name not in optional:
             raise InputError(
-                f"config field 'optimiser.warmup' is {settings.warmup} and {network!r} trains for"
+                f"config field 'optimiser.networks' names {name!r}, which is no network of the"
+                f" recipe; {nearest(name, trained)}"
+            )
+    made, schedules = {}, {}
+    for network in trained:
+        own = own_settings(settings, network)
+        steps = sum(s.stop - s.start for s in plan if network in s.trains)
+        if own.warmup > steps:
+            raise InputError(
+                f"config field 'optimiser.warmup' is {own.warmup} and {network!r} trains for"
                 f" {steps} steps; lower it."
             )
-        schedules[network] = make_schedule(
-            settings.schedule,
-            learning_rate=settings.learning_rate,
+        schedules[network] = schedule = make_schedule(
+            own.schedule,
+            learning_rate=own.learning_rate,
             total_steps=steps,
-            warmup_steps=settings.warmup,
-            end_factor=settings.end_factor,
-            milestones=settings.milestones,
-            gamma=settings.gamma,
+            warmup_steps=own.warmup,
+            end_factor=own.end_factor,
+            milestones=own.milestones,
+            gamma=own.gamma,
         )
         made[network] = make_optimiser(
-            settings.name,
-            schedules[network],
-            weight_decay=settings.weight_decay,
-            clip_norm=settings.clip_norm,
-            b1=settings.b1,
-            b2=settings.b2,
+            own.name,
+            _spaced(schedule, (every or {}).get(network, 1)),
+            weight_decay=own.weight_decay,
+            clip_norm=own.clip_norm,
+            b1=own.b1,
+            b2=own.b2,
         )
     return made, schedules
+
+
+def _spaced(schedule: Schedule, every: int) -> Schedule:
+    """A schedule over steps as one over updates, of which there is one in `every` steps."""
+    return schedule if every == 1 else lambda count: schedule(count * every)
 
 
 def updates(plan: Sequence[Stretch], network: str, step: int) -> int:

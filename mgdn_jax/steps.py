@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mgdn_jax.optimisers import make_optimiser, make_schedule
+from mgdn_jax import bilevel
+from mgdn_jax.optimisers import Schedule, make_optimiser, make_schedule
 
 __all__ = [
     "TrainState",
     "example_keys",
     "init_state",
     "make_eval_step",
+    "make_meta_step",
     "make_optimiser",
     "make_schedule",
     "make_train_step",
@@ -174,16 +176,213 @@ def make_train_step(
 
         params, opt = dict(state.params), dict(state.opt)
         for name in trains:
-            updates, opt[name] = optimisers[name].update(grads[name], opt[name], params[name])
-            params[name] = optax.apply_updates(params[name], updates)
-        ema = state.ema
-        if ema_decay and ema:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+            params[name], opt[name] = _updated(
+                optimisers[name], grads[name], opt[name], params[name]
+            )
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
-        return TrainState(state.step + 1, params, stats, opt, ema), metrics
+        return _advanced(state, params, stats, opt, metrics, ema_decay)
 
     return step
+
+
+def _updated(
+    optimiser: optax.GradientTransformation, grads: Any, opt: Any, params: Any
+) -> tuple[Any, Any]:
+    updates, opt = optimiser.update(grads, opt, params)
+    return optax.apply_updates(params, updates), opt
+
+
+def _advanced(
+    state: TrainState,
+    params: Networks,
+    stats: Networks,
+    opt: dict[str, Any],
+    metrics: Metrics,
+    ema_decay: float,
+) -> tuple[TrainState, Metrics]:
+    """The next state with its average, and the metrics as float32."""
+    ema = state.ema
+    if ema_decay and ema:
+        ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+    metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
+    return TrainState(state.step + 1, params, stats, opt, ema), metrics
+
+
+def make_meta_step(
+    recipe: Any,
+    optimisers: Mapping[str, optax.GradientTransformation],
+    *,
+    trains: Sequence[str],
+    rate: Schedule,
+    total: int,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> Step:
+    """Builds one step that learns a loss and trains under it (ReFusion's meta pair, interleaved).
+
+    With phi the network that makes the loss, theta the one trained under it, and psi one that the
+    outer loss needs fitted, a step
+
+    1. splits its batch into D_train and D_test of equal size, takes K inner steps from theta on
+       D_train under the loss of phi, fits psi' on D_train likewise, and updates phi by the exact
+       gradient of the outer loss on D_test (`bilevel.meta_gradient`); theta and psi stay;
+    2. with phi fixed, updates theta by the gradient of the learned loss on the whole batch, and psi
+       by that of its own loss on the images fused in doing so.
+
+    Nothing of the first part's own gradients can leak into phi, for there are no buffers.
+
+    Args:
+        recipe: has `meta` (see `mgdn_jax.recipes.Meta`), `propose(phi, batch) -> maps`,
+            `adapted(theta, stats, batch) -> fused`, `outer_loss(psi, fused, batch) -> scalar`,
+            `auxiliary_loss`, alike, and `inner_loss(theta, stats, maps, batch, progress) ->
+            (scalar, (fused, stats, metrics))`. All are means over the batch they are given.
+        optimisers: {network: Optax transformation}.
+        trains: names of the networks updated.
+        rate: step -> inner learning rate where `meta.rate` is 0.
+        total: steps of the run; `progress` is the part of them done.
+        ema_decay: as in `make_train_step`.
+        axis_name: mapped axis to average gradients (the inner ones before each inner step),
+            statistics and metrics over, if any.
+
+    Returns:
+        A pure `step(state, batch) -> (state, metrics)`. `metrics` are float32 scalars: "loss" and
+        the terms of the learned loss on the whole batch, "grad_norm" of theta, "recon" (psi's
+        loss), the mean of every weight map by source ("w_a", "w_b", ...); from the first part,
+        "inner_loss", "outer_loss", "max_g" (largest entry of phi's gradient) and "meta" (1), all
+        0 in steps without it.
+
+    Raises:
+        ValueError: a network in `trains` has no optimiser; or, when traced, a batch of odd size.
+    """
+    meta = recipe.meta
+    lacking = sorted(set(trains) - set(optimisers))
+    if lacking or meta.inner not in trains:
+        raise ValueError(f"{meta.inner!r} does not train, or there is no optimiser for {lacking}")
+    inner_optimiser = _at_rate(meta.optimiser)
+
+    def mean(tree: Any) -> Any:
+        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+    def learn(state: TrainState, batch: Batch, progress: jax.Array, alpha: jax.Array) -> Any:
+        """Part 1: new phi, its optimiser's state, metrics."""
+        stats = state.stats[meta.inner]
+        train, test = _halves(batch)
+
+        def inner_loss(theta: Flat, maps: Any, batch: Batch) -> jax.Array:
+            return recipe.inner_loss(theta, stats, maps, batch, progress)[0]
+
+        def outer_loss(theta: Flat, phi: Flat, batch: Batch, psi: Any = None) -> jax.Array:
+            del phi
+            return recipe.outer_loss(psi, recipe.adapted(theta, stats, batch), batch)
+
+        def auxiliary_loss(psi: Flat, theta: Flat, batch: Batch) -> jax.Array:
+            fused = jax.lax.stop_gradient(recipe.adapted(theta, stats, batch))
+            return recipe.auxiliary_loss(psi, fused, batch)
+
+        theta, phi = state.params[meta.inner], state.params[meta.learns]
+        fitted: dict[str, Any] = {}
+        if meta.auxiliary:
+            optimiser = optax.chain(meta.auxiliary_optimiser, optax.scale(alpha))  # type: ignore[arg-type]
+            fitted["auxiliary"] = bilevel.Auxiliary(auxiliary_loss, optimiser, meta.auxiliary_steps)
+        gradient = bilevel.meta_gradient(
+            inner_loss, outer_loss, optimiser=inner_optimiser, propose=recipe.propose,
+            steps=meta.steps, mode=meta.mode, trainable=meta.trainable,
+            difference=meta.difference, solver=meta.solver, axis_name=axis_name, **fitted,
+        )  # fmt: skip
+        moved = bilevel.partition(theta, meta.trainable)[0]
+        value, g, aux = gradient(
+            phi, theta, train, test,
+            opt_state=(meta.optimiser.init(moved), alpha),
+            psi=state.params[meta.auxiliary] if meta.auxiliary else None,
+        )  # fmt: skip
+        phi, opt = _updated(optimisers[meta.learns], g, state.opt[meta.learns], phi)
+        metrics = {
+            "outer_loss": value,
+            "inner_loss": aux.inner_losses[0],
+            "max_g": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(g)])),
+            "meta": jnp.ones(()),
+        }
+        return phi, opt, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
+
+    def rest(state: TrainState) -> Any:
+        names = ("outer_loss", "inner_loss", "max_g", "meta")
+        return state.params[meta.learns], state.opt[meta.learns], dict.fromkeys(names, 0.0)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = dict(batch)
+        if batch["_index"].shape[0] % 2:
+            raise ValueError(f"a batch of {batch['_index'].shape[0]} has no two halves")
+        progress = jnp.minimum((state.step + 1) / total, 1).astype(jnp.float32)
+        alpha = jnp.asarray(meta.rate or rate(state.step), jnp.float32)
+        params, opt = dict(state.params), dict(state.opt)
+        metrics: Metrics = {}
+        if meta.learns in trains:
+            told = state, batch, progress, alpha
+            if meta.every == 1:
+                found = learn(*told)
+            else:
+                found = jax.lax.cond(
+                    state.step % meta.every == 0,
+                    lambda: learn(*told),
+                    lambda: jax.tree.map(jnp.asarray, rest(state)),
+                )
+            params[meta.learns], opt[meta.learns], metrics = found
+
+        maps = jax.lax.stop_gradient(recipe.propose(params.get(meta.learns, {}), batch))
+        (loss, (fused, stats, terms)), grads = jax.value_and_grad(recipe.inner_loss, has_aux=True)(
+            params[meta.inner], state.stats[meta.inner], maps, batch, progress
+        )
+        own = {**terms, "loss": loss}
+        for name, weights in maps.items():
+            for i, source in enumerate("ab"):
+                own[f"{name}_{source}"] = jnp.mean(weights[..., i])
+        psi_grads = None
+        if meta.auxiliary in trains:
+            own["recon"], psi_grads = jax.value_and_grad(recipe.auxiliary_loss)(
+                params[meta.auxiliary], jax.lax.stop_gradient(fused), batch
+            )
+        grads, psi_grads, stats, own = mean((grads, psi_grads, stats, own))
+        metrics = {**metrics, **own, "grad_norm": optax.tree.norm(grads)}
+        for name, g in ((meta.inner, grads), (meta.auxiliary, psi_grads)):
+            if g is not None:
+                params[name], opt[name] = _updated(optimisers[name], g, opt[name], params[name])
+        return _advanced(state, params, {**state.stats, meta.inner: stats}, opt, metrics, ema_decay)
+
+    return step
+
+
+def _halves(batch: Batch) -> tuple[Batch, Batch]:
+    """Two halves of a batch that do not depend on its layout over devices.
+
+    Example i goes by the parity of the ones among the binary digits of i. Of two neighbours 2k and
+    2k + 1 one goes each way, and likewise of 2k P + p and (2k + 1) P + p if P is a power of two: so
+    every device of every process, whose share is made of such couples, halves its share by itself.
+    """
+    ones = jax.lax.population_count(batch["_index"]) % 2
+    order = jnp.argsort(ones, stable=True)  # halves of equal size whatever the numbers are
+    half = order.shape[0] // 2
+    first, second = (
+        {name: value[chosen] for name, value in batch.items()}
+        for chosen in (order[:half], order[half:])
+    )
+    return first, second
+
+
+def _at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Multiplies updates by a rate that is part of the state, ``(state, rate)``.
+
+    So the rate may be a traced value while the transformation itself stays a constant.
+    """
+
+    def init(params: Any) -> Any:
+        return optimiser.init(params), jnp.ones(())
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        own, rate = state
+        updates, own = optimiser.update(grads, own, params)
+        return jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates), (own, rate)
+
+    return optax.GradientTransformation(init, update)
 
 
 def make_eval_step(

@@ -28,7 +28,14 @@ from mgdn_jax.checkpoint import Checkpoints, load_weights, save_weights
 from mgdn_jax.disk import make_folder, write_atomically
 from mgdn_jax.errors import InputError
 from mgdn_jax.logs import Clock, Log, Window, card_text, grid_rows, versions
-from mgdn_jax.steps import TrainState, init_state, make_eval_step, make_train_step
+from mgdn_jax.steps import (
+    Step,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_meta_step,
+    make_train_step,
+)
 
 AXIS = "data"
 _GRID_ROWS = 4
@@ -106,11 +113,11 @@ class _Trainer:
             make_folder(workdir)
         self.devices = processes.local_devices(run.train.devices)
         self.mesh = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec())
-        runs.share(run.train, len(self.devices), self.count)
-
         module = recipes.get(run.recipe["name"])
         values = {key: value for key, value in run.recipe.items() if key != "name"}
         self.recipe = runs.call(module.Recipe, "recipe", values, model=run.model)
+        halves = any(getattr(phase, "kind", "") == "meta" for phase in self.recipe.phases)
+        runs.share(run.train, len(self.devices), self.count, halves=halves)
         self.loader = self._loader("make_loader", "train", run.train.batch)
         self.eval_loader = None
         if "validation" in run.data:
@@ -124,7 +131,13 @@ class _Trainer:
             train.steps, train.epochs, train.examples, batch=train.batch, dataset=examples
         )
         self.plan = runs.stretches(self.recipe.phases, self.total)
-        self.optimisers, self.schedules = runs.optimisers(run.optimiser, self.plan)
+        meta = getattr(self.recipe, "meta", None)
+        self.optimisers, self.schedules = runs.optimisers(
+            run.optimiser,
+            self.plan,
+            every={} if meta is None else {meta.learns: meta.every},
+            optional=getattr(self.recipe, "optional_networks", ()),
+        )
         self.checkpoints: Checkpoints | None = None
         self.evaluators: dict[str, Callable[..., Any]] = {}
         self.metrics: dict[str, float] = {}
@@ -290,17 +303,31 @@ class _Trainer:
         some = self.devices if self.settings.train.devices else None
         return jax.pmap(function, axis_name=AXIS, devices=some, **options)
 
-    def _compile(self, stretch: runs.Stretch) -> Callable[..., Any]:
-        step = make_train_step(
+    def _step(self, stretch: runs.Stretch) -> Step:
+        train = self.settings.train
+        if stretch.kind == "meta":
+            return make_meta_step(
+                self.recipe,
+                self.optimisers,
+                trains=stretch.trains,
+                rate=self.schedules[self.recipe.meta.inner],
+                total=self.total,
+                ema_decay=train.ema,
+                axis_name=AXIS,
+            )
+        return make_train_step(
             self.recipe.loss,
             self.optimisers,
-            seed=self.settings.train.seed,
+            seed=train.seed,
             phase=stretch.phase,
             trains=stretch.trains,
-            accumulate=self.settings.train.accumulate,
-            ema_decay=self.settings.train.ema,
+            accumulate=train.accumulate,
+            ema_decay=train.ema,
             axis_name=AXIS,
         )
+
+    def _compile(self, stretch: runs.Stretch) -> Callable[..., Any]:
+        step = self._step(stretch)
 
         def heeding(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
             rest = dict(batch)
@@ -404,6 +431,7 @@ class _Trainer:
                 "dataset_size": len(self.loader.dataset),
             },
             "held_out": {key: round(value, 6) for key, value in self.metrics.items()},
+            **getattr(self.recipe, "card", dict)(),
             "config": self.plain,
             "versions": versions(),
         }

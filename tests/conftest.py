@@ -16,6 +16,7 @@ NEEDS = {
     "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
 }
 PUBLISHED = SHARED / NEEDS["test_published.py"][1]
+REFUSION = SHARED / NEEDS["test_published_refusion.py"][1]
 
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 

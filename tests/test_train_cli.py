@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import fake_meta
 import fake_recipe
 import numpy as np
 import pytest
@@ -76,26 +77,28 @@ def arrays(workdir):
     return step, {f"{i}/{k}": v for i, flat in flats.items() for k, v in flat.items()}, header
 
 
-def reference(workdir, **train):
+def reference(workdir, module=fake_recipe, **train):
     """The same run in this process, from start to end, on as many devices."""
-    training.fit(fake_recipe.config(**train), workdir, quiet=True)
+    training.fit(module.config(**train), workdir, quiet=True)
 
 
-def test_killed_three_times_and_resumed_equals_uninterrupted(tmp_path):
-    reference(tmp_path / "whole", steps=60, save_every=4, devices=1)
+@pytest.mark.parametrize(("module", "kills"), [(fake_recipe, 3), (fake_meta, 1)])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, module, kills):
+    reference(tmp_path / "whole", module, steps=60, save_every=4, devices=1)
+    config = f"--config=tests/{module.__name__}.py"
     command = ["--config.train.steps=60", "--config.train.save_every=4", "--config.train.devices=1"]
     slowly = ["--config.data.train.delay=0.02"]
     rng = random.Random(20240607)
-    moments = sorted(rng.sample(range(3, 58), 3))
+    moments = sorted(rng.sample(range(3, 58), kills))
     workdir = tmp_path / "killed"
     for moment in moments:
-        process = start(workdir, *command, *slowly)
+        process = start(workdir, *command, *slowly, config=config)
         wait_for_step(workdir, moment, process)
         time.sleep(rng.random() * 0.05)
         process.kill()
         code, out = finish(process)
         assert code == -signal.SIGKILL, out
-    code, out = finish(start(workdir, *command, *slowly))
+    code, out = finish(start(workdir, *command, *slowly, config=config))
     assert code == 0, out
     assert "from step 0 " not in out
     (step, whole, header), (other_step, killed, other_header) = (

@@ -6,6 +6,11 @@
 Parameters and inputs were rounded to half precision when the goldens were computed, so storing
 them as float16 loses nothing (checked here); outputs and gradients stay float32. Bulky
 intermediates are left out. Dead parameters stay: a converter that used them would be caught.
+
+    python tests/goldens/pack.py --refusion-training FIXTURES_FOLDER
+
+packs ReFusion's losses and meta steps. Float64 arrays are stored as integers of 32 bits over their
+largest magnitude in the file's group (an error of 2.4e-10 of it), marked by a "scale:" entry.
 """
 
 import pathlib
@@ -78,5 +83,38 @@ def main(folder: str) -> None:
         print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
 
 
+def refusion_training(folder: str) -> None:
+    source, here = pathlib.Path(folder), pathlib.Path(__file__).parent
+
+    def save(name: str, arrays: dict) -> None:
+        np.savez_compressed(here / f"{name}.npz", **arrays)
+        print(f"{name}.npz: {(here / f'{name}.npz').stat().st_size / 1e3:.0f} kB")
+
+    save("refusion_losses", dict(np.load(source / "losses.npz")))
+    for form, name in (("t", "meta_step"), ("r", "meta_step_release")):
+        file = np.load(source / f"{name}.npz")
+        nets = {k: v for k, v in file.items() if k.startswith("param:")}
+        rest = {
+            k: v
+            for k, v in file.items()
+            if k.startswith(("in:train", "in:test", "scalar:", "out:fast", "out:outer_update"))
+        }
+        for group in ("grad:meta_k1_f64/", "grad:meta_k3_f64/"):
+            keys = [k for k in file if k.startswith(group)]
+            scale = max(float(np.abs(file[k]).max()) for k in keys) / (2**31 - 1)
+            rest[f"scale:{group}"] = np.float64(scale)
+            rest |= {k: np.rint(file[k] / scale).astype(np.int32) for k in keys}
+        save(f"refusion_meta_{form}_nets", nets)
+        save(f"refusion_meta_{form}", rest)
+        if form == "t":
+            keys = [k for k in file if k.startswith("in:fd_dir")]
+            save("refusion_meta_t_directions", {k: file[k] for k in keys})
+
+
 if __name__ == "__main__":
-    refusion(sys.argv[2]) if sys.argv[1] == "--refusion" else main(sys.argv[1])
+    if sys.argv[1] == "--refusion-training":
+        refusion_training(sys.argv[2])
+    elif sys.argv[1] == "--refusion":
+        refusion(sys.argv[2])
+    else:
+        main(sys.argv[1])

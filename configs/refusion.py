@@ -1,0 +1,120 @@
+"""ReFusion: fusion under a learned loss, for ivf, mif, mff and mef, and what it is compared with.
+
+    mgdn data prepare pairs --source DIR/ivf/train --name ivf
+    python train.py --config=configs/refusion.py:ivf --workdir=runs/refusion-ivf
+
+ivf (infrared, visible), mif (CT/PET/SPECT, MRI: three sets named mif-ct, mif-pet and mif-spect, of
+which data.dataset takes one) and mef (under-, over-exposed) learn from stored pairs without
+targets, mff from synthetic pairs of the set `natural`; luminance only. The lengths are for a GPU;
+NAME_cpu is the same on smaller crops for about an hour of two CPU cores. Prepare training folders
+only: what is scored must not be trained on.
+
+Variants of ivf_cpu, one change each: ivf_form_t (TDFusion's losses), ivf_mgdn (MGDN's network under
+the learned loss), ivf_adam (P by Adam), ivf_frozen (control: no P, all weights 1/2). ivf_supervised
+is mff_cpu with P judged by the distance to the target, which ivf has none of. smoke is ivf shrunk
+until a step takes milliseconds, for tests.
+
+Rates and coefficients are those of the training code nearest to ReFusion's (docs/refusion.md).
+"""
+
+import ml_collections
+
+TASKS = ("ivf", "mif", "mff", "mef")
+VARIANTS = ("ivf_form_t", "ivf_mgdn", "ivf_supervised", "ivf_adam", "ivf_frozen")
+PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
+DATASETS = {"ivf": "ivf", "mif": "mif-ct", "mff": "natural", "mef": "mef"}
+
+
+def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
+    """The config of a preset, one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    task = "mff" if preset == "ivf_supervised" else preset.split("_")[0]
+    task = "ivf" if preset == "smoke" else task
+    config = ml_collections.ConfigDict(
+        {
+            "name": "refusion-" + preset.removesuffix("_cpu").replace("_", "-"),
+            "recipe": {
+                "name": "refusion",
+                "form": "R",  # or "T"
+                "outer": "reconstruction",  # "mse", "supervised_l1", or my_module.my_outer_loss
+                "intensity": 1.0,
+                "gradient": 1.0,
+                "ramp": True,
+                "reconstruction_intensity": 1.0,
+                "reconstruction_gradient": 1.0,
+                "inner_steps": 1,
+                "inner_rate": 0.0,  # 0: the current learning rate
+                "inner_optimiser": "sgd",  # "adam", or any optax.name
+                "mode": "auto",
+                "trainable": (),
+                "meta_every": 1,
+                "auxiliary_steps": 1,
+                "auxiliary_optimiser": "sgd",
+                "swap": True,
+                "norm_floor": 1e-3,
+                "black": 0.01,
+                "frozen_weights": False,
+                "auxiliary": {},
+            },
+            # --config.model.system=mgdn trains MGDN instead; "" is a system's first preset.
+            "model": {"system": "refusion", "preset": ""},
+            "data": {
+                "loader": "mgdn_jax.data",
+                "dataset": DATASETS[task],
+                "task": "mff" if task == "mff" else "pairs",
+                "channels": 1,
+                "train": {"split": "train[:95%]", "crop": 128, "threads": 4},
+                "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
+            },
+            "optimiser": {
+                "name": "adam",
+                "learning_rate": 1e-4,
+                "schedule": "multistep",
+                "warmup": 0,
+                "end_factor": 0.0,
+                "milestones": (0.2, 0.4, 0.6, 0.8),
+                "gamma": 0.1,
+                "weight_decay": 0.0,
+                "clip_norm": 0.0,
+                "networks": {"proposal": {"name": "max_abs"}},
+            },
+            "train": {
+                "batch": 8,  # half of it judges P; with the swap F sees twice as many
+                "steps": 20_000,  # exactly one of steps, epochs, examples; the others 0
+                "epochs": 0.0,
+                "examples": 0,
+                "accumulate": 1,
+                "ema": 0.999,
+                "seed": 0,
+                "log_every": 50,
+                "eval_every": 2000,
+                "save_every": 1000,
+                "keep": 2,
+                "devices": 0,
+            },
+        }
+    )
+    if preset.endswith("_cpu") or preset in VARIANTS:
+        config.data.train.update({"crop": 64, "threads": 2})
+        config.data.validation.limit = 16
+        config.train.update({"batch": 4, "steps": 2000, "log_every": 20, "save_every": 200})
+        config.train.eval_every = 500
+    if preset == "ivf_form_t":
+        config.recipe.update({"form": "T", "outer": "mse", "ramp": False})
+        config.recipe.auxiliary_optimiser = "adam"
+    if preset == "ivf_mgdn":
+        config.model.system = "mgdn"
+    if preset == "ivf_supervised":
+        config.recipe.outer = "supervised_l1"
+    if preset == "ivf_adam":
+        config.optimiser.networks.proposal.name = "adam"
+    if preset == "ivf_frozen":
+        config.recipe.frozen_weights = True
+    if preset == "smoke":
+        config.model.update({"features": 4, "blocks": 1, "heads": 2})
+        config.data.train.update({"crop": 16, "threads": 1})
+        config.data.validation.update({"crop": 16, "limit": 4})
+        config.train.update({"batch": 4, "steps": 6, "ema": 0.9})
+        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    return config

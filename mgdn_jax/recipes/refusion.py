@@ -1,0 +1,451 @@
+"""Training of ReFusion: a fusion network under a loss that is itself learned (Bai et al., 2024).
+
+    minimise over phi    L_out(D_test; psi', theta'(phi))
+    where theta'(phi)  = theta after K inner steps on L_f(D_train; theta, phi)
+
+Network names: ``fusion`` (F, theta), ``proposal`` (P, phi; makes the weights in L_f) and
+``reconstruction`` (R, psi; what L_out and its own loss are about) or ``task``, a network of yours.
+What is ReFusion's and what is this project's: docs/refusion.md.
+"""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float
+
+from mgdn_jax import bilevel, losses, models, recipes
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers import functional
+from mgdn_jax.layers.functional import Flat
+from mgdn_jax.recipes import Meta, Phase
+
+Batch = dict[str, Array]
+Maps = dict[str, Float[Array, "b h w 2"]]
+
+FORMS = ("R", "T")
+OUTERS = ("reconstruction", "mse", "supervised_l1")
+OPTIMISERS = ("sgd", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Three networks, one phase, every step a meta-gradient for P and an update of F and R.
+
+    ``L_f = intensity int + gradient grad``; with w, v from P,
+    ``int = mean (w_a (a-f))^2 + mean (w_b (b-f))^2`` and, in form R, ``grad`` the same of the
+    Sobel strengths with v; in form T, the distance to the signed gradients of the sources where
+    they are larger, which P has no part in.
+
+    Attributes:
+        model: the fusion network: ``system`` (``"refusion"`` if left out), ``preset`` and any field
+            of that system's `Config`. Networks of other systems get one channel a picture.
+        auxiliary: fields of `mgdn_jax.models.refusion.Config` for P and R, where they differ from
+            ``model`` (of ReFusion) or from the published ones.
+        form: ``"R"``, or ``"T"`` as in TDFusion (the same authors' later work).
+        outer: what P is judged by. ``"reconstruction"``: R's worse reconstruction a pixel, of
+            intensities and Sobel strengths; ``"mse"``: R's squared errors; ``"supervised_l1"``:
+            distance to ``target``; or the dotted path of ``outer(psi, fused, batch) -> losses``,
+            (B,) or a scalar. A callable with ``init(key) -> psi`` brings the network ``task``,
+            which is trained on the same loss; a class is instantiated first.
+        intensity: coefficient of int.
+        gradient: coefficient of grad, at the end of the ramp if there is one.
+        ramp: grad's coefficient grows in proportion to the steps done.
+        reconstruction_intensity: coefficient of intensities in ``"reconstruction"``.
+        reconstruction_gradient: coefficient of Sobel strengths in it.
+        inner_steps: K.
+        inner_rate: inner learning rate; 0 takes the current one of F, as published.
+        inner_optimiser: ``"sgd"``, ``"adam"``, or the dotted path of ``f(rate) -> optax``.
+        mode: of `bilevel.MODES`, or ``"auto"``: mixed_product for K = 1, else unrolled.
+        trainable: regular expressions for the parameters of F that inner steps adapt; () for all.
+        meta_every: P learns in one of so many steps.
+        auxiliary_steps: updates of the temporary psi' before P is judged.
+        auxiliary_optimiser: of these; as inner_optimiser.
+        damping: of mode ``"implicit"``.
+        difference: of mode ``"mixed_difference"``.
+        swap: trains both orders of the sources, (a, b) and (b, a).
+        norm_floor: of the attention while training (see `mgdn_jax.models.refusion.Config`); the
+            shipped network has that of ``model``, 1e-12.
+        black: examples with a source no pixel of which is as bright as this do not count; 0 counts
+            all. At the start such a source has no attention but a huge gradient.
+        frozen_weights: no P; all weights are 1/2.
+    """
+
+    model: dict[str, Any]
+    auxiliary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    form: str = "R"
+    outer: str = "reconstruction"
+    intensity: float = 1.0
+    gradient: float = 1.0
+    ramp: bool = True
+    reconstruction_intensity: float = 1.0
+    reconstruction_gradient: float = 1.0
+    inner_steps: int = 1
+    inner_rate: float = 0.0
+    inner_optimiser: str = "sgd"
+    mode: str = "auto"
+    trainable: tuple[str, ...] = ()
+    meta_every: int = 1
+    auxiliary_steps: int = 1
+    auxiliary_optimiser: str = "sgd"
+    damping: float = 1.0
+    difference: float = 0.01
+    swap: bool = True
+    norm_floor: float = 1e-3
+    black: float = 0.01
+    frozen_weights: bool = False
+
+    system: str = dataclasses.field(init=False)
+    model_config: Any = dataclasses.field(init=False)
+    networks: tuple[str, ...] = dataclasses.field(init=False)
+    phases: tuple[Phase, ...] = dataclasses.field(init=False)
+    meta: Meta = dataclasses.field(init=False)
+    _own: Any = dataclasses.field(init=False, repr=False)
+    _judge: Any = dataclasses.field(init=False, repr=False)
+    _graphdefs: Any = dataclasses.field(init=False, repr=False)
+
+    ships = "fusion"
+    # Names that optimiser.networks may hold whether or not the other fields call for them.
+    optional_networks = ("proposal", "reconstruction", "task")
+
+    def __post_init__(self):
+        self._check()
+        system, config = self._read_model()
+        own = self._read_own(system, config)
+        judge = self._read_outer(own)
+        psi = getattr(judge, "network", "task") if hasattr(judge, "init") else ""
+        networks = (
+            "fusion",
+            *(() if self.frozen_weights else ("proposal",)),
+            *filter(None, (psi,)),
+        )
+        trained = config
+        if hasattr(config, "norm_floor"):
+            trained = dataclasses.replace(
+                config, norm_floor=max(self.norm_floor, config.norm_floor)
+            )
+        graphdefs = {
+            "shipped": _graphdef(system, config, "Network"),
+            "fusion": _graphdef(system, trained, "Network"),
+            "proposal": _graphdef("refusion", own, "ProposalNetwork"),
+        }
+        phases = (Phase("meta", networks, kind="meta"),)
+        values = {"system": system, "model_config": config, "networks": networks}
+        values |= {"phases": phases, "meta": self._read_meta(psi)}
+        values |= {"_own": own, "_judge": judge, "_graphdefs": graphdefs}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # ---- reading the config -------------------------------------------------------------------
+
+    def _check(self) -> None:
+        def demand(good: bool, field: str, wanted: str) -> None:
+            if not good:
+                raise InputError(f"recipe.{field} is {getattr(self, field)!r} and must be {wanted}")
+
+        demand(self.form in FORMS, "form", "'R' or 'T'")
+        for field in ("intensity", "gradient", "reconstruction_intensity"):
+            demand(_number(getattr(self, field)), field, "a number of 0 or more")
+        for field in ("reconstruction_gradient", "inner_rate", "black"):
+            demand(_number(getattr(self, field)), field, "a number of 0 or more")
+        demand(self.intensity + self.gradient > 0, "gradient", "above 0 where intensity is 0")
+        demand(self.black < 1, "black", "below 1, for images are in [0, 1]")
+        demand(_number(self.norm_floor) and self.norm_floor > 0, "norm_floor", "above 0")
+        for field, least in (("inner_steps", 1), ("meta_every", 1), ("auxiliary_steps", 0)):
+            value = getattr(self, field)
+            demand(type(value) is int and value >= least, field, f"a whole number from {least} on")
+        modes = ("auto", *bilevel.MODES)
+        demand(self.mode in modes, "mode", f"one of {', '.join(modes)}")
+        texts = isinstance(self.trainable, tuple | list)
+        texts = texts and all(isinstance(e, str) for e in self.trainable)
+        demand(texts, "trainable", "a tuple of regular expressions, () for all parameters")
+
+    def _read_model(self) -> tuple[str, Any]:
+        fields = dict(self.model)
+        system = fields.pop("system", "refusion")
+        module = models.get(system)
+        name = fields.pop("preset", "") or next(iter(module.PRESETS))
+        if system != "refusion":
+            fields = {"in_channels": (1, 1), "out_channels": 1, **fields}
+        config = models.preset(system, name, **fields)
+        if tuple(config.in_channels) != (1, 1) or config.out_channels != 1:
+            raise InputError("model must take two luminance images and give one")
+        if config.dtype not in ("float32", "float64"):
+            raise InputError(
+                f"model.dtype is {config.dtype!r} and must be 'float32': meta-gradients are too"
+                " small for fewer digits"
+            )
+        return system, config
+
+    def _read_own(self, system: str, config: Any) -> Any:
+        """Configuration of P and R."""
+        kind = models.get("refusion").Config
+        base = config.to_dict() if system == "refusion" else {}
+        base |= {"proposal": "two_branch" if self.form == "R" else "single"}
+        return kind.from_dict({**base, "norm_floor": self.norm_floor, **dict(self.auxiliary)})
+
+    def _read_outer(self, own: Any) -> Any:
+        if self.outer == "supervised_l1":
+            return supervised_l1
+        if self.outer in OUTERS:
+            coefficients = None
+            if self.outer == "reconstruction":
+                coefficients = self.reconstruction_intensity, self.reconstruction_gradient
+            return Reconstruction(own, coefficients)
+        judge = recipes.load(self.outer, "recipe.outer", OUTERS)
+        judge = judge() if inspect.isclass(judge) else judge
+        if not callable(judge):
+            raise InputError(f"recipe.outer: {self.outer!r} cannot be called")
+        return judge
+
+    def _read_meta(self, psi: str) -> Meta:
+        mode = self.mode
+        if mode == "auto":
+            mode = "mixed_product" if self.inner_steps == 1 else "unrolled"
+        meta = Meta(
+            inner="fusion",
+            learns="" if self.frozen_weights else "proposal",
+            auxiliary=psi,
+            optimiser=_optimiser(self.inner_optimiser, "recipe.inner_optimiser"),
+            rate=self.inner_rate,
+            steps=self.inner_steps,
+            mode=mode,
+            every=self.meta_every,
+            trainable=tuple(self.trainable) or None,
+            auxiliary_optimiser=_optimiser(self.auxiliary_optimiser, "recipe.auxiliary_optimiser"),
+            auxiliary_steps=self.auxiliary_steps,
+            difference=self.difference,
+            solver=bilevel.Solver(damping=self.damping) if mode == "implicit" else None,
+        )
+        # Builds nothing yet; contradictions come out before anything is read or compiled.
+        bilevel.meta_gradient(
+            self.inner_loss, self.outer_loss, optimiser=meta.optimiser, steps=meta.steps,
+            mode=mode, difference=meta.difference, solver=meta.solver,
+        )  # fmt: skip
+        return meta
+
+    # ---- the contract of every recipe ---------------------------------------------------------
+
+    def init(self, key: jax.Array) -> tuple[dict[str, Flat], dict[str, Flat]]:
+        """Fresh ``(params, stats)`` by network name."""
+        first, second, third = jax.random.split(key, 3)
+        _, theta, stats = models.initialise(self.system, self.model_config, first)
+        params = {"fusion": theta}
+        if not self.frozen_weights:
+            params["proposal"] = models.initialise(
+                "refusion", self._own, second, "ProposalNetwork"
+            )[1]
+        if self.meta.auxiliary:
+            params[self.meta.auxiliary] = self._judge.init(third)
+        return params, {name: stats if name == "fusion" else {} for name in params}
+
+    def sources(self, batch: Batch) -> list[jax.Array]:
+        """Input images of a batch in the network's order."""
+        return [batch["a"], batch["b"]]
+
+    def fuse(
+        self, params: dict[str, Flat], stats: dict[str, Flat], *images: jax.Array
+    ) -> jax.Array:
+        """Fused images of the shipped network, as it is used after training."""
+        graphdef = self._graphdefs["shipped"]
+        return functional.apply(graphdef, params["fusion"], stats["fusion"], *images)[0][0]
+
+    def loss(
+        self,
+        params: dict[str, Flat],
+        stats: dict[str, Flat],
+        batch: Batch,
+        keys: jax.Array | None,
+        phase: str = "meta",
+    ) -> tuple[jax.Array, tuple[dict[str, Flat], dict[str, jax.Array]]]:
+        """L_f as P has it now, P held fixed; without the swap in validation.
+
+        Args:
+            params: flat parameters by network.
+            stats: running statistics by network.
+            batch: ``a`` and ``b``, (B, h, w, 1) in [0, 1].
+            keys: None for evaluation; otherwise not used.
+            phase: there is one.
+        """
+        del phase
+        swap = self.swap and keys is not None
+        maps = lax.stop_gradient(self.propose(params.get("proposal", {}), batch, swap=swap))
+        value, (_, new, metrics) = self.inner_loss(
+            params["fusion"], stats["fusion"], maps, batch, 1.0, swap=swap
+        )
+        return value, ({**stats, "fusion": new}, metrics)
+
+    def card(self) -> dict[str, Any]:
+        """What the card of the shipped weights says about the loss they were trained with."""
+        names = ("form", "outer", "intensity", "gradient", "ramp", "inner_steps", "inner_optimiser")
+        return {
+            "learned_loss": {name: getattr(self, name) for name in names}
+            | {"mode": self.meta.mode, "frozen_weights": self.frozen_weights, "swap": self.swap}
+        }
+
+    # ---- what `steps.make_meta_step` asks for -------------------------------------------------
+
+    def propose(self, phi: Flat, batch: Batch, *, swap: bool | None = None) -> Maps:
+        """Weight maps of a batch: ``w`` of intensities and, in form R, ``v`` of gradients."""
+        view = self._view(batch, swap)
+        if self.frozen_weights:
+            half = jnp.full((*view.first.shape[:3], 2), 0.5, view.first.dtype)
+            return {"w": half, "v": half} if self.form == "R" else {"w": half}
+        return functional.apply(self._graphdefs["proposal"], phi, {}, view.first, view.second)[0]
+
+    def adapted(self, theta: Flat, stats: Flat, batch: Batch) -> Array:
+        """Fused images of the training form of F, (2B, h, w, 1) with the swap."""
+        return self._fused(theta, stats, self._view(batch))[0]
+
+    def inner_loss(
+        self,
+        theta: Flat,
+        stats: Flat,
+        maps: Maps,
+        batch: Batch,
+        progress: Any,
+        *,
+        swap: bool | None = None,
+    ) -> tuple[jax.Array, tuple[Array, Flat, dict[str, jax.Array]]]:
+        """L_f of a batch.
+
+        Args:
+            theta: parameters of F.
+            stats: its running statistics.
+            maps: from `propose`, for the same batch.
+            batch: ``a`` and ``b``.
+            progress: part of the training done, in (0, 1]: how far the ramp is.
+            swap: whether both orders are seen; None as configured.
+
+        Returns:
+            ``(loss, (fused, new statistics, {"int", "grad"}))``.
+        """
+        view = self._view(batch, swap)
+        fused, new = self._fused(theta, stats, view)
+        images = fused, view.first, view.second
+        terms = {"int": losses.weighted_intensity(*images, maps["w"])}
+        if self.form == "R":
+            terms["grad"] = losses.weighted_gradient(*images, maps["v"])
+        else:
+            terms["grad"] = losses.gradient_signed_max(*images)
+        means = {name: jnp.mean(view.counts * value) for name, value in terms.items()}
+        slope = self.gradient * (progress if self.ramp else 1.0)
+        value = self.intensity * means["int"] + slope * means["grad"]
+        return value, (fused, new, means)
+
+    def outer_loss(self, psi: Flat, fused: Array, batch: Batch) -> jax.Array:
+        """What P is judged by: a scalar. ``fused`` is from `adapted` or `inner_loss`.
+
+        The sources in the batch are not swapped: R sees one image and cannot know the order.
+        """
+        view = self._view(batch)
+        value = jnp.asarray(self._judge(psi, fused, view.judged))
+        return jnp.mean(view.counts * value) if value.ndim else value
+
+    def auxiliary_loss(self, psi: Flat, fused: Array, batch: Batch) -> jax.Array:
+        """What psi is trained on: the outer loss."""
+        return self.outer_loss(psi, fused, batch)
+
+    def _fused(self, theta: Flat, stats: Flat, view: "_View") -> tuple[Array, Flat]:
+        graphdef = self._graphdefs["fusion"]
+        (fused, _), new = functional.apply(graphdef, theta, stats, view.first, view.second)
+        return fused, new
+
+    def _view(self, batch: Batch, swap: bool | None = None) -> "_View":
+        a, b = batch["a"], batch["b"]
+        if a.shape[-1] != 1 or b.shape[-1] != 1:
+            raise InputError("the learned loss is about luminance; set data.channels=1")
+        brightest = jnp.minimum(jnp.max(a, (1, 2, 3)), jnp.max(b, (1, 2, 3)))
+        counted = brightest >= self.black
+        # A factor of 0 alone would not do: gradients of black sources may overflow.
+        a, b = (jnp.where(counted[:, None, None, None], x, jnp.float32(0.5)) for x in (a, b))
+        judged = {**batch, "a": a, "b": b}
+        counts = counted.astype(jnp.float32)
+        if not (self.swap if swap is None else swap):
+            return _View(a, b, judged, counts)
+        twice = {name: jnp.concatenate([x, x]) for name, x in judged.items()}
+        first, second = jnp.concatenate([a, b]), jnp.concatenate([b, a])
+        return _View(first, second, twice, jnp.concatenate([counts, counts]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """A batch as the networks see it.
+
+    Attributes:
+        first: first inputs; with the swap, a of all examples and then b.
+        second: second inputs.
+        judged: the batch, doubled with the swap, a and b in their own places.
+        counts: 1 for examples that count, else 0. Losses are means over all examples, whatever
+            counts, so that they do not depend on how a batch is laid out over devices.
+    """
+
+    first: Float[Array, "n h w 1"]
+    second: Float[Array, "n h w 1"]
+    judged: Batch
+    counts: Float[Array, " n"]
+
+
+class Reconstruction:
+    """Outer loss: how well R rebuilds both sources from the fused image.
+
+    Args:
+        config: `mgdn_jax.models.refusion.Config` of R.
+        coefficients: of intensities and Sobel strengths; None for plain squared errors.
+    """
+
+    network = "reconstruction"
+
+    def __init__(self, config: Any, coefficients: tuple[float, float] | None):
+        self.config, self.coefficients = config, coefficients
+        self._graphdef = _graphdef("refusion", config, "ReconstructionNetwork")
+
+    def init(self, key: jax.Array) -> Flat:
+        """Fresh parameters of R."""
+        return models.initialise("refusion", self.config, key, "ReconstructionNetwork")[1]
+
+    def __call__(self, psi: Flat, fused: Array, batch: Batch) -> Float[Array, " b"]:
+        """Loss of every example."""
+        rebuilt = functional.apply(self._graphdef, psi, {}, fused)[0]
+        images = *rebuilt, batch["a"], batch["b"]
+        if self.coefficients is None:
+            return losses.reconstruction_mse(*images)
+        intensities, strengths = self.coefficients
+        return intensities * losses.reconstruction_max(
+            *images
+        ) + strengths * losses.reconstruction_max_gradient(*images)
+
+
+def supervised_l1(psi: Any, fused: Array, batch: Batch) -> Float[Array, " b"]:
+    """Outer loss: distance of the fused image to the target; has no network of its own."""
+    del psi
+    if "target" not in batch:
+        raise InputError("recipe.outer='supervised_l1' needs a data set with targets")
+    return losses.l1(fused, batch["target"])
+
+
+@functools.lru_cache(maxsize=32)
+def _graphdef(system: str, config: Any, network: str) -> Any:
+    return models.abstract(system, config, network)[0]
+
+
+def _optimiser(name: str, field: str) -> optax.GradientTransformation:
+    """An Optax transformation at a learning rate of 1."""
+    if name == "sgd":
+        return optax.sgd(1.0)
+    if name == "adam":  # eps_root: the slope of sqrt(v) at v = 0 is part of the meta-gradient
+        return optax.adam(1.0, eps_root=1e-16)
+    make: Any = recipes.load(name, field, OPTIMISERS)
+    made = make(1.0)
+    if not isinstance(made, optax.GradientTransformation):
+        raise InputError(f"{field}: {name!r} must give an Optax transformation for a rate")
+    return made
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
