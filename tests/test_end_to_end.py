@@ -46,3 +46,15 @@ def test_train_resume_load_fuse(photographs):
     low, high = np.minimum(a, b), np.maximum(a, b)
     assert np.all((fused >= low) & (fused <= high))  # the blend head mixes, never invents
     assert list((run / "grids").glob("*.png"))
+
+
+def test_multifocus_pairs_as_luminance(photographs):
+    del photographs
+    with data.make_loader(
+        "natural", task="mff", channels=1, batch_size=4, crop=16, split="train", threads=0
+    ) as loader:
+        batch = next(loader)
+    for name in ("a", "b", "target"):
+        assert batch[name].shape == (4, 16, 16, 1)
+        assert 0 <= batch[name].min() < batch[name].max() <= 1
+    assert np.abs(batch["a"] - batch["b"]).max() > 0.02
