@@ -18,6 +18,9 @@ NEEDS = {
 PUBLISHED = SHARED / NEEDS["test_published.py"][1]
 REFUSION = SHARED / NEEDS["test_published_refusion.py"][1]
 
+# Compiles whole networks' second derivatives for minutes: for a change to them, and before a release.
+LONG = "MGDN_LONG_TESTS" in os.environ
+
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 
 
@@ -27,4 +30,12 @@ def pytest_report_header() -> list[str]:
         f"{what} (MGDN_SHARED): "
         + (f"absent, {test} is not collected" if test in collect_ignore else "collected")
         for test, (what, _) in NEEDS.items()
-    ]
+    ] + [f"long tests (MGDN_LONG_TESTS=1): {'collected' if LONG else 'left out'}"]
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leaves the tests marked `long` out unless they are asked for."""
+    if not LONG:
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]

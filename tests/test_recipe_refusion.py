@@ -101,6 +101,7 @@ def moved(before, after):
     }
 
 
+@pytest.mark.long
 def test_two_real_steps_move_every_network_by_its_rate(real):
     state, step = real
     for _ in range(2):
@@ -119,6 +120,7 @@ def test_two_real_steps_move_every_network_by_its_rate(real):
         np.testing.assert_allclose(metrics["loss"], wanted, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_black_source_at_the_start_is_survived_by_the_norm_floor(real):
     state, step = real
     batch = images() | {"b": np.zeros((4, 8, 8, 1), np.float32)}
@@ -274,6 +276,7 @@ def test_gray_and_colour_pairs_become_luminance(pairs):
     assert np.std(levels) < 0.85 * np.std(batch["a"] * 255)  # a mean of channels varies less
 
 
+@pytest.mark.long
 def test_train_py_smoke_ends_with_weights_that_fuse(pairs):
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     flags += " --xla_force_host_platform_device_count=2"

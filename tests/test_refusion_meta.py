@@ -103,6 +103,8 @@ def worst(ours, wanted):
     return max(np.abs(np.asarray(ours[k], np.float64) - v).max() for k, v in wanted.items()) / scale
 
 
+pytestmark = pytest.mark.long
+
 CASES = [
     ("t", "float64", "unrolled", 3),
     ("t", "float64", "mixed_product", 1),
