@@ -279,7 +279,7 @@ def convert_state_dict(
 
 
 def _convert(
-    state: Mapping[str, np.ndarray], system: str, config: Any, network: str
+    state: Mapping[str, np.ndarray], system: str, config: Any, network: str = "Network"
 ) -> tuple[Report, Flat]:
     name = system if network == "Network" else f"{system}/{network}"
     if name not in RULES:

@@ -18,7 +18,7 @@ NEEDS = {
 PUBLISHED = SHARED / NEEDS["test_published.py"][1]
 REFUSION = SHARED / NEEDS["test_published_refusion.py"][1]
 
-# Compiles whole networks' second derivatives for minutes: for a change to them, and before a release.
+# Second derivatives of whole networks compile for minutes: for changes to them, and releases.
 LONG = "MGDN_LONG_TESTS" in os.environ
 
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]

@@ -191,6 +191,7 @@ def test_the_configs_file_is_short():
     assert len(pathlib.Path(configs.__file__).read_text().splitlines()) <= 120
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("preset", ["ivf_form_t", "ivf_mgdn", "ivf_supervised"])
 def test_families_trace(preset):
     recipe, optimisers, step = built(preset)

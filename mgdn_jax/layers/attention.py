@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
@@ -47,8 +46,9 @@ def channel_map(
     gradients are finite for channels that are zero everywhere (slope 1 / floor there).
     """
     c, heads = sums["qk"].shape[-1], temperature.shape[0]
-    scales = [lax.rsqrt(jnp.maximum(sums[s], floor**2)) for s in ("qq", "kk")]
-    cosine = sums["qk"] * scales[0][:, :, None] * scales[1][:, None, :]
+    # A root and a division: the reciprocal root of a CPU is good for fewer digits.
+    norms = [jnp.sqrt(jnp.maximum(sums[s], floor**2)) for s in ("qq", "kk")]
+    cosine = sums["qk"] / (norms[0][:, :, None] * norms[1][:, None, :])
     head = np.arange(c) // (c // heads)
     same = head[:, None] == head[None, :]
     logits = cosine * temperature[head][:, None]
