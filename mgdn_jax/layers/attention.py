@@ -48,7 +48,12 @@ def channel_map(
     c, heads = sums["qk"].shape[-1], temperature.shape[0]
     # A root and a division: the reciprocal root of a CPU is good for fewer digits.
     norms = [jnp.sqrt(jnp.maximum(sums[s], floor**2)) for s in ("qq", "kk")]
-    cosine = sums["qk"] / (norms[0][:, :, None] * norms[1][:, None, :])
+    # One division is the more accurate; but where both norms are at the floor, its gradient would
+    # divide by the square of their product, which underflows: there one after the other.
+    n_q, n_k = norms[0][:, :, None], norms[1][:, None, :]
+    product = n_q * n_k
+    once = sums["qk"] / jnp.maximum(product, 1e-18)
+    cosine = jnp.where(product > 1e-18, once, sums["qk"] / n_q / n_k)
     head = np.arange(c) // (c // heads)
     same = head[:, None] == head[None, :]
     logits = cosine * temperature[head][:, None]
