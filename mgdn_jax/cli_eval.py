@@ -49,7 +49,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     columns = _columns(arguments, job)
     beside = _beside(arguments, columns)
     job.load_models()
-    album = _album(arguments, job)
+    album = None if arguments.report is None else _Pictures(arguments.report, job)
     with _progress(len(job.pairs), arguments.quiet) as advance:
 
         def done(name: str) -> None:
@@ -221,15 +221,11 @@ class _Pictures:
             command=result.command,
             versions=result.versions,
             variant=result.variant,
-            source_titles=self._job.titles,
+            source_titles=(self._job.titles[0], self._job.titles[1]),
             baselines=result.rules,
             elsewhere={row.method: row.values for row in result.fair()},
             remarks=[*self._job.problems, *result.about_beside()],
         )
-
-
-def _album(arguments: argparse.Namespace, job: Job) -> _Pictures | None:
-    return None if arguments.report is None else _Pictures(arguments.report, job)
 
 
 class _Result:

@@ -199,21 +199,13 @@ def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     Returns:
       Name to value; NaN for a metric that needs a larger picture.
     """
-    from mgdn_jax import metrics
+    from mgdn_jax import evaluation, metrics
 
     side = min(fused.shape[:2])
     fits = [name for name in metrics.STANDARD if metrics.METRICS[name].min_side <= side]
-    values = metrics.evaluate(_gray_levels(fused), _gray_levels(a), _gray_levels(b), fits)
+    first, second, third = (evaluation.pixels_of(x, "a picture") for x in (fused, a, b))
+    values = metrics.evaluate(first, second, third, fits)
     return {name: values.get(name, math.nan) for name in metrics.STANDARD}
-
-
-def _gray_levels(pixels: np.ndarray) -> np.ndarray:
-    """Pixels as the metrics take them: without alpha; other than uint8 as float64 in 0..255."""
-    pixels = files.without_alpha(pixels)
-    if pixels.dtype != np.uint8:
-        largest = np.iinfo(pixels.dtype).max if pixels.dtype == np.uint16 else 1.0
-        pixels = pixels.astype(np.float64) * (255.0 / largest)
-    return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
 class _Voice:

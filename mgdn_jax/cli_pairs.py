@@ -35,7 +35,7 @@ class Job:
     methods: dict[str, Method] = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
-    titles: tuple[str, str] = ("A", "B")
+    titles: tuple[str, ...] = ("A", "B")
     models: tuple[str, ...] = ()
     has_truth: bool = False
     _weights: dict[str, Path] = field(default_factory=dict)
@@ -134,7 +134,8 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
     if len(sources) == 1:
         inside = _inside(Path(sources[0]))
         if inside is None:
-            return _prepared(sources[0])
+            pairs = SetPairs(sources[0])
+            return Job(pairs, has_truth=pairs.has_truth)
         places = [*map(str, inside[:2]), *([truth] if truth else map(str, inside[2:]))]
     folders = [os.path.isdir(place) for place in places]
     if any(folders) and not all(folders):
@@ -150,19 +151,11 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
         groups, missing = files.pair_folders(places)
         job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=missing)
     job.has_truth = len(places) > len(sources) or len(places) > 2
-    shown = _distinct(places[:2]) if sources else ["-", Path(places[0]).name]
-    job.titles = (shown[0], shown[1])
+    if sources:
+        job.titles = tuple(_last_parts(places[:2], taken=()) or map(os.path.basename, places[:2]))
+    else:
+        job.titles = ("-", Path(places[0]).name)
     return job
-
-
-def _distinct(places: Sequence[str]) -> list[str]:
-    """The last parts of paths, as many as tell them apart (all alike: one part)."""
-    parts = [Path(os.path.abspath(place)).parts for place in places]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        titles = ["/".join(p[-count:]) for p in parts]
-        if len(set(titles)) == len(titles):
-            return titles
-    return [p[-1] for p in parts]
 
 
 def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: bool) -> Pair:
@@ -237,11 +230,6 @@ def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else bytes(np.asarray(value).item())
 
 
-def _prepared(name: str) -> Job:
-    pairs = SetPairs(name)
-    return Job(pairs, has_truth=pairs.has_truth)
-
-
 def _stored(places: Sequence[str], job: Job, *, single: bool) -> dict[str, Method]:
     """Methods whose pictures lie in files or folders."""
     methods: dict[str, Method] = {}
@@ -257,7 +245,7 @@ def _stored(places: Sequence[str], job: Job, *, single: bool) -> dict[str, Metho
             methods[title] = Stored({known[0]: place})
             continue
         found = files.list_images(place)
-        strays = [name for name in found if name not in known]
+        strays = sorted(found.keys() - set(known))
         if len(strays) == len(found):
             raise InputError(
                 f"no picture of {place} has the name of a pair (such as {known[0]}); "
@@ -269,19 +257,18 @@ def _stored(places: Sequence[str], job: Job, *, single: bool) -> dict[str, Metho
 
 
 def _titles(places: Sequence[str]) -> list[str]:
-    """What to call methods: the last parts of their paths, as many as tell them apart.
+    """What to call methods: never `a` or `b`, which are the sources."""
+    titles = _last_parts([os.path.splitext(p)[0] if os.path.isfile(p) else p for p in places])
+    if titles is None:
+        raise InputError(f"{places[0]} is named twice; give each method once.")
+    return titles
 
-    Never `a` or `b`, which are the sources.
-    """
+
+def _last_parts(places: Sequence[str], taken: Sequence[str] = ("a", "b")) -> list[str] | None:
+    """The last parts of paths, as many as tell them apart from each other and what is taken."""
     parts = [Path(os.path.abspath(place)).parts for place in places]
-    parts = [
-        (*p[:-1], Path(p[-1]).stem) if os.path.isfile(place) else p
-        for p, place in zip(parts, places, strict=True)
-    ]
     for count in range(1, max(map(len, parts), default=0) + 1):
         titles = ["/".join(p[-count:]) for p in parts]
-        if len(set(titles)) == len(titles) and not {"a", "b"} & set(titles):
+        if len(set(titles)) == len(titles) and not set(taken) & set(titles):
             return titles
-    if places:
-        raise InputError(f"{places[0]} is named twice; give each method once.")
-    return []
+    return None if places else []

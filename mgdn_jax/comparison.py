@@ -265,10 +265,9 @@ def image_ranks(
             values = np.array([table.rows[image][metric] for table in tables.values()])
             if np.isnan(values).any():
                 continue
-            finite = np.abs(values[np.isfinite(values)])
-            unit = 1e-12 * finite.max(initial=0.0)
-            if unit:
-                values = np.where(np.isfinite(values), np.rint(values / unit / 10) * 10, values)
+            scale = np.abs(values[np.isfinite(values)]).max(initial=0.0)
+            if scale:
+                values = np.round(values / scale, 11)
             ranks.append(average_ranks(-values if higher(metric) else values))
     if not ranks:
         return {}, len(common)

@@ -340,7 +340,7 @@ class _Judge:
             self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
             unit = self._unit or not given
             domain = self._domain if role == "truth" else "gray"
-            self._images[role] = _pixels(_read(source), self._titles[role], unit, domain)
+            self._images[role] = pixels_of(_read(source), self._titles[role], unit, domain)
 
     def score(self, method: str, made: Source | Rule | Exception) -> tuple[np.ndarray, Scores]:
         """The fused picture and its scores."""
@@ -356,7 +356,7 @@ class _Judge:
         else:
             title, unit = os.fspath(made), True
             picture = files.read_image(made)
-        fused = _pixels(picture, title, unit, self._domain)
+        fused = pixels_of(picture, title, unit, self._domain)
         sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
         self._compare_sizes({title: fused.shape, **sizes})
         self._check_side(title, *fused.shape[:2])
@@ -394,7 +394,9 @@ def _domain(metrics: Sequence[ruler.Metric]) -> str:
     return next(iter(by_domain), "gray")
 
 
-def _pixels(picture: np.ndarray, title: str, unit: bool, domain: str) -> ruler.Gray | np.ndarray:
+def pixels_of(
+    picture: np.ndarray, title: str, unit: bool = True, domain: str = "gray"
+) -> ruler.Gray | np.ndarray:
     """Pixels of any dtype as the metrics of a domain take them.
 
     Args:

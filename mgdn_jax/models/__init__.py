@@ -3,8 +3,10 @@
 `create` and `abstract` are the same for every system; a caller never needs an NNX class.
 """
 
+import dataclasses
 import difflib
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -29,6 +31,21 @@ def get(system: str) -> ModuleType:
             f"there is no system {system!r}; choose one of: {', '.join(sorted(SYSTEMS))}"
         )
     return importlib.import_module(SYSTEMS[system])
+
+
+def read_fields(config: type, system: str, fields: Mapping[str, Any]) -> Any:
+    """A system's `Config` from a plain dictionary; lists become tuples.
+
+    Raises:
+        InputError: a field is unknown (a near one is named) or holds an impossible value.
+    """
+    known = [f.name for f in dataclasses.fields(config)]
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{system} config has no field {name!r}{hint}")
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def preset(system: str, name: str, **overrides: Any) -> Any:

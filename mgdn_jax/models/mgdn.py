@@ -10,7 +10,6 @@ the picture itself, for tasks whose inputs are sharp copies of the result (multi
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
@@ -29,6 +28,7 @@ from mgdn_jax.layers.attention import (
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
 from mgdn_jax.layers.functional import below
+from mgdn_jax.models import read_fields
 
 # Inference on maps above this many pixels runs the transformer blocks strip by strip.
 _STRIP_PIXELS = 16_384
@@ -131,16 +131,7 @@ class Config:
         Raises:
             InputError: a field is unknown or holds an impossible value.
         """
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"mgdn config has no field {name!r}{hint}")
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-        }
-        return cls(**values)
+        return read_fields(cls, "mgdn", fields)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> "Config":

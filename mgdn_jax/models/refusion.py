@@ -11,7 +11,6 @@ earlier blocks of the tile made with its own, tiling stays an approximation.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
 import jax
@@ -34,6 +33,7 @@ from mgdn_jax.layers.restormer import (
     local_halves,
     mixed,
 )
+from mgdn_jax.models import read_fields
 
 _DTYPES = ("float32", "bfloat16", "float64")
 
@@ -98,16 +98,7 @@ class Config:
         Raises:
             InputError: a field is unknown or holds an impossible value.
         """
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        for name in fields:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise InputError(f"refusion config has no field {name!r}{hint}")
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
-        }
-        return cls(**values)
+        return read_fields(cls, "refusion", fields)
 
 
 # One architecture for all tasks; the names keep weights, inputs and data apart.
