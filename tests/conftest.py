@@ -11,8 +11,8 @@ os.environ["XLA_FLAGS"] = (
 # Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 NEEDS = {
-    "test_published.py": ("published checkpoints", "weights/mgdn/62000_E.pth"),
-    "test_published_refusion.py": ("published checkpoints", "weights/refusion/ReFusion_IVIF.pth"),
+    "test_published.py": ("published MGDN", "weights/mgdn/62000_E.pth"),
+    "test_published_refusion.py": ("published ReFusion", "weights/refusion/ReFusion_IVIF.pth"),
     "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
 }
 PUBLISHED = SHARED / NEEDS["test_published.py"][1]
@@ -24,13 +24,13 @@ LONG = "MGDN_LONG_TESTS" in os.environ
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 
 
-def pytest_report_header() -> list[str]:
-    """Says which tests are collected: nothing is skipped silently."""
-    return [
-        f"{what} (MGDN_SHARED): "
-        + (f"absent, {test} is not collected" if test in collect_ignore else "collected")
-        for test, (what, _) in NEEDS.items()
-    ] + [f"long tests (MGDN_LONG_TESTS=1): {'collected' if LONG else 'left out'}"]
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Says which tests were collected (the header is not shown under -q): no silent gaps."""
+    for test, (what, _) in NEEDS.items():
+        state = f"absent, {test} is not collected" if test in collect_ignore else "collected"
+        terminalreporter.write_line(f"{what} (MGDN_SHARED): {state}")
+    state = "collected" if LONG else "left out"
+    terminalreporter.write_line(f"long tests (MGDN_LONG_TESTS=1): {state}")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
