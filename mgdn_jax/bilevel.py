@@ -251,14 +251,30 @@ class _Descent:
         step = jax.checkpoint(step, prevent_cse=False)
         return lax.scan(step, carry, batches, length=steps)
 
-    def product(self, theta: PyTree, source: PyTree, batch: PyTree, v: PyTree, to: str) -> PyTree:
-        """This device's ``d/d(to) <d/dtheta loss(theta, source), v>``; `to`: "theta", "source"."""
+    def gradient_of_source(
+        self, theta: PyTree, source: PyTree, batch: PyTree
+    ) -> tuple[PyTree, Callable[[PyTree], tuple[PyTree]], tuple[Any, PyTree]]:
+        """`gradient` as a function of the source: its value, pull-back, (averaged loss, aux).
 
-        def directional(theta: PyTree, source: PyTree) -> Any:
+        The pull-back of v is this device's ``d/dsource <d/dtheta loss(theta, source), v>``.
+        """
+
+        def slope(source: PyTree) -> tuple[PyTree, Any]:
+            told, gradient = jax.value_and_grad(self.loss, has_aux=True)(theta, source, batch)
+            return gradient, told
+
+        gradient, pull, (loss, aux) = jax.vjp(slope, source, has_aux=True)
+        gradient, loss = self.mean((gradient, loss))
+        return gradient, pull, (loss, aux)
+
+    def hessian(self, theta: PyTree, source: PyTree, batch: PyTree, v: PyTree) -> PyTree:
+        """This device's product of the Hessian to theta with v."""
+
+        def directional(theta: PyTree) -> Any:
             gradient = jax.grad(lambda t: self.loss(t, source, batch)[0])(theta)
             return optax.tree.vdot(gradient, v)
 
-        return jax.grad(directional, ("theta", "source").index(to))(theta, source)
+        return jax.grad(directional)(theta)
 
     def difference(
         self, theta: PyTree, source: PyTree, batch: PyTree, v: PyTree, size: float
@@ -400,11 +416,9 @@ def meta_gradient(
     """
     _check(steps, mode, difference, solver, batch_per_step)
     differentiable: set[Any] = set()
-    propose_lean = None if propose is None else jax.checkpoint(propose)
 
     def source_of(outer: PyTree, batch: PyTree) -> PyTree:
-        # Nothing of the proposal but its result stays in memory until its turn comes.
-        return outer if propose_lean is None else propose_lean(outer, batch)
+        return outer if propose is None else propose(outer, batch)
 
     def run(
         outer: PyTree,
@@ -461,7 +475,8 @@ def meta_gradient(
                 descent = _Descent(_proximal(loss, theta, solver.damping), optimiser, axis_name)
                 carry, record = descent.run((theta, state), lambda _: source, batch, None, steps)
             else:
-                slope, value, aux = descent.gradient(theta, source, batch)
+                # One pass forward and back serves the step and, pulled on later, the product.
+                slope, pull_slope, (value, aux) = descent.gradient_of_source(theta, source, batch)
                 carry = descent.update(theta, state, slope)
                 record = jax.tree.map(lambda x: jnp.asarray(x)[None], (value, aux))
             judged = jax.value_and_grad(judge, (0, 1), has_aux=True)(carry[0], outer)
@@ -470,12 +485,13 @@ def meta_gradient(
             if mode == "implicit":
                 z, solution = _solve(descent, carry[0], source, batch, u, solver)
                 minus_z = jax.tree.map(jnp.negative, z)
-                through = descent.product(carry[0], source, batch, minus_z, "source")
+                pull_slope = descent.gradient_of_source(carry[0], source, batch)[1]
+                (through,) = pull_slope(minus_z)
             else:
                 _, pull = jax.vjp(lambda g: descent.update(theta, state, g)[0], slope)
                 (v,) = pull(u)
                 if mode == "mixed_product":
-                    through = descent.product(theta, source, batch, v, "source")
+                    (through,) = pull_slope(v)
                 else:
                     through = descent.difference(theta, source, batch, v, difference)
             gradient = jax.tree.map(jnp.add, direct, pull_source(through)[0])
@@ -548,7 +564,7 @@ def _solve(
     """Solves ``(H + damping I) z = u`` for z; the damping is in the loss, hence in H, already."""
 
     def product(z: PyTree) -> PyTree:
-        return descent.mean(descent.product(theta, source, batch, z, "theta"))
+        return descent.mean(descent.hessian(theta, source, batch, z))
 
     z, (left, count, curvature) = _iterate(product, u, solver)
     size = optax.tree.norm(u)

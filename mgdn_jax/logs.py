@@ -215,7 +215,7 @@ class Log:
             return
         picture = tile(rows)
         write_atomically(folder / f"step_{step:08d}.png", codec.encode_png(picture))
-        self._board.add_image("validation/a_b_fused_target", picture, step, dataformats="HWC")
+        self._board.add_image("validation/sources_fused_target", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes files and the bar."""
@@ -251,10 +251,10 @@ def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
 
 
 def grid_rows(
-    sources: Sequence[np.ndarray], fused: np.ndarray, batch: Mapping[str, np.ndarray]
+    columns: Sequence[np.ndarray], batch: Mapping[str, np.ndarray]
 ) -> list[list[np.ndarray]]:
-    """Sources, fused and target side by side, for the examples of a batch that count."""
-    columns = [*sources, fused] + ([batch["target"]] if "target" in batch else [])
+    """Sources, fused image and the like, and target side by side, for the examples that count."""
+    columns = [*columns, batch["target"]] if "target" in batch else columns
     return [[column[i] for column in columns] for i in np.flatnonzero(batch["_mask"])]
 
 

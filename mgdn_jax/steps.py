@@ -387,41 +387,47 @@ def _at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransform
 
 def make_eval_step(
     recipe: Any, *, phase: str, axis_name: str | None = None
-) -> Callable[[Networks, Networks, Batch], tuple[Metrics, jax.Array]]:
+) -> Callable[[Networks, Networks, Batch], tuple[Metrics, list[jax.Array]]]:
     """Builds one validation step.
 
     Args:
         recipe: has `loss` (called with `keys=None`), `fuse(params, stats, *images)` and
-            `sources(batch) -> images`.
+            `sources(batch) -> images`; may have `judge(params, stats, batch) -> ({name: scalar},
+            [pictures])`, further figures and what to show beside the fused images.
         phase: handed on to the loss.
         axis_name: mapped axis to sum over, if any.
 
     Returns:
-        `step(params, stats, batch) -> (sums, fused)`. The batch has "_mask" (B,), 1 for examples
+        `step(params, stats, batch) -> (sums, pictures)`. The batch has "_mask" (B,), 1 for examples
         that count. `sums` are masked sums over the batch: "loss", "psnr" (dB against "target",
-        where the batch has one; fused images clipped to [0, 1]) and "count". Dividing once at
-        the end makes any batch size give the same means.
+        where the batch has one; fused images clipped to [0, 1]), those of `judge`, and "count".
+        Dividing once at the end makes any batch size give the same means. `pictures` are (B, H,
+        W, 1 or 3): the fused images, then those of `judge`.
     """
+    judge: Callable[..., tuple[Metrics, list[jax.Array]]]
+    judge = getattr(recipe, "judge", lambda *_: ({}, []))
 
-    def one(params: Networks, stats: Networks, example: Batch) -> tuple[Metrics, jax.Array]:
+    def one(params: Networks, stats: Networks, example: Batch) -> tuple[Metrics, list[jax.Array]]:
         # A batch of one: the recipe's loss is a mean, and a mask needs it per example.
         single = {name: value[None] for name, value in example.items()}
         loss, _ = recipe.loss(params, stats, single, None, phase)
         fused = recipe.fuse(params, stats, *recipe.sources(single))[0].astype(jnp.float32)
-        values = {"loss": jnp.asarray(loss, jnp.float32)}
+        further, shown = judge(params, stats, single)
+        values = {"loss": loss, **further}
+        values = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
         if "target" in example:
             error = jnp.mean(jnp.square(jnp.clip(fused, 0, 1) - example["target"]))
             values["psnr"] = -10 * jnp.log10(jnp.maximum(error, 1e-10))
-        return values, fused
+        return values, [fused, *(picture[0] for picture in shown)]
 
-    def step(params: Networks, stats: Networks, batch: Batch) -> tuple[Metrics, jax.Array]:
+    def step(params: Networks, stats: Networks, batch: Batch) -> tuple[Metrics, list[jax.Array]]:
         rest = dict(batch)
         mask = rest.pop("_mask")
-        values, fused = jax.vmap(one, (None, None, 0))(params, stats, rest)
+        values, pictures = jax.vmap(one, (None, None, 0))(params, stats, rest)
         sums = {name: jnp.sum(jnp.where(mask > 0, v, 0)) for name, v in values.items()}
         sums["count"] = jnp.sum(mask)
         if axis_name is not None:
             sums = jax.lax.psum(sums, axis_name)
-        return sums, fused
+        return sums, pictures
 
     return step

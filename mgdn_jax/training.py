@@ -383,12 +383,12 @@ class _Trainer:
         totals: dict[str, float] = {}
         rows: list[list[np.ndarray]] = []
         for batch in self.eval_loader:
-            sums, fused = self.evaluators[phase](params, state.stats, self._feed(batch))
+            sums, pictures = self.evaluators[phase](params, state.stats, self._feed(batch))
             for name, value in jax.device_get(sums).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
             if self.chief and len(rows) < _GRID_ROWS:
-                pictures = np.asarray(fused).reshape(-1, *fused.shape[2:])
-                rows += grid_rows(self.recipe.sources(batch), pictures, batch)
+                flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
+                rows += grid_rows([*self.recipe.sources(batch), *flat], batch)
         count = max(totals.pop("count"), 1.0)
         self.metrics = {name: value / count for name, value in totals.items()}
         shown = "  ".join(f"{name} {value:.5g}" for name, value in self.metrics.items())

@@ -190,7 +190,7 @@ def test_validation_sums_equal_one_by_one():
     data = fake_recipe.stack([fake_recipe.example(0, i, 8) for i in range(5)])
     data["target"] = data["target"] * 0.5
     mask = np.array([1, 1, 0, 1, 0], np.float32)
-    sums, fused = step(params, stats, {**data, "_mask": mask})
+    sums, (fused,) = step(params, stats, {**data, "_mask": mask})
     assert fused.shape == (5, 8, 8, 3)
     losses, psnrs = [], []
     for i in np.flatnonzero(mask):

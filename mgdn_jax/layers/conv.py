@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
+_BANDS = 16
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -47,8 +48,13 @@ def _conv(x: Array, kernel: Array, dilation: int) -> Array:
     )
 
 
-def _kernel_gradient(x: Array, g: Array, kh: int, kw: int, dilation: int) -> Array:
-    """Sum over pixels of outer products of patches of x with g: (kh, kw, i, o), >= float32."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
+    """Sum over pixels of outer products of patches of x with g: (kh, kw, i, o), >= float32.
+
+    ``kernel`` is (kh, kw, dilation). Linear in x and in g, hence its own short derivative.
+    """
+    kh, kw, dilation = kernel
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def by_patches(x: Array, g: Array) -> Array:
@@ -80,17 +86,32 @@ def _kernel_gradient(x: Array, g: Array, kh: int, kw: int, dilation: int) -> Arr
     return lax.platform_dependent(x, g, cpu=by_patches, default=by_xla)
 
 
+def _kernel_gradient_bwd(
+    kernel: tuple[int, int, int], residuals: tuple[Array, Array], v: Array
+) -> tuple[Array, Array]:
+    x, g = residuals
+    v = v.astype(x.dtype)
+    return conv2d(g, _mirrored(v), kernel[2]), conv2d(x, v, kernel[2])
+
+
+_kernel_gradient.defvjp(
+    lambda x, g, kernel: (_kernel_gradient(x, g, kernel), (x, g)), _kernel_gradient_bwd
+)
+
+
+def _mirrored(kernel: Array) -> Array:
+    """With an odd kernel and "same" zero padding, a convolution with it is the transpose."""
+    return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+
+
 def _conv2d_fwd(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
     return conv2d(x, kernel, dilation), (x, kernel)
 
 
 def _conv2d_bwd(dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    kh, kw = kernel.shape[:2]
-    # With odd kernels and "same" zero padding the transpose is the mirrored convolution.
-    mirrored = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    dx = conv2d(g, mirrored, dilation)
-    return dx, _kernel_gradient(x, g, kh, kw, dilation).astype(kernel.dtype)
+    dk = _kernel_gradient(x, g, (*kernel.shape[:2], dilation))
+    return conv2d(g, _mirrored(kernel), dilation), dk.astype(kernel.dtype)
 
 
 conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
@@ -149,23 +170,48 @@ def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]
 
 def _depthwise_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = residuals
-    kh, kw = kernel.shape[:2]
+    dk = _tap_products(x, g, kernel.shape[:2])
+    return depthwise(g, jnp.flip(kernel, (0, 1))), dk.astype(kernel.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
+    """Sum over pixels of what each tap sees times g: (kh, kw, 1, c), >= float32.
+
+    Linear in x and in g, hence its own short derivative.
+    """
+    kh, kw = size
+    h, w, c = x.shape[1:]
     wide = jnp.promote_types(x.dtype, jnp.float32)
+    # One fused loop adds up bands of rows in registers; nine reductions by XLA would each write
+    # their products to memory first (3 times slower on a CPU).
+    bands = min(_BANDS, h)
+    rows = -(-h // bands)
+    more = bands * rows - h
+    framed = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + more), (kw // 2,) * 2, (0, 0))).astype(wide)
+    g = jnp.pad(g, ((0, 0), (0, more), (0, 0), (0, 0))).astype(wide)
 
-    # Example by example: the shifted copies of a whole batch would not stay in cache.
-    def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
-        xe, ge = example[0][None], example[1][None]
-        taps = [
-            jnp.sum(s * ge, (0, 1, 2), dtype=wide)
-            for _, _, s in _shifts(_framed(xe, kh, kw), kh, kw)
+    def one(dy: int, dx: int) -> Array:
+        products = [
+            framed[:, dy + top : dy + top + rows, dx : dx + w] * g[:, top : top + rows]
+            for top in range(0, h + more, rows)
         ]
-        return total + jnp.stack(taps), None
+        return functools.reduce(jnp.add, products)
 
-    start = jnp.zeros((kh * kw, x.shape[-1]), wide)
-    dk = lax.scan(add_example, start, (x, g))[0].reshape(kernel.shape).astype(kernel.dtype)
-    return depthwise(g, jnp.flip(kernel, (0, 1))), dk
+    taps = jnp.stack([one(dy, dx) for dy in range(kh) for dx in range(kw)])
+    return lax.optimization_barrier(taps).sum((1, 2, 3)).reshape(kh, kw, 1, c)
 
 
+def _tap_products_bwd(
+    size: tuple[int, int], residuals: tuple[Array, Array], v: Array
+) -> tuple[Array, Array]:
+    del size
+    x, g = residuals
+    v = v.astype(x.dtype)
+    return depthwise(g, jnp.flip(v, (0, 1))), depthwise(x, v)
+
+
+_tap_products.defvjp(lambda x, g, size: (_tap_products(x, g, size), (x, g)), _tap_products_bwd)
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 

@@ -5,10 +5,11 @@ flat dictionaries from a slash path to an array (``"layers/0/mgdf/attention/quer
 names used in weight files, checkpoints and conversion tables alike.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Flat = dict[str, Any]
@@ -86,6 +87,34 @@ def apply(
     outputs = module(*args, **kwargs)
     _, new_stats = nnx.state(module, nnx.Param, ...)
     return outputs, flatten(nnx.to_pure_dict(new_stats))
+
+
+def chain(
+    modules: Sequence[nnx.Module],
+    call: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any = None,
+    xs: Any = None,
+) -> tuple[Any, Any]:
+    """Modules of one structure in turn, as one traced and compiled body: `lax.scan` over them.
+
+    Args:
+        modules: alike but for their values, at least one; without running statistics.
+        call: ``(module, carry, x) -> (carry, y)``.
+        carry: what goes from one to the next; None for modules side by side.
+        xs: a tree of arrays with a leading axis of one entry per module.
+
+    Returns:
+        The last carry and all y, stacked.
+    """
+    states = [nnx.split(module) for module in modules]
+    graphdef = states[0][0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in states))
+
+    def body(carry: Any, here: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, x = here
+        return call(nnx.merge(graphdef, state), carry, x)
+
+    return jax.lax.scan(jax.checkpoint(body, prevent_cse=False), carry, (stacked, xs))
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]:

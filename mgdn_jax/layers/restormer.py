@@ -134,10 +134,10 @@ class QueryKeyValue(nnx.Module):
         self, x: Float[Array, "b h w c"], inside: Inside = None
     ) -> list[Float[Array, "b h w c"]]:
         """The three maps ``[q, k, v]`` of features that are zero where not inside."""
-        if isinstance(self.local, Conv2d):
-            return jnp.split(answered(self.local(self.project(x)), inside), 3, -1)
+        if inside is None or isinstance(self.local, Conv2d):
+            return jnp.split(answered(self.local(self.project(x)), inside), 3, -1)  # type: ignore[operator]
         c = x.shape[-1]
-        # By thirds of the weights: slicing maps would copy them.
+        # By thirds of the weights in large pictures: slicing maps would copy them.
         project = self.project.kernel[...][0, 0].astype(x.dtype)
         kernel = self.local.kernel[...]  # type: ignore[attr-defined]
         thirds = [slice(i * c, i * c + c) for i in range(3)]
@@ -197,7 +197,7 @@ def local_halves(
     expand: Conv2d, layer: DepthwiseConv2d, x: Array, inside: Inside
 ) -> list[Float[Array, "b h w h"]]:
     """Halves of the channels of ``layer(expand(x))``."""
-    if layer.kernel.shape[2] > 1:
+    if inside is None or layer.kernel.shape[2] > 1:
         return jnp.split(answered(layer(expand(x)), inside), 2, -1)
     hidden = expand.kernel.shape[-1] // 2
     wide, kernel = expand.kernel[...][0, 0].astype(x.dtype), layer.kernel[...]

@@ -11,6 +11,7 @@ earlier blocks of the tile made with its own, tiling stays an approximation.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import above, below
+from mgdn_jax.layers.functional import above, below, chain
 from mgdn_jax.layers.restormer import (
     Inside,
     RestormerBlock,
@@ -138,17 +139,36 @@ def _blocks(config: Config, features: int, rngs: nnx.Rngs) -> nnx.List:
 
 
 def _run(
-    blocks: nnx.List,
-    x: Array,
-    context: dict[str, Array] | None = None,
+    rows: Sequence[nnx.List],
+    xs: Array,
+    context: Sequence[dict[str, Array] | None] | None = None,
     pixel_weights: Array | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """Blocks in a row; their sums under ``"0"``, ``"1"``, ..."""
-    sums: dict[str, Array] = {}
-    for i, block in enumerate(blocks):
-        x, own = block(x, context=below(context, str(i)), pixel_weights=pixel_weights)
-        sums |= above(str(i), own)
-    return x, sums
+) -> tuple[Array, list[dict[str, Array]]]:
+    """A row of blocks for each of the maps ``xs`` (rows, B, H, W, C); the results, and their sums.
+
+    All blocks of all rows are alike, hence one compiled body (`functional.chain`), which compiles
+    several times faster. Sums are named ``"0/qk"``, ... by block.
+    """
+    depth = len(rows[0])
+
+    def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
+        def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
+            return block(x, context=sums, pixel_weights=pixel_weights)
+
+        return None, chain(blocks, one, *here)
+
+    def stack(trees: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    given = None
+    if context is not None and context[0] is not None:
+        given = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
+    ys, sums = chain(rows, row, None, (xs, given))[1]
+    own = [
+        {f"{i}/{name}": x[r, i] for i in range(depth) for name, x in sums.items()}
+        for r in range(len(rows))
+    ]
+    return ys, own
 
 
 class CrossModalFusion(nnx.Module):
@@ -263,21 +283,23 @@ class Network(nnx.Module):
         _check(a, b)
         dtype = jnp.dtype(self.config.dtype)
         sums: dict[str, Array] = {}
-        encoded = []
-        for i, source in enumerate((a, b)):
-            x, own = _run(
-                self.encoders[i],
-                self.stems[i](source.astype(dtype)),
-                below(context, f"encoders/{i}"),
-                pixel_weights,
-            )
-            encoded.append(x)
-            sums |= above(f"encoders/{i}", own)
+        stemmed = [stem(x.astype(dtype)) for stem, x in zip(self.stems, (a, b), strict=True)]
+        branches = [f"encoders/{i}" for i in range(2)]
+        encoded, owns = _run(
+            self.encoders,
+            jnp.stack(stemmed),
+            [below(context, branch) for branch in branches],
+            pixel_weights,
+        )
+        for branch, own in zip(branches, owns, strict=True):
+            sums |= above(branch, own)
         joint, own = self.fusion(
             *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights
         )
         sums |= above("fusion", own)
-        decoded, own = _run(self.decoder, joint, below(context, "decoder"), pixel_weights)
+        (decoded,), (own,) = _run(
+            [self.decoder], joint[None], [below(context, "decoder")], pixel_weights
+        )
         sums |= above("decoder", own)
         fused = _image(self.reduce, self.last, decoded)
         return fused, {"encoded": encoded, "joint": joint, "decoded": decoded, "context": sums}
@@ -299,10 +321,10 @@ class WeightProposal(nnx.Module):
         self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"]
     ) -> Float[Array, "b h w 2"]:
         """Weights of ``a`` and ``b``, float32, positive, of sum 1 at every pixel."""
-        encoded = [
-            _run(self.encoders[i], self.stems[i](source))[0] for i, source in enumerate((a, b))
-        ]
-        x = self.reduce(_run(self.joint, jnp.concatenate(encoded, -1))[0])
+        stemmed = jnp.stack([stem(x) for stem, x in zip(self.stems, (a, b), strict=True)])
+        encoded = _run(self.encoders, stemmed)[0]
+        (joint,) = _run([self.joint], jnp.concatenate([*encoded], -1)[None])[0]
+        x = self.reduce(joint)
         x = jnp.where(x >= 0, x, self.slope[...].astype(x.dtype) * x)
         logits = self.last(x)
         return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -1)
@@ -329,10 +351,13 @@ class ProposalNetwork(nnx.Module):
         _check(a, b)
         dtype = jnp.dtype(self.config.dtype)
         a, b = a.astype(dtype), b.astype(dtype)
-        maps = {"w": self.intensity(a, b)}
-        if self.config.proposal == "two_branch":
-            maps["v"] = self.gradient(gradient_magnitude(a), gradient_magnitude(b))
-        return maps
+        if self.config.proposal == "single":
+            return {"w": self.intensity(a, b)}
+        seen = [jnp.stack([x, gradient_magnitude(x)]) for x in (a, b)]
+        _, (w, v) = chain(
+            [self.intensity, self.gradient], lambda branch, _, x: (None, branch(*x)), None, seen
+        )
+        return {"w": w, "v": v}
 
 
 class ReconstructionNetwork(nnx.Module):
@@ -352,10 +377,8 @@ class ReconstructionNetwork(nnx.Module):
         """Rebuild ``(first source, second source)``, float32 in (0, 1), from the fused image."""
         _check(fused, fused)
         x = fused.astype(jnp.dtype(self.config.dtype))
-        first, second = (
-            _image(self.reduce[i], self.last[i], _run(self.encoders[i], self.stems[i](x))[0])
-            for i in range(2)
-        )
+        encoded = _run(self.encoders, jnp.stack([stem(x) for stem in self.stems]))[0]
+        first, second = (_image(self.reduce[i], self.last[i], encoded[i]) for i in range(2))
         return first, second
 
 

@@ -280,6 +280,20 @@ class Recipe:
         )
         return value, ({**stats, "fusion": new}, metrics)
 
+    def judge(
+        self, params: dict[str, Flat], stats: dict[str, Flat], batch: Batch
+    ) -> tuple[dict[str, jax.Array], list[Float[Array, "b h w 1"]]]:
+        """What validation adds: ``outer_loss``, by which a learned loss is judged, and the maps.
+
+        Losses under different weights do not compare; the outer loss does. The maps are the
+        weights of the first source, of intensities and (form R) of gradients.
+        """
+        view = self._view(batch, swap=False)
+        fused = self._fused(params["fusion"], stats["fusion"], view)[0]
+        value = jnp.mean(self._judge(params.get(self.meta.auxiliary), fused, view.judged))
+        maps = self.propose(params.get("proposal", {}), batch, swap=False)
+        return {"outer_loss": value}, [weights[..., :1] for weights in maps.values()]
+
     def card(self) -> dict[str, Any]:
         """What the card of the shipped weights says about the loss they were trained with."""
         names = ("form", "outer", "intensity", "gradient", "ramp", "inner_steps", "inner_optimiser")
