@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 from jax.test_util import check_grads
 
-from mgdn_jax.layers import conv, functional
+from mgdn_jax.layers import conv, dynamic_filter, functional
 from mgdn_jax.layers.attention import ChannelCrossAttention, WindowAttention, shift_masks
 
 KEY = jax.random.key(0)
@@ -71,6 +71,61 @@ def test_second_derivatives_of_convolutions():
         single = jax.random.normal(KEY, (3, 3, 1, 2), jnp.float64)
         check_grads(conv.conv2d, (x, dense), 2, modes=["rev"])
         check_grads(conv.depthwise, (x, single), 2, modes=["rev"])
+
+
+def _by_hand(x, kernel):
+    framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    taps = [
+        framed[:, dy : dy + x.shape[1], dx : dx + x.shape[2]] * kernel[dy, dx]
+        for dy in range(3)
+        for dx in range(3)
+    ]
+    return sum(taps)
+
+
+def _filtered(x, kernel):
+    flat = kernel.reshape(1, 1, 1, 9)
+    kernels = jnp.broadcast_to(flat, (*x.shape[:3], 9))
+    return dynamic_filter.dynamic_filter(x, kernels, kernel_size=3, border="zero")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        conv.depthwise,
+        lambda x, k: conv.conv2d(x, k * jnp.eye(2), 1),
+        _filtered,
+    ],
+    ids=["depthwise", "conv2d", "filter"],
+)
+def test_gradients_through_nested_scans_and_inner_steps(layer):
+    """JAX mixed up the residuals of custom backward passes here; see `functional.keep`."""
+    x = jax.random.normal(KEY, (1, 4, 4, 2))
+    kernels = 0.3 * jax.random.normal(jax.random.key(1), (2, 3, 3, 1, 1)) * jnp.ones(2)
+    if layer is _filtered:
+        kernels = kernels[..., :1]
+
+    def scanned(kernels):
+        return lax.scan(lambda c, k: (jnp.tanh(layer(c, k)), None), x, kernels)[0]
+
+    def unrolled(kernels):
+        y = x
+        for kernel in kernels:
+            y = jnp.tanh(_by_hand(y, kernel))
+        return y
+
+    def outer(network):
+        def value(phi):
+            def step(kernels, _):
+                slope = jax.grad(lambda k: phi * jnp.sum(network(k) ** 2))(kernels)
+                return kernels - 0.1 * slope, None
+
+            fast = lax.scan(jax.checkpoint(step, prevent_cse=False), kernels, None, length=2)[0]
+            return jnp.sum(network(fast))
+
+        return jax.grad(value)(1.0)
+
+    assert np.isclose(outer(scanned), outer(unrolled), rtol=1e-5)
 
 
 def test_strips_equal_the_whole_map(monkeypatch):

@@ -15,6 +15,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers.functional import keep
+
 _DIMS = ("NHWC", "HWIO", "NHWC")
 _BANDS = 16
 
@@ -87,15 +89,15 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
 
 
 def _kernel_gradient_bwd(
-    kernel: tuple[int, int, int], residuals: tuple[Array, Array], v: Array
+    kernel: tuple[int, int, int], residuals: tuple[Array, ...], v: Array
 ) -> tuple[Array, Array]:
-    x, g = residuals
+    x, g = (x[0] for x in residuals)
     v = v.astype(x.dtype)
     return conv2d(g, _mirrored(v), kernel[2]), conv2d(x, v, kernel[2])
 
 
 _kernel_gradient.defvjp(
-    lambda x, g, kernel: (_kernel_gradient(x, g, kernel), (x, g)), _kernel_gradient_bwd
+    lambda x, g, kernel: (_kernel_gradient(x, g, kernel), keep(x, g)), _kernel_gradient_bwd
 )
 
 
@@ -104,12 +106,12 @@ def _mirrored(kernel: Array) -> Array:
     return jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
 
 
-def _conv2d_fwd(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, Array]]:
-    return conv2d(x, kernel, dilation), (x, kernel)
+def _conv2d_fwd(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, ...]]:
+    return conv2d(x, kernel, dilation), keep(x, kernel)
 
 
-def _conv2d_bwd(dilation: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+def _conv2d_bwd(dilation: int, residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    x, kernel = (x[0] for x in residuals)
     dk = _kernel_gradient(x, g, (*kernel.shape[:2], dilation))
     return conv2d(g, _mirrored(kernel), dilation), dk.astype(kernel.dtype)
 
@@ -164,12 +166,12 @@ def _shifts(framed: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
     return [(dy, dx, framed[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
 
 
-def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise(x, kernel), (x, kernel)
+def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
+    return depthwise(x, kernel), keep(x, kernel)
 
 
-def _depthwise_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
+def _depthwise_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    x, kernel = (x[0] for x in residuals)
     dk = _tap_products(x, g, kernel.shape[:2])
     return depthwise(g, jnp.flip(kernel, (0, 1))), dk.astype(kernel.dtype)
 
@@ -203,15 +205,15 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
 
 
 def _tap_products_bwd(
-    size: tuple[int, int], residuals: tuple[Array, Array], v: Array
+    size: tuple[int, int], residuals: tuple[Array, ...], v: Array
 ) -> tuple[Array, Array]:
     del size
-    x, g = residuals
+    x, g = (x[0] for x in residuals)
     v = v.astype(x.dtype)
     return depthwise(g, jnp.flip(v, (0, 1))), depthwise(x, v)
 
 
-_tap_products.defvjp(lambda x, g, size: (_tap_products(x, g, size), (x, g)), _tap_products_bwd)
+_tap_products.defvjp(lambda x, g, size: (_tap_products(x, g, size), keep(x, g)), _tap_products_bwd)
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 

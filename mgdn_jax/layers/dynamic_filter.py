@@ -27,6 +27,8 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers.functional import keep
+
 __all__ = ["BORDERS", "IMPLEMENTATIONS", "dynamic_filter", "dynamic_filter_reference"]
 
 BORDERS = ("replicate", "reflect", "zero")
@@ -278,23 +280,23 @@ def _correlate(g: Array, x: Array, spec: _Spec) -> Array:
 
 
 def _filter_backward(spec, operands, g):
-    x, kernels = operands
+    x, kernels = (x[0] for x in operands)
     return _spread(g, kernels, spec), _correlate(g, x, spec)
 
 
 def _spread_backward(spec, operands, t):
-    g, kernels = operands
+    g, kernels = (x[0] for x in operands)
     return _filter(t, kernels, spec), _correlate(g, t, spec)
 
 
 def _correlate_backward(spec, operands, t):
-    g, x = operands
+    g, x = (x[0] for x in operands)
     return _filter(x, t, spec), _spread(g, t, spec)
 
 
-_filter.defvjp(lambda x, k, spec: (_filter(x, k, spec), (x, k)), _filter_backward)
-_spread.defvjp(lambda g, k, spec: (_spread(g, k, spec), (g, k)), _spread_backward)
-_correlate.defvjp(lambda g, x, spec: (_correlate(g, x, spec), (g, x)), _correlate_backward)
+_filter.defvjp(lambda x, k, spec: (_filter(x, k, spec), keep(x, k)), _filter_backward)
+_spread.defvjp(lambda g, k, spec: (_spread(g, k, spec), keep(g, k)), _spread_backward)
+_correlate.defvjp(lambda g, x, spec: (_correlate(g, x, spec), keep(g, x)), _correlate_backward)
 
 
 # ---- the public face -----------------------------------------------------------------------------
