@@ -1,66 +1,132 @@
 """Puts a run's weights into the package, with what was measured on them.
 
+    python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --card
     python benchmarks/tables.py --data DATA --set Lytro20 --model runs/mff/mgdn-mff.safetensors \
         --csv ours.csv
-    python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors CSV
+    python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors FOLDER
 
-The tensors are copied bit for bit; the card gains task, inputs, data, padding and the figures of
-the model's own row, beside those of the anchors. Nothing is chosen here: one run, one file.
+The tensors are copied bit for bit; the card gains task, inputs, data, what is done with pictures
+before and after, and the figures of the model's own rows, beside those of other methods. With
+``--card`` the weights get their card where they lie, so that they are measured as they will be
+used. Nothing is chosen here: one run, one file.
 """
 
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from mgdn_jax.checkpoint import load_weights, save_weights
 from mgdn_jax.logs import card_text
 from mgdn_jax.scores import read_summaries
 
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
-BESIDE = ("MGDN_MFF", "ReFusion_MFIF", "base_focus_guided", "base_laplacian", "base_max")
-NOTES = {
+RULES = ("base_mean", "base_max", "base_laplacian", "base_focus_guided")
+_REFUSION = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
+NOTES: dict[str, dict[str, Any]] = {
     "mgdn-mff": {
         "task": "multi-focus photographs",
         "inputs": "two pictures of one scene, RGB, either in either place",
         "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
         "inference": {"padding": "network"},
-    }
+    },
+    "refusion-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
+        "inference": _REFUSION,
+    },
+    "refusion-mif": {
+        "task": "medical: CT, PET or SPECT with MRI",
+        "inputs": "CT/PET/SPECT, MRI",
+        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
+        "inference": _REFUSION,
+    },
+    "refusion-mff": {
+        "task": "multi-focus photographs",
+        "inputs": "near, far",
+        "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
+        "inference": _REFUSION | {"stretch": "none"},
+    },
+    "refusion-mef": {
+        "task": "multi-exposure photographs",
+        "inputs": "under-, over-exposed",
+        "trained_on": "{dataset_size} pairs of MEFB, none of them a test pair",
+        "inference": _REFUSION,
+    },
 }
+"""What a run's card does not know, by name of the weights."""
+
+
+def described(weights: Any, remarks: list[str]) -> dict[str, Any]:
+    """The run's card with what `NOTES` says."""
+    name = weights.card["name"]
+    notes = dict(NOTES[name])
+    notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
+    card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k not in notes}}
+    card.pop("figures", None)
+    if remarks:
+        card["remarks"] = remarks
+    return card
+
+
+def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, Any], str]:
+    """(the model's own figures by set, a table for each set with the rows beside them)."""
+    rows = read_summaries(figures)
+    foreign = [] if anchors is None else [r for p in anchors.glob("*.csv") for r in _readable(p)]
+    own, text = {}, ""
+    for dataset in dict.fromkeys(row.dataset for row in rows if row.method == name):
+        here = {row.method: row.values for row in rows if row.dataset == dataset}
+        shown = [*SHOWN, *(k for k in ("MEF_SSIM",) if k in here[name])]
+        own[dataset] = {key: round(here[name][key], 4) for key in shown}
+        others = {m: v for m, v in here.items() if m != name and "+jpeg" not in m}
+        others |= {
+            row.method: row.values
+            for row in foreign
+            if row.dataset == dataset
+            and row.method.startswith(("ReFusion_", "MGDN_"))
+            and "+jpeg" not in row.method
+        }
+        text += f"\n## {dataset}, lossless results, on luminance\n\n"
+        text += "| | " + " | ".join(shown) + " |\n|---" + "|---" * len(shown) + "|\n"
+        for method, scores in {name: here[name], **others}.items():
+            text += f"| {method} | " + " | ".join(f"{scores[k]:.4f}" for k in shown) + " |\n"
+    text += (
+        "\nMade by benchmarks/tables.py; the ReFusion_ and MGDN_ rows are anchors measured with the"
+        " same ruler.\n"
+    )
+    return own, text
+
+
+def _readable(path: Path) -> list[Any]:
+    try:
+        return list(read_summaries(path))
+    except Exception:  # a file of another kind beside them
+        return []
 
 
 def main() -> None:
-    """Writes mgdn_jax/weights/NAME.safetensors and NAME.md."""
+    """Writes mgdn_jax/weights/NAME.safetensors and NAME.md, or the card in place."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--figures", type=Path, required=True, help="CSV of benchmarks/tables.py")
-    parser.add_argument("--anchors", type=Path, help="CSV of rows measured elsewhere")
+    parser.add_argument("--card", action="store_true", help="only describe them where they lie")
+    parser.add_argument("--figures", type=Path, help="CSV of benchmarks/tables.py")
+    parser.add_argument("--anchors", type=Path, help="folder of CSVs of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
-    arguments = parser.parse_args()
-    weights = load_weights(arguments.weights)
-    name = weights.card["name"]
-    rows = {row.method: row.values for row in read_summaries(arguments.figures)}
-    mine = next(scores for method, scores in rows.items() if method == arguments.weights.stem)
-    figures = {key: round(mine[key], 4) for key in SHOWN}
-    notes = dict(NOTES[name])
-    notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
-    card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k != "name"}}
-    card["figures"] = {"Lytro-20": figures}
-    if arguments.remark:
-        card["remarks"] = arguments.remark
+    told = parser.parse_args()
+    weights = load_weights(told.weights)
+    card = described(weights, told.remark)
+    name = card["name"]
+    if told.card:
+        save_weights(told.weights, **dataclasses.asdict(weights) | {"card": card})
+        return
+    if told.figures is None:
+        parser.error("--figures is needed, or --card")
+    own, text = tabled(name, told.figures, told.anchors)
     folder = Path(__file__).parent.parent / "mgdn_jax" / "weights"
-    save_weights(folder / f"{name}.safetensors", **dataclasses.asdict(weights) | {"card": card})
-    text = card_text(name, {k: v for k, v in card.items() if k != "figures"})
-    beside = {}
-    if arguments.anchors:
-        beside = {row.method: row.values for row in read_summaries(arguments.anchors)}
-    text += "\n## Lytro-20, lossless results, on luminance\n\n"
-    text += "| | " + " | ".join(SHOWN) + " |\n|---" * 1 + "|---" * len(SHOWN) + "|\n"
-    for method, scores in {name: mine, **{k: beside[k] for k in BESIDE if k in beside}}.items():
-        text += f"| {method} | " + " | ".join(f"{scores[k]:.4f}" for k in SHOWN) + " |\n"
-    text += (
-        "\nMade by benchmarks/tables.py; the other rows are anchors measured with the same ruler.\n"
-    )
-    (folder / f"{name}.md").write_text(text)
+    stored = dataclasses.asdict(weights) | {"card": card | {"figures": own}}
+    save_weights(folder / f"{name}.safetensors", **stored)
+    (folder / f"{name}.md").write_text(card_text(name, card) + text)
     print(f"bundled {folder / name}.safetensors")
 
 

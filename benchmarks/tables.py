@@ -244,7 +244,10 @@ def measure(
 
 
 def models_of(test: TestSet, asked: Sequence[str] | None) -> dict[str, Fuse]:
-    """The networks to measure: those asked for, else the bundled ones made for the task."""
+    """The networks to measure: those asked for, else the bundled ones made for the task.
+
+    One converted from published weights is run as its authors ran it, where the card says how.
+    """
     if asked is None:
         names = [n for n, about in zoo.list_models().items() if test.task in about["card"]["task"]]
     else:
@@ -253,7 +256,12 @@ def models_of(test: TestSet, asked: Sequence[str] | None) -> dict[str, Fuse]:
         return {}
     import mgdn_jax  # here, so that the rules alone need no JAX
 
-    return {Path(n).stem if os.path.exists(n) else n: mgdn_jax.load(n) for n in names}
+    found = {Path(n).stem if os.path.exists(n) else n: mgdn_jax.load(n) for n in names}
+    for fuser in found.values():
+        published = fuser.card.get("published_inference", {})
+        fuser.chroma = published.get("chroma", fuser.chroma)
+        fuser.stretch = published.get("stretch", fuser.stretch)
+    return found
 
 
 # ---------------------------------------------------------------------------------- the page
