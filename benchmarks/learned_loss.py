@@ -31,6 +31,8 @@ COLOURS = {"learned": "#0b6e4f", "frozen": "#b3541e"}
 def curve(kind: str, seed: int, steps: int, workdir: Path) -> list[tuple[int, float]]:
     """(step, held-out outer loss) of one run."""
     config = get_config("ivf_cpu" if kind == "learned" else "ivf_frozen")
+    config.recipe.update({"form": "R", "ramp": True})  # both parts of the loss under P
+    config.optimiser.networks.proposal.learning_rate = 1e-3
     config.train.update({"steps": steps, "batch": 4, "ema": 0.9, "seed": seed, "keep": 1})
     config.train.update({"eval_every": max(1, steps // 8), "save_every": 50, "log_every": 50})
     folder = workdir / f"{kind}-{seed}"

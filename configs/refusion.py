@@ -8,19 +8,20 @@ ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one fol
 `natural`; luminance only. Prepare training folders only: what is scored must not be trained on.
 
 The lengths are for a GPU, rates and coefficients those of the training code nearest to ReFusion's
-(docs/refusion.md). NAME_cpu makes the most of about a quarter of an hour of two CPU cores: ten
-times the rate, small crops in one order only, P by Adam and in one step of four.
+(docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten times the
+rate, small crops in one order only, P by Adam and in one step of four, and form T, whose gradient
+term needs no learned weights to be sharp.
 
-Variants of ivf_cpu, one change each: ivf_form_t (TDFusion's losses), ivf_mgdn (MGDN's network under
-the learned loss), ivf_max_abs (P by the published rule), ivf_frozen (control: no P, all weights
-1/2). ivf_supervised is mff_cpu with P judged by the distance to the target, which ivf has none of.
-smoke is ivf shrunk until a step takes milliseconds, for tests.
+Variants of ivf_cpu, one change each: ivf_form_r (ReFusion's own losses), ivf_mgdn (MGDN's network
+under the learned loss), ivf_max_abs (P by the published rule), ivf_frozen (control: no P, all
+weights 1/2). ivf_supervised is mff_cpu with P judged by the distance to the target, which ivf has
+none of. smoke is ivf shrunk until a step takes milliseconds, for tests.
 """
 
 import ml_collections
 
 TASKS = ("ivf", "mif", "mff", "mef")
-VARIANTS = ("ivf_form_t", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
+VARIANTS = ("ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
 
@@ -96,21 +97,20 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         }
     )
     if preset.endswith("_cpu") or preset in VARIANTS:
-        config.recipe.update({"swap": False, "meta_every": 4})
+        config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
         config.data.train.update({"crop": 32, "threads": 2})
         config.data.validation.update({"crop": 64, "limit": 16})
         config.optimiser.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup": 50})
-        config.optimiser.networks.proposal.name = "adam"
-        config.train.update({"steps": 1200, "ema": 0.99, "save_every": 100, "eval_every": 150})
-    if preset == "ivf_form_t":
-        config.recipe.update({"form": "T", "outer": "mse", "ramp": False})
-        config.recipe.auxiliary_optimiser = "adam"
+        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
+        config.train.update({"steps": 800, "ema": 0.99, "save_every": 100, "eval_every": 100})
+    if preset == "ivf_form_r":
+        config.recipe.update({"form": "R", "ramp": True})
     if preset == "ivf_mgdn":
         config.model.system = "mgdn"
     if preset == "ivf_supervised":
         config.recipe.outer = "supervised_l1"
     if preset == "ivf_max_abs":
-        config.optimiser.networks.proposal.name = "max_abs"
+        config.optimiser.networks.proposal = {"name": "max_abs"}
     if preset == "ivf_frozen":
         config.recipe.frozen_weights = True
     if preset == "smoke":

@@ -50,8 +50,9 @@ def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape):
         assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
 
 
-def test_depthwise_equals_xla_with_gradients():
-    x = jax.random.normal(KEY, (2, 7, 6, 5))
+@pytest.mark.parametrize("shape", [(2, 7, 6), (1, 21, 4), (1, 1, 1)])
+def test_depthwise_equals_xla_with_gradients(shape):
+    x = jax.random.normal(KEY, (*shape, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
     assert np.allclose(conv.depthwise(x, kernel), xla(x, kernel, groups=5), atol=1e-5)
 
