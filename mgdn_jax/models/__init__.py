@@ -80,6 +80,9 @@ def create(
     return config, graphdef, params, stats
 
 
+_RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 def initialise(
     system: str, config: Any, key: jax.Array, network: str = "Network"
 ) -> tuple[nnx.GraphDef, Flat, Flat]:
@@ -90,12 +93,14 @@ def initialise(
     build = getattr(get(system), network)
     graphdef = abstract(system, config, network)[0]
 
-    # One compiled program instead of hundreds of small ones.
-    @jax.jit
     def draw(key: jax.Array) -> tuple[Flat, Flat]:
         return functional.split(build(config, rngs=nnx.Rngs(key)))[1:]
 
-    return (graphdef, *draw(key))
+    if isinstance(key, jax.core.Tracer):
+        return (graphdef, *draw(key))
+    # One compiled program instead of hundreds of small ones. It runs once: the less the compiler
+    # thinks about it, the sooner it is done.
+    return (graphdef, *jax.jit(draw, compiler_options=_RUNS_ONCE)(key))
 
 
 def abstract(system: str, config: Any, network: str = "Network") -> tuple[nnx.GraphDef, Flat, Flat]:
