@@ -98,9 +98,10 @@ def _ssim_map(x: Image, y: Image, taps: Sequence[float]) -> Array:
             image = sum((t * s for t, s in zip(taps, shifts, strict=True)), jnp.float32(0.0))
         return image
 
-    mx, my = smooth(x), smooth(y)
-    vx, vy = smooth(x * x) - mx * mx, smooth(y * y) - my * my
-    vxy = smooth(x * y) - mx * my
+    # One after the other compiles five times as long.
+    together = smooth(jnp.stack([x, y, x * x, y * y, x * y]).reshape(-1, *x.shape[1:]))
+    mx, my, xx, yy, xy = together.reshape(5, -1, *together.shape[1:])
+    vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
     c1, c2 = 0.01**2, 0.03**2
     return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
 
@@ -321,10 +322,9 @@ def structural_dissimilarity(x: Image, y: Image, *, form: str = "released") -> P
         raise ValueError(f"form is 'released', 'later' or 'paper', got {form!r}")
     if min(x.shape[1:3]) < 6:
         raise ValueError(f"this ssim needs sides of at least 6 pixels, got {x.shape[1:3]}")
-    # Single precision as there: the taps' sum is off by 7e-8, which shows in double precision.
-    squares = np.arange(-5, 6, dtype=np.float32) ** 2
-    window = np.exp(-squares / np.float32(4.5))
-    taps = [float(t) for t in window / window.sum()]
+    # In single precision, as there: flat regions cancel, and enlarge what the taps' sum is off by.
+    window = np.exp(np.arange(-5, 6) ** 2 / -4.5).astype(np.float32)
+    taps = [float(t) for t in window / np.float32(window.sum(dtype=np.float64))]
     framed = [jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect") for z in (x, y)]
     distance = 1.0 - _ssim_map(*framed, taps)
     if form == "later":
@@ -346,19 +346,24 @@ def gradient_l1(x: Image, y: Image) -> PerExample:
 def correlation(x: Image, y: Image) -> PerExample:
     """Correlation coefficient over space of each channel with its partner, averaged; in [-1, 1].
 
-    ``sum xy / (2^-23 + |x| |y|)`` of the centred channels. A constant channel correlates with
-    nothing (0), and has a gradient of zero.
+    ``sum xy / (2^-23 + |x| |y|)`` of the centred channels. A channel that is constant
+    (up to rounding) correlates with nothing, 0, and has no gradient where the formula has an
+    infinite one.
     """
     _same_shape(x, y)
 
-    def norm(z: Array) -> Array:
-        square = jnp.sum(jnp.square(z), (1, 2))
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    def centred(z: Array) -> tuple[Array, Array, Array]:
+        """The channels without their mean, their norms, and where they vary beyond rounding."""
+        mean = jnp.mean(z, (1, 2), keepdims=True)
+        square = jnp.sum(jnp.square(z - mean), (1, 2))
+        noise = 8.0 * jnp.finfo(z.dtype).eps * mean[:, 0, 0]
+        varies = square > z.shape[1] * z.shape[2] * jnp.square(noise)
+        return z - mean, jnp.sqrt(jnp.where(varies, square, 1.0)), varies
 
-    x, y = (z - jnp.mean(z, (1, 2), keepdims=True) for z in (x, y))
-    value = jnp.sum(x * y, (1, 2)) / (2.0**-23 + norm(x) * norm(y))
-    inside = jnp.abs(value) <= 1
-    return jnp.mean(jnp.where(inside, value, lax.stop_gradient(jnp.clip(value, -1, 1))), -1)
+    (x, norm_x, varies_x), (y, norm_y, varies_y) = centred(x), centred(y)
+    value = jnp.sum(x * y, (1, 2)) / (2.0**-23 + norm_x * norm_y)
+    value = jnp.where(jnp.abs(value) <= 1, value, lax.stop_gradient(jnp.clip(value, -1, 1)))
+    return jnp.mean(jnp.where(varies_x & varies_y, value, 0.0), -1)
 
 
 def decomposition(

@@ -96,9 +96,7 @@ def test_blocks_with_all_gradients(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         graphdef, shapes, _ = functional.abstract(lambda: build(nnx.Rngs(0)))
         if name == "base_extractor":  # stored with the whole network
-            start = {
-                k.removeprefix(theirs): v for k, v in cddfuse_state().items() if theirs in k
-            }
+            start = {k.removeprefix(theirs): v for k, v in cddfuse_state().items() if theirs in k}
         else:
             start = golden.state()
         params = {k: jnp.asarray(v, dtype) for k, v in part(start, theirs, ours).items()}
