@@ -122,7 +122,7 @@ CDDFUSE = {
     "base_extractor": ("mid:norm2", "mid:mlp.dwconv"),
     "detail_extractor": (),
     "coupling_node": (),
-    "inference_121x163": ("out:ivf/scaled", "out:mif_noskip/scaled", "out:mif_sumskip/scaled"),
+    "inference_121x163": ("out:mif_noskip", "out:ivf/scaled", "out:mif_sumskip/scaled"),
     "losses": (),
 }
 PIECES = 5
