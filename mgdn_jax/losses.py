@@ -325,8 +325,8 @@ def structural_dissimilarity(x: Image, y: Image, *, form: str = "released") -> P
     # In single precision, as there: flat regions cancel, and enlarge what the taps' sum is off by.
     window = np.exp(np.arange(-5, 6) ** 2 / -4.5).astype(np.float32)
     taps = [float(t) for t in window / np.float32(window.sum(dtype=np.float64))]
-    framed = [jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect") for z in (x, y)]
-    distance = 1.0 - _ssim_map(*framed, taps)
+    x, y = (jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect") for z in (x, y))
+    distance = 1.0 - _ssim_map(x, y, taps)
     if form == "later":
         distance = 0.5 * distance
     # Slope 1 at both ends of the clamp, as PyTorch has it.

@@ -239,7 +239,7 @@ class DetailExtractor(nnx.Module):
         pixels = x.shape[1] * x.shape[2]
         wide = jnp.promote_types(x.dtype, jnp.float32)
 
-        def one(node: nnx.Module, z: Array, _: None) -> tuple[Array, Array]:
+        def one(node: CouplingNode, z: Array, _: None) -> tuple[Array, Array]:
             z, rho = node(z)
             volume = jnp.linalg.slogdet(node.shuffle.kernel[...][0, 0].astype(wide))[1]
             return z, pixels * volume + jnp.sum(rho.astype(wide), (1, 2, 3))
