@@ -149,6 +149,16 @@ def cddfuse(folder: str) -> None:
         for k, v in file.items()
         if not k.startswith("param:")
     }
+    inputs = np.load(source / "train_steps.npz")
+    steps = {k: v for k, v in inputs.items() if k.startswith("in:")}
+    steps |= {
+        k: v
+        for k, v in np.load(source / "train_steps_f64.npz").items()
+        if k.startswith(
+            ("scalar:", "grad:step0", "grad:step3", "out:step1/param", "out:step3/param")
+        )
+    }
+    save("train_steps", steps)
     shapes = [" ".join(map(str, v.shape)) for v in weights.values()]
     save("networks", {**rest, "keys": np.array(list(weights)), "shapes": np.array(shapes)})
 
