@@ -248,7 +248,10 @@ class DetailExtractor(nnx.Module):
         return y, volumes.sum(0)
 
     def inverse(self, y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """``x`` with ``self(x) = y``, up to rounding (which badly conditioned shuffles enlarge)."""
+        """``x`` with ``self(x) = y``, up to rounding, which badly conditioned shuffles enlarge.
+
+        Freshly drawn ones do by a factor of 1e4 or so: use float64 where the inverse matters.
+        """
         return chain([*self.nodes][::-1], lambda node, z, _: (node.inverse(z), None), y)[0]
 
 
