@@ -250,7 +250,7 @@ class DetailExtractor(nnx.Module):
     def inverse(self, y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """``x`` with ``self(x) = y``, up to rounding, which badly conditioned shuffles enlarge.
 
-        Freshly drawn ones do by a factor of 1e4 or so: use float64 where the inverse matters.
+        Freshly drawn ones do by a factor of 1e5 or so: use float64 where the inverse matters.
         """
         return chain([*self.nodes][::-1], lambda node, z, _: (node.inverse(z), None), y)[0]
 
