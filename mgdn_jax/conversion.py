@@ -205,9 +205,53 @@ _REFUSION_RECONSTRUCTION = Rules(
     twin=_TWIN,
 )
 
+
+def _base(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """Rules of CDDFuse's base extractor."""
+    rules = (
+        (r"norm([12])\.body", r"/norm\1", "norm"),
+        (r"attn\.scale", "/attention/temperature", "array"),
+        (r"attn\.qkv1", "/attention/qkv/project", "conv"),
+        (r"attn\.qkv2", "/attention/qkv/local", "conv"),
+        (r"attn\.proj", "/attention/project", "conv"),
+        (r"mlp\.project_in", "/feed_forward/expand", "conv"),
+        (r"mlp\.dwconv", "/feed_forward/local", "conv"),
+        (r"mlp\.project_out", "/feed_forward/contract", "conv"),
+    )
+    return tuple((theirs + a, ours + b, kind) for a, b, kind in rules)
+
+
+def _coupling(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+    """Rules of CDDFuse's coupling nodes; the misspelt name is the published one."""
+    block = theirs + r"net\.(\d+)\.theta_(phi|rho|eta)\.bottleneckBlock\."
+    return (
+        (theirs + r"net\.(\d+)\.shffleconv", ours + r"/nodes/\1/shuffle", "conv"),
+        (block + "0", ours + r"/nodes/\1/\2/expand", "conv"),
+        (block + "3", ours + r"/nodes/\1/\2/local", "conv"),
+        (block + "5", ours + r"/nodes/\1/\2/contract", "conv"),
+    )
+
+
+_CDDFUSE = Rules(
+    modules=(
+        (r"DIDF_Encoder\.patch_embed\.proj", "encoder/stem", "conv"),
+        *_restormer(r"DIDF_Encoder\.encoder_level1()\.(\d+)\.", r"encoder/blocks/\2"),
+        *_base(r"DIDF_Encoder\.baseFeature\.", "encoder/base"),
+        *_coupling(r"DIDF_Encoder\.detailFeature\.", "encoder/detail"),
+        *_base(r"BaseFuseLayer\.", "base_fusion"),
+        *_coupling(r"DetailFuseLayer\.", "detail_fusion"),
+        (r"DIDF_Decoder\.reduce_channel", "decoder/reduce", "conv"),
+        *_restormer(r"DIDF_Decoder\.encoder_level2()\.(\d+)\.", r"decoder/blocks/\2"),
+        (r"DIDF_Decoder\.output\.0", "decoder/narrow", "conv"),
+        (r"DIDF_Decoder\.output\.2", "decoder/last", "conv"),
+    ),
+    dead=(),
+)
+
 # By system; networks other than the one that fuses as system/class.
 RULES: dict[str, Rules] = {
     "mgdn": _MGDN,
+    "cddfuse": _CDDFUSE,
     "refusion": _REFUSION,
     "refusion/ProposalNetwork": _REFUSION_PROPOSAL,
     "refusion/ReconstructionNetwork": _REFUSION_RECONSTRUCTION,
@@ -248,7 +292,8 @@ def convert_state_dict(
     """Convert the arrays of a published network.
 
     Args:
-        state: published key -> array in PyTorch's layout; a ``module.`` prefix is stripped.
+        state: published key -> array in PyTorch's layout; a ``module.`` prefix is stripped. Of
+            files in several parts ``part.key`` (`read_torch` writes them so).
         system: e.g. ``"mgdn"``.
         config: the system's `Config` that describes the published network.
         network: class of the system's module that it becomes, e.g. ``"ProposalNetwork"``.
@@ -349,7 +394,7 @@ def _targets(key: str, rules: Rules) -> list[tuple[str, Transform]]:
     for pattern, path, kind in rules.modules:
         if kind == "array":
             if match := re.fullmatch(pattern, key):
-                flatten = _flat if re.search(r"temperature\d?$", key) else _same
+                flatten = _flat if re.search(r"(temperature\d?|attn\.scale)$", key) else _same
                 hits.append((match.expand(path), flatten))
         elif leaf in _SUFFIX[kind] and (match := re.fullmatch(pattern, module)):
             ours, transform = _SUFFIX[kind][leaf]
@@ -359,6 +404,9 @@ def _targets(key: str, rules: Rules) -> list[tuple[str, Transform]]:
 
 def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Arrays of a PyTorch checkpoint file, unwrapped from ``params_ema``, ``params`` and the like.
+
+    A file of several state dictionaries, one a part, gives keys ``part.key``, a ``module.`` before
+    the inner key removed.
 
     Raises:
         InputError: PyTorch is not installed, or the file is missing, truncated, no checkpoint, or
@@ -383,6 +431,12 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     for wrapper in ("params_ema", "params", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
+    if isinstance(loaded, Mapping) and all(isinstance(part, Mapping) for part in loaded.values()):
+        loaded = {
+            f"{part}.{str(key).removeprefix('module.')}": value
+            for part, entries in loaded.items()
+            for key, value in entries.items()
+        }
     if not isinstance(loaded, Mapping) or not all(
         isinstance(v, torch.Tensor) for v in loaded.values()
     ):

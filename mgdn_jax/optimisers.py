@@ -76,6 +76,7 @@ def make_optimiser(
     *,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    clip_offset: float = 0.0,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -90,6 +91,7 @@ def make_optimiser(
         schedule: a learning rate or a function count -> rate, as from `make_schedule`.
         weight_decay: decay of "adamw"; must be 0 for the others.
         clip_norm: gradients are scaled down to this global norm when above it; 0 turns it off.
+        clip_offset: added to the norm that gradients are divided by when clipped (PyTorch: 1e-6).
         b1: first-moment decay of Adam.
         b2: second-moment decay of Adam.
         eps: Adam's denominator offset.
@@ -113,4 +115,17 @@ def make_optimiser(
         core = optax.chain(bilevel.scale_by_max_abs(), optax.scale_by_learning_rate(schedule))
     else:
         core = optax.sgd(schedule, momentum=momentum or None)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), core) if clip_norm else core
+    return optax.chain(_clip(clip_norm, clip_offset), core) if clip_norm else core
+
+
+def _clip(norm: float, offset: float) -> optax.GradientTransformation:
+    """Gradients times ``min(1, norm / (|g| + offset))``, |g| over all of them."""
+    if not offset:
+        return optax.clip_by_global_norm(norm)
+
+    def update(grads: Any, params: Any) -> Any:
+        del params
+        factor = jnp.minimum(1.0, norm / (optax.tree.norm(grads) + offset))
+        return jax.tree.map(lambda g: (factor * g).astype(g.dtype), grads)
+
+    return optax.stateless(update)

@@ -54,6 +54,7 @@ class Optimiser:
     gamma: float = 0.5
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    clip_offset: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
     networks: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -179,7 +180,7 @@ def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
             raise InputError(f"config field '{name}.{field}' is {value!r}: {nearest(value, known)}")
     rate = optimiser.learning_rate
     _demand(rate > 0, f"{name}.learning_rate", rate, "above 0")
-    for field in ("warmup", "weight_decay", "clip_norm", "end_factor"):
+    for field in ("warmup", "weight_decay", "clip_norm", "clip_offset", "end_factor"):
         value = getattr(optimiser, field)
         _demand(value >= 0, f"{name}.{field}", value, "0 or more")
     stones = optimiser.milestones
@@ -456,6 +457,7 @@ def optimisers(
             _spaced(schedule, (every or {}).get(network, 1)),
             weight_decay=own.weight_decay,
             clip_norm=own.clip_norm,
+            clip_offset=own.clip_offset,
             b1=own.b1,
             b2=own.b2,
         )

@@ -417,7 +417,7 @@ class _Trainer:
 
     def _ship(self, state: TrainState, step: int, path: pathlib.Path) -> None:
         """First process only: the weights that travel and their card."""
-        name, train = self.recipe.ships, self.settings.train
+        train = self.settings.train
         card = {
             "name": self.settings.name,
             "system": self.recipe.system,
@@ -435,14 +435,18 @@ class _Trainer:
             "config": self.plain,
             "versions": versions(),
         }
-        params = jax.device_get((state.ema or state.params)[name])
+        networks = jax.device_get((state.ema or state.params, state.stats))
+        if hasattr(self.recipe, "join"):  # several networks are parts of the one that ships
+            params, stats = self.recipe.join(*networks)
+        else:
+            params, stats = (values[self.recipe.ships] for values in networks)
         write_atomically(path.with_suffix(".md"), card_text(self.settings.name, card).encode())
         save_weights(
             path,
             system=self.recipe.system,
             config=self.recipe.model_config.to_dict(),
             params=params,
-            stats=jax.device_get(state.stats[name]),
+            stats=stats,
             card=card,
         )
         self.log.say(f"complete at step {step}; the weights are in {path}")

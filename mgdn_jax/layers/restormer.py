@@ -24,6 +24,7 @@ from mgdn_jax.layers.conv import (
     depthwise_inner,
     pointwise,
 )
+from mgdn_jax.layers.functional import below, chain
 
 STRIP_PIXELS = 8_192
 """Pixels of a strip, about; maps of more than four of them are cut on a CPU."""
@@ -275,6 +276,48 @@ class RestormerBlock(nnx.Module):
             return answered(y, inside) + self.feed_forward(normal, inside), {}
 
         return in_strips(finish, [x, v], [mix])[0], own
+
+
+def run_rows(
+    rows: Sequence[nnx.List],
+    xs: Array,
+    context: Sequence[dict[str, Array] | None] | None = None,
+    pixel_weights: Array | None = None,
+) -> tuple[Array, list[dict[str, Array]]]:
+    """A row of blocks for each of the maps ``xs`` (rows, B, H, W, C).
+
+    All blocks of all rows are alike, hence one compiled body (`functional.chain`), which compiles
+    several times faster.
+
+    Args:
+        rows: lists of `RestormerBlock`, all of one length.
+        xs: the map each row starts from.
+        context: for each row the sums to use instead of its own, or None.
+        pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+
+    Returns:
+        The results (rows, B, H, W, C), and the sums of each row, named ``"0/qk"``, ... by block.
+    """
+    depth = len(rows[0])
+
+    def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
+        def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
+            return block(x, context=sums, pixel_weights=pixel_weights)
+
+        return None, chain(blocks, one, *here)
+
+    def stack(trees: Sequence[Any]) -> Any:
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    given = None
+    if context is not None and context[0] is not None:
+        given = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
+    ys, sums = chain(rows, row, None, (xs, given))[1]
+    own = [
+        {f"{i}/{name}": x[r, i] for i in range(depth) for name, x in sums.items()}
+        for r in range(len(rows))
+    ]
+    return ys, own
 
 
 def gather(

@@ -17,7 +17,11 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
 
-SYSTEMS = {"mgdn": "mgdn_jax.models.mgdn", "refusion": "mgdn_jax.models.refusion"}
+SYSTEMS = {
+    "mgdn": "mgdn_jax.models.mgdn",
+    "cddfuse": "mgdn_jax.models.cddfuse",
+    "refusion": "mgdn_jax.models.refusion",
+}
 
 
 def get(system: str) -> ModuleType:

@@ -11,7 +11,6 @@ earlier blocks of the tile made with its own, tiling stays an approximation.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from mgdn_jax.layers.restormer import (
     in_strips,
     local_halves,
     mixed,
+    run_rows,
 )
 from mgdn_jax.models import read_fields
 
@@ -136,39 +136,6 @@ def _blocks(config: Config, features: int, rngs: nnx.Rngs) -> nnx.List:
             for _ in range(config.blocks)
         ]
     )
-
-
-def _run(
-    rows: Sequence[nnx.List],
-    xs: Array,
-    context: Sequence[dict[str, Array] | None] | None = None,
-    pixel_weights: Array | None = None,
-) -> tuple[Array, list[dict[str, Array]]]:
-    """A row of blocks for each of the maps ``xs`` (rows, B, H, W, C); the results, and their sums.
-
-    All blocks of all rows are alike, hence one compiled body (`functional.chain`), which compiles
-    several times faster. Sums are named ``"0/qk"``, ... by block.
-    """
-    depth = len(rows[0])
-
-    def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
-        def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
-            return block(x, context=sums, pixel_weights=pixel_weights)
-
-        return None, chain(blocks, one, *here)
-
-    def stack(trees: Sequence[Any]) -> Any:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-    given = None
-    if context is not None and context[0] is not None:
-        given = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
-    ys, sums = chain(rows, row, None, (xs, given))[1]
-    own = [
-        {f"{i}/{name}": x[r, i] for i in range(depth) for name, x in sums.items()}
-        for r in range(len(rows))
-    ]
-    return ys, own
 
 
 class CrossModalFusion(nnx.Module):
@@ -285,7 +252,7 @@ class Network(nnx.Module):
         sums: dict[str, Array] = {}
         stemmed = [stem(x.astype(dtype)) for stem, x in zip(self.stems, (a, b), strict=True)]
         branches = [f"encoders/{i}" for i in range(2)]
-        encoded, owns = _run(
+        encoded, owns = run_rows(
             self.encoders,
             jnp.stack(stemmed),
             [below(context, branch) for branch in branches],
@@ -297,7 +264,7 @@ class Network(nnx.Module):
             *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights
         )
         sums |= above("fusion", own)
-        (decoded,), (own,) = _run(
+        (decoded,), (own,) = run_rows(
             [self.decoder], joint[None], [below(context, "decoder")], pixel_weights
         )
         sums |= above("decoder", own)
@@ -322,8 +289,8 @@ class WeightProposal(nnx.Module):
     ) -> Float[Array, "b h w 2"]:
         """Weights of ``a`` and ``b``, float32, positive, of sum 1 at every pixel."""
         stemmed = jnp.stack([stem(x) for stem, x in zip(self.stems, (a, b), strict=True)])
-        encoded = _run(self.encoders, stemmed)[0]
-        (joint,) = _run([self.joint], jnp.concatenate([*encoded], -1)[None])[0]
+        encoded = run_rows(self.encoders, stemmed)[0]
+        (joint,) = run_rows([self.joint], jnp.concatenate([*encoded], -1)[None])[0]
         x = self.reduce(joint)
         x = jnp.where(x >= 0, x, self.slope[...].astype(x.dtype) * x)
         logits = self.last(x)
@@ -377,7 +344,7 @@ class ReconstructionNetwork(nnx.Module):
         """Rebuild ``(first source, second source)``, float32 in (0, 1), from the fused image."""
         _check(fused, fused)
         x = fused.astype(jnp.dtype(self.config.dtype))
-        encoded = _run(self.encoders, jnp.stack([stem(x) for stem in self.stems]))[0]
+        encoded = run_rows(self.encoders, jnp.stack([stem(x) for stem in self.stems]))[0]
         first, second = (_image(self.reduce[i], self.last[i], encoded[i]) for i in range(2))
         return first, second
 

@@ -9,7 +9,11 @@ import optax
 from mgdn_jax import bilevel
 from mgdn_jax.errors import InputError
 
-RECIPES = {"mgdn": "mgdn_jax.recipes.mgdn", "refusion": "mgdn_jax.recipes.refusion"}
+RECIPES = {
+    "mgdn": "mgdn_jax.recipes.mgdn",
+    "cddfuse": "mgdn_jax.recipes.cddfuse",
+    "refusion": "mgdn_jax.recipes.refusion",
+}
 KINDS = ("plain", "meta")
 
 

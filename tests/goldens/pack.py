@@ -11,6 +11,12 @@ intermediates are left out. Dead parameters stay: a converter that used them wou
 
 packs ReFusion's losses and meta steps. Float64 arrays are stored as integers of 32 bits over their
 largest magnitude in the file's group (an error of 2.4e-10 of it), marked by a "scale:" entry.
+
+    python tests/goldens/pack.py --cddfuse FIXTURES_FOLDER
+
+packs CDDFuse's. The weights of its four networks, all bits of them used, go into one vector in
+pieces below 1 MB; `cddfuse_networks.npz` names the keys and shapes. See `cddfuse_state` in
+tests/test_cddfuse.py.
 """
 
 import pathlib
@@ -111,8 +117,56 @@ def refusion_training(folder: str) -> None:
             save("refusion_meta_t_directions", {k: file[k] for k in keys})
 
 
+CDDFUSE = {
+    "restormer_block": ("mid:norm2", "mid:ffn.dwconv", "mid:attn.qkv"),
+    "base_extractor": ("mid:norm2", "mid:mlp.dwconv"),
+    "detail_extractor": (),
+    "coupling_node": (),
+    "inference_121x163": ("out:mif_noskip", "out:ivf/scaled", "out:mif_sumskip/scaled"),
+    "losses": (),
+}
+PIECES = 5
+
+
+def cddfuse(folder: str) -> None:
+    """Activations of whole networks are kept for one example, at every second row and column."""
+    source, here = pathlib.Path(folder), pathlib.Path(__file__).parent
+
+    def save(name: str, arrays: dict) -> None:
+        np.savez_compressed(here / f"cddfuse_{name}.npz", **arrays)
+        print(f"cddfuse_{name}.npz: {(here / f'cddfuse_{name}.npz').stat().st_size / 1e3:.0f} kB")
+
+    for name, drop in CDDFUSE.items():
+        arrays = np.load(source / f"{name}.npz")
+        save(name, {k: v for k, v in arrays.items() if not k.startswith(drop or ("\n",))})
+    file = dict(np.load(source / "encoder_decoder_random.npz"))
+    weights = {k[6:]: v for k, v in file.items() if k.startswith("param:")}
+    vector = np.concatenate([v.ravel() for v in weights.values()])
+    for i, piece in enumerate(np.array_split(vector, PIECES)):
+        save(f"weights_{i}", {"piece": piece})
+    rest = {
+        k: v[:1, :, ::2, ::2] if k.endswith(".ch8") else v
+        for k, v in file.items()
+        if not k.startswith("param:")
+    }
+    inputs = np.load(source / "train_steps.npz")
+    steps = {k: v for k, v in inputs.items() if k.startswith("in:")}
+    steps |= {
+        k: v
+        for k, v in np.load(source / "train_steps_f64.npz").items()
+        if k.startswith(
+            ("scalar:", "grad:step0", "grad:step3", "out:step1/param", "out:step3/param")
+        )
+    }
+    save("train_steps", steps)
+    shapes = [" ".join(map(str, v.shape)) for v in weights.values()]
+    save("networks", {**rest, "keys": np.array(list(weights)), "shapes": np.array(shapes)})
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--refusion-training":
+    if sys.argv[1] == "--cddfuse":
+        cddfuse(sys.argv[2])
+    elif sys.argv[1] == "--refusion-training":
         refusion_training(sys.argv[2])
     elif sys.argv[1] == "--refusion":
         refusion(sys.argv[2])

@@ -1,0 +1,87 @@
+"""CDDFuse for infrared and visible (ivf) and medical pairs (mif).
+
+    mgdn data prepare pairs --source DIR/ivf/train --name ivf
+    python train.py --config=configs/cddfuse.py:ivf --workdir=runs/cddfuse-ivf
+
+Luminance, without targets. Losses, rates, clipping, phases and batch are the released code's. Its
+patches are cut once, at fixed places; here they are cut anew in every epoch, at random places, and
+`steps` is about as many as its 120 epochs of up to 6498 patches. How the published MIF weights were
+trained is unknown; mif differs from ivf in the skip and the data alone. The lengths are for a GPU;
+NAME_cpu is the narrower network, on smaller crops, for a laptop. smoke is ivf shrunk until a step
+takes milliseconds, for tests.
+"""
+
+import ml_collections
+
+TASKS = ("ivf", "mif")
+PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
+DATASETS = {"ivf": "ivf", "mif": "mif-ct"}
+
+
+def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
+    """The config of a preset, one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    task = "mif" if preset.startswith("mif") else "ivf"
+    # A network's milestones count its own updates: the fusion layers train in phase II alone, and
+    # every 20 of 120 epochs are a quarter of their 80.
+    quarters = {"milestones": (0.25, 0.5, 0.75)}
+    config = ml_collections.ConfigDict(
+        {
+            "name": "cddfuse-" + preset.removesuffix("_cpu"),
+            "recipe": {
+                "name": "cddfuse",
+                "form": "released",  # or "paper"
+                "first_phase": 1 / 3,  # 40 of 120 epochs
+            },
+            "model": {"preset": task},
+            "data": {
+                "loader": "mgdn_jax.data",
+                "dataset": DATASETS[task],
+                "task": "pairs",
+                "channels": 1,
+                "train": {"split": "train[:95%]", "crop": 128, "threads": 4},
+                "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
+            },
+            "optimiser": {
+                "name": "adam",
+                "learning_rate": 1e-4,
+                "schedule": "multistep",
+                "warmup": 0,
+                "end_factor": 0.0,
+                "milestones": (1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6),
+                "gamma": 0.5,
+                "weight_decay": 0.0,
+                "clip_norm": 0.01,  # of each network by itself
+                "clip_offset": 1e-6,
+                "networks": {"base_fusion": dict(quarters), "detail_fusion": dict(quarters)},
+            },
+            "train": {
+                "batch": 8,
+                "steps": 97_000,  # exactly one of steps, epochs, examples; the others 0
+                "epochs": 0.0,
+                "examples": 0,
+                "accumulate": 1,
+                "ema": 0.0,
+                "seed": 0,
+                "log_every": 50,
+                "eval_every": 2000,
+                "save_every": 1000,
+                "keep": 2,
+                "devices": 0,
+            },
+        }
+    )
+    if preset.endswith("_cpu"):
+        config.model.preset = f"{task}_small"
+        config.data.train.update({"crop": 64, "threads": 2})
+        config.data.validation.limit = 16
+        config.train.update({"batch": 4, "steps": 3000, "log_every": 20, "save_every": 200})
+        config.train.eval_every = 500
+    if preset == "smoke":
+        config.model.update({"features": 4, "blocks": 1, "heads": 2, "detail_nodes": 1})
+        config.data.train.update({"crop": 16, "threads": 1})
+        config.data.validation.update({"crop": 16, "limit": 4})
+        config.train.update({"batch": 4, "steps": 6})
+        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    return config
