@@ -3,8 +3,8 @@
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
     python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 400]
 
-Pairs of runs of configs/refusion.py:ivf_cpu, shortened, equal in seed, initial F and R, and every
-batch; the control freezes the weights. Judged by the outer
+Pairs of runs of configs/refusion.py:ivf_form_r with networks of half the width and depth, equal in
+seed, initial F and R, and every batch; the control freezes the weights. Judged by the outer
 loss, R's reconstruction of both sources, on training pairs held out from both. Writes
 docs/learned_loss.csv, docs/learned_loss.svg and, from the validation pictures of the first seed,
 docs/learned_weights.png. Goes on where it was interrupted.
@@ -33,10 +33,10 @@ COLOURS = {"learned": "#0b6e4f", "frozen": "#b3541e"}
 
 def curve(kind: str, seed: int, steps: int, workdir: Path) -> list[tuple[int, float]]:
     """(step, held-out outer loss) of one run."""
-    config = get_config("ivf_cpu" if kind == "learned" else "ivf_frozen")
-    config.recipe.update({"form": "R", "ramp": True})  # both parts of the loss under P
-    config.optimiser.networks.proposal.learning_rate = 1e-3
-    config.train.update({"steps": steps, "batch": 4, "ema": 0.9, "seed": seed, "keep": 1})
+    config = get_config("ivf_form_r")
+    config.recipe.frozen_weights = kind == "frozen"
+    config.model.update({"features": 8, "blocks": 1, "heads": 4})
+    config.train.update({"steps": steps, "ema": 0.9, "seed": seed, "keep": 1})
     config.train.update({"eval_every": max(1, steps // 8), "save_every": 50, "log_every": 50})
     folder = workdir / f"{kind}-{seed}"
     fit(config, folder, command="python benchmarks/learned_loss.py")
