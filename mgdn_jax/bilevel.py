@@ -27,8 +27,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mgdn_jax.errors import InputError
 
-__all__ = ["MODES", "Auxiliary", "MetaAux", "Solution", "Solver"]
-__all__ += ["combine", "meta_gradient", "partition", "scale_by_max_abs"]
+__all__ = ["MODES", "Auxiliary", "MetaAux", "Solution", "Solver", "combine", "meta_gradient"]
+__all__ += ["partition", "scale_by_max_abs"]
 
 MODES = ("unrolled", "mixed_product", "mixed_difference", "implicit")
 
@@ -269,12 +269,8 @@ class _Descent:
 
     def hessian(self, theta: PyTree, source: PyTree, batch: PyTree, v: PyTree) -> PyTree:
         """This device's product of the Hessian to theta with v."""
-
-        def directional(theta: PyTree) -> Any:
-            gradient = jax.grad(lambda t: self.loss(t, source, batch)[0])(theta)
-            return optax.tree.vdot(gradient, v)
-
-        return jax.grad(directional)(theta)
+        slope = jax.grad(lambda t: self.loss(t, source, batch)[0])
+        return jax.grad(lambda t: optax.tree.vdot(slope(t), v))(theta)
 
     def difference(
         self, theta: PyTree, source: PyTree, batch: PyTree, v: PyTree, size: float
@@ -342,9 +338,6 @@ def _iterate(product: Callable, u: PyTree, solver: Solver) -> tuple[PyTree, Any]
     start = optax.tree.zeros_like(u), u, u, jnp.int32(0), jnp.full((), jnp.inf, norm(u).dtype)
     z, r, _, count, curvature = lax.while_loop(unfinished, body, start)
     return z, (norm(r), count, curvature)
-
-
-# ---- the public face -----------------------------------------------------------------------------
 
 
 def meta_gradient(
@@ -539,10 +532,9 @@ def _fit(
         turns = jnp.arange(problem.steps)
         batches = jax.tree.map(lambda x: x[turns % x.shape[0]], batches)
 
-    def loss(psi: PyTree, source: None, batch: PyTree) -> tuple[Any, None]:
-        return problem.loss(psi, inner, batch), None
-
-    descent = _Descent(loss, problem.optimiser, axis)
+    descent = _Descent(
+        lambda psi, _, batch: (problem.loss(psi, inner, batch), None), problem.optimiser, axis
+    )
     carry = psi, problem.optimiser.init(psi)
     (psi, _), (losses, _) = descent.run(carry, lambda _: None, batch, batches, problem.steps)
     return psi, losses
@@ -551,9 +543,8 @@ def _fit(
 def _proximal(loss: Loss, anchor: PyTree, damping: float) -> Loss:
     def damped(theta: PyTree, source: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
         value, aux = loss(theta, source, batch)
-        return value + damping / 2 * optax.tree.norm(
-            optax.tree.sub(theta, anchor), squared=True
-        ), aux
+        way = optax.tree.norm(optax.tree.sub(theta, anchor), squared=True)
+        return value + damping / 2 * way, aux
 
     return damped
 
@@ -602,8 +593,7 @@ def scale_by_max_abs() -> optax.GradientTransformation:
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         del params
-        sizes = [jnp.max(jnp.abs(x), initial=0) for x in jax.tree.leaves(updates)]
-        largest = jnp.max(jnp.stack(sizes))
+        largest = optax.tree.norm(updates, ord=jnp.inf)
         divisor = jnp.where(largest == 0, 1, largest)
         return jax.tree.map(lambda x: (x / divisor).astype(x.dtype), updates), state
 
