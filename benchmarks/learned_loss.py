@@ -6,8 +6,7 @@
 Pairs of runs of configs/refusion.py:ivf_form_r with networks of half the width and depth, equal in
 seed, initial F and R, and every batch; the control freezes the weights. Judged by the outer
 loss, R's reconstruction of both sources, on training pairs held out from both. Writes
-docs/learned_loss.csv, docs/learned_loss.svg and, from the validation pictures of the first seed,
-docs/learned_weights.png. Goes on where it was interrupted.
+docs/learned_loss.csv and docs/learned_loss.svg. Goes on where it was interrupted.
 """
 
 import argparse
@@ -18,13 +17,11 @@ import sys
 from pathlib import Path
 
 import jax
-import numpy as np
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from configs.refusion import get_config  # noqa: E402
-from mgdn_jax import codec  # noqa: E402
 from mgdn_jax.training import fit  # noqa: E402
 
 KINDS = ("learned", "frozen")
@@ -83,16 +80,6 @@ def drawing(curves: dict[tuple[str, int], list[tuple[int, float]]]) -> str:
     return "\n".join(out) + "\n"
 
 
-def pictures(folder: Path) -> np.ndarray:
-    """The last example of a run's first, middle and last validation grid, twice as large."""
-    grids = sorted(folder.glob("step_*.png"))
-    rows = []
-    for path in (grids[0], grids[len(grids) // 2 - 1], grids[-1]):
-        grid = codec.decode_image(path.read_bytes(), path.name)
-        rows.append(grid[-(grid.shape[0] // 4) :])
-    return np.concatenate(rows).repeat(2, 0).repeat(2, 1)
-
-
 def main() -> None:
     """Runs what is missing, then writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -113,8 +100,6 @@ def main() -> None:
         for (kind, seed), points in curves.items():
             table.writerows([kind, seed, step, f"{value:.6f}"] for step, value in points)
     (ROOT / "docs" / "learned_loss.svg").write_text(drawing(curves))
-    shown = pictures(told.workdir / f"learned-{told.seeds[0]}" / "grids")
-    (ROOT / "docs" / "learned_weights.png").write_bytes(codec.encode_png(shown))
     gains = []
     for seed in told.seeds:
         learned, frozen = (curves[kind, seed][-1][1] for kind in KINDS)
