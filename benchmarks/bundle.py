@@ -90,8 +90,8 @@ def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, An
         for method, scores in {name: here[name], **others}.items():
             text += f"| {method} | " + " | ".join(f"{scores[k]:.4f}" for k in shown) + " |\n"
     text += (
-        "\nMade by benchmarks/tables.py; ReFusion_ and MGDN_ rows are the published weights, from"
-        " the same run where docs/quality.csv has them, else measured elsewhere by an equal ruler.\n"
+        "\nMade by benchmarks/tables.py; rows named ReFusion_ and MGDN_ are the published weights,"
+        " from the same run where docs/quality.csv has them, else measured elsewhere.\n"
     )
     return own, text
 
