@@ -6,7 +6,6 @@
 ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one folder b) and mef
 (under-, over-exposed) learn from stored pairs without targets, mff from synthetic pairs of the set
 `natural`; luminance only. Prepare training folders only: what is scored must not be trained on.
-
 The lengths are for a GPU, rates and coefficients those of the training code nearest to ReFusion's
 (docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten times the
 rate, small crops in one order only, P by Adam and in one step of four, and form T, whose gradient
@@ -117,6 +116,5 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.model.update({"features": 4, "blocks": 1, "heads": 2})
         config.data.train.update({"crop": 16, "threads": 1})
         config.data.validation.update({"crop": 16, "limit": 4})
-        config.train.update({"batch": 4, "steps": 6, "ema": 0.9})
-        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+        config.train.update({"batch": 4, "steps": 6, "ema": 0.9, "eval_every": 4, "save_every": 3})
     return config

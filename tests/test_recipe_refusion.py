@@ -205,7 +205,7 @@ def test_families_trace(preset):
 
 
 def test_frozen_weights_have_no_proposal():
-    recipe = built("ivf_frozen")[0]
+    recipe = built("ivf_frozen", form="R")[0]
     assert recipe.networks == ("fusion", "reconstruction")
     maps = recipe.propose({}, images())
     assert maps.keys() == {"w", "v"}
