@@ -15,7 +15,7 @@ import ml_collections
 
 TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
-DATASETS = {"ivf": "ivf", "mif": "mif-ct"}
+DATASETS = {"ivf": "ivf", "mif": "mif"}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
