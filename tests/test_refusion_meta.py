@@ -39,6 +39,11 @@ class Form:
             {s: self.golden.nhwc(f"in:{split}_{s}").astype(dtype) for s in "ab"}
             for split in ("train", "test")
         )
+        free = jnp.zeros((), dtype)
+        for batch in (self.train, self.test):
+            batch["signs"] = jax.tree.map(
+                lambda x: jnp.broadcast_to(free, x.shape), ((batch["a"],) * 2,) * 2
+            )
 
     def stored(self, group, key, golden=None):
         """Published arrays of one network below `group`, in our layout and full precision."""
@@ -72,17 +77,46 @@ class Form:
         return value + 0.4 * losses.weighted_gradient(*images, maps["v"]).mean()
 
     def reconstruction_loss(self, psi, theta, batch):
-        images = *self.apply("recon", psi, self.fuse(theta, batch)), batch["a"], batch["b"]
+        rebuilt = self.apply("recon", psi, self.fuse(theta, batch))
+        images = *rebuilt, batch["a"], batch["b"]
         if self.name == "t":
             return losses.reconstruction_mse(*images).mean()
+        strengths = (
+            *map(strength, rebuilt, batch["signs"]),
+            *map(losses.sobel_strength, images[2:]),
+        )
         worst = losses.reconstruction_max(*images)
-        return (worst + losses.reconstruction_max_gradient(*images)).mean()
+        return (worst + losses.reconstruction_max(*strengths)).mean()
+
+    def decisions(self, steps):
+        """Signs of the Sobel responses of all reconstructions that P is judged by, in this type.
+
+        Of the training batch before any step and of the test batch after all of them.
+        """
+
+        def signs(psi, theta, batch):
+            rebuilt = self.apply("recon", psi, self.fuse(theta, batch))
+            return tuple(tuple(map(jnp.sign, losses._responses(x))) for x in rebuilt)
+
+        def down(params, slopes):
+            return jax.tree.map(lambda p, g: p - 0.01 * g, params, slopes)
+
+        def run(phi, theta, psi, train, test):
+            maps, first = self.propose(phi, train), signs(psi, theta, train)
+            fitted = down(psi, jax.grad(self.reconstruction_loss)(psi, theta, train))
+            for _ in range(steps):
+                theta = down(theta, jax.grad(self.inner_loss)(theta, maps, train))
+            return first, signs(fitted, theta, test)
+
+        arguments = *(self.params[k] for k in ("lpn", "fusion", "recon")), self.train, self.test
+        return jax.jit(run).lower(*arguments).compile(QUICK)(*arguments)
 
     def outer_loss(self, theta, phi, batch, psi):
         del phi
         return self.reconstruction_loss(psi, theta, batch)
 
-    def run(self, **options):
+    def compile(self, **options):
+        """The meta-gradient as a function of the two batches."""
         sgd = optax.sgd(0.01)
         steps = {"t": 0, "r": 1}[self.name]
         meta = bilevel.meta_gradient(
@@ -92,9 +126,19 @@ class Form:
         )  # fmt: skip
         # Everything is an argument: XLA would fold constants for minutes. Less optimisation
         # compiles faster; a run takes a moment.
-        arguments = self.params["lpn"], self.params["fusion"], self.train, self.test
-        lowered = jax.jit(meta).lower(*arguments, psi=self.params["recon"])
-        return lowered.compile(QUICK)(*arguments, psi=self.params["recon"])
+        networks = self.params["lpn"], self.params["fusion"]
+        lowered = jax.jit(meta).lower(*networks, self.train, self.test, psi=self.params["recon"])
+        compiled = lowered.compile(QUICK)
+        return lambda train, test: compiled(*networks, train, test, psi=self.params["recon"])
+
+    def run(self, **options):
+        return self.compile(**options)(self.train, self.test)
+
+
+def strength(x, signs):
+    """`losses.sobel_strength` with the signs of both responses given; 0 leaves one free."""
+    responses = zip(losses._responses(x), signs, strict=True)
+    return sum(jnp.where(s == 0, losses.absolute(g), s * g) for g, s in responses)
 
 
 def worst(ours, wanted):
@@ -115,13 +159,29 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "dtype", "mode", "steps"), CASES)
 def test_meta_gradient_golden(name, dtype, mode, steps):
-    with jax.enable_x64(dtype == "float64"):
+    signs, exact = None, dtype == "float64"
+    if name == "r" and not exact:
+        # Four of the reconstructions' Sobel responses here are within 1e-6 of zero. Which side
+        # float32 finds them on is luck, and one that is wrong moves the meta-gradient by more than
+        # all other rounding; so the slope of |.| is taken where float64 has it.
+        with jax.enable_x64(True):
+            signs = jax.tree.map(np.asarray, Form(name, "float64").decisions(steps))
+    with jax.enable_x64(exact):
         form = Form(name, dtype)
         phi = form.params["lpn"]
-        value, gradient, aux = form.run(mode=mode, steps=steps)
+        call = form.compile(mode=mode, steps=steps)
         wanted = form.stored(f"grad:meta_k{steps}_f64", "lpn")
         assert wanted.keys() == phi.keys()  # every proposal parameter
-        exact = dtype == "float64"
+        value, gradient, aux = call(form.train, form.test)
+        if signs is not None:
+            error = worst(gradient, wanted)
+            print(f"with the signs as float32 finds them: {error:.1e} of max|g|")
+            assert error <= 2e-3
+            decided = (
+                {**batch, "signs": jax.tree.map(lambda s: jnp.asarray(s, dtype), own)}
+                for batch, own in zip((form.train, form.test), signs, strict=True)
+            )
+            value, gradient, aux = call(*decided)
         error = worst(gradient, wanted)
         off = abs(float(value) / float(form.golden[f"scalar:outer_loss_k{steps}_f64"]) - 1)
         inner = abs(float(aux.inner_losses[0]) / float(form.golden["scalar:inner_loss"]) - 1)
