@@ -6,15 +6,14 @@
 ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one folder b) and mef
 (under-, over-exposed) learn from stored pairs without targets, mff from synthetic pairs of the set
 `natural`; luminance only. Prepare training folders only: what is scored must not be trained on.
-The lengths are for a GPU, rates and coefficients those of the training code nearest to ReFusion's
+Lengths are for a GPU, rates and coefficients of the training code nearest to ReFusion's
 (docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten times the
-rate, small crops in one order only, P by Adam and in one step of four, and form T, whose gradient
-term needs no learned weights to be sharp.
+rate, small crops in one order only, P by Adam and in one step of four, inner steps of equal length
+(docs/refusion.md), and form T, whose gradient term needs no learned weights to be sharp.
 
 Variants of ivf_cpu, one change each: ivf_form_r (ReFusion's own losses), ivf_mgdn (MGDN's network
-under the learned loss), ivf_max_abs (P by the published rule), ivf_frozen (control: no P, all
-weights 1/2). ivf_supervised is mff_cpu with P judged by the distance to the target, which ivf has
-none of. smoke is ivf shrunk until a step takes milliseconds, for tests.
+under the learned loss), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
+ivf_supervised is mff_cpu with P judged by the target. smoke is ivf shrunk, for tests.
 """
 
 import ml_collections
@@ -45,7 +44,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "reconstruction_gradient": 1.0,
                 "inner_steps": 1,
                 "inner_rate": 0.0,  # 0: the current learning rate
-                "inner_optimiser": "sgd",  # "adam", or any optax.name
+                "inner_optimiser": "sgd",  # "normalised_sgd", "adam", or any optax.name
                 "mode": "auto",
                 "trainable": (),
                 "meta_every": 1,
@@ -97,10 +96,11 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     )
     if preset.endswith("_cpu") or preset in VARIANTS:
         config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
+        config.recipe.inner_optimiser = "normalised_sgd"
         config.data.train.update({"crop": 32, "threads": 2})
         config.data.validation.update({"crop": 64, "limit": 16})
         config.optimiser.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup": 50})
-        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
+        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 1e-3}
         config.train.update({"steps": 800, "ema": 0.99, "save_every": 100, "eval_every": 100})
     if preset == "ivf_form_r":
         config.recipe.update({"form": "R", "ramp": True})

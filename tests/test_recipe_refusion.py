@@ -9,11 +9,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import mgdn_jax
 from configs import refusion as configs
-from mgdn_jax import codec, data, recipes, runs, steps
+from mgdn_jax import bilevel, codec, data, recipes, runs, steps
 from mgdn_jax.errors import InputError
 from mgdn_jax.recipes.refusion import Recipe
 
@@ -217,7 +218,10 @@ def test_frozen_weights_have_no_proposal():
     [
         ({"form": "S"}, "recipe.form is 'S' and must be 'R' or 'T'"),
         ({"outer": "nowhere.loss"}, "recipe.outer is 'nowhere.loss'; choose one of reconstruction"),
-        ({"inner_optimiser": "adma"}, "recipe.inner_optimiser is 'adma'; choose one of sgd, adam"),
+        (
+            {"inner_optimiser": "adma"},
+            "recipe.inner_optimiser is 'adma'; choose one of sgd, normalised_sgd, adam",
+        ),
         ({"inner_steps": 0}, "recipe.inner_steps is 0 and must be a whole number from 1"),
         ({"inner_steps": 3, "mode": "mixed_product"}, "'mixed_product' is for steps=1, got 3"),
         ({"mode": "first_order"}, "recipe.mode is 'first_order' and must be one of auto"),
@@ -234,6 +238,23 @@ def test_bad_fields_are_one_sentence(change, words):
     with pytest.raises(InputError, match=words) as caught:
         Recipe(**{"model": {}} | change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_cannot_win_by_being_steeper():
+    # One step on (w (x - 1))^2 goes further the larger w is: a meta-gradient that says nothing
+    # about where to go. Steps of equal length have none.
+    def slope(name, x):
+        inner = Recipe(model=TINY, inner_optimiser=name).meta.optimiser
+        meta = bilevel.meta_gradient(
+            lambda theta, w, batch: jnp.square(w * (theta - 1.0)),
+            lambda theta, w, batch: jnp.square(theta - 1.0),
+            optimiser=optax.chain(inner, optax.scale(0.1)),
+        )
+        return float(meta(jnp.float32(0.5), jnp.float32(x), {}, {})[1])
+
+    assert slope("sgd", 0.0) < -0.1
+    assert abs(slope("normalised_sgd", 0.0)) < 1e-6
+    assert slope("normalised_sgd", 1.0) == 0.0  # no gradient, no step, and no NaN
 
 
 @pytest.mark.parametrize("name", ["adam", "optax.rmsprop"])

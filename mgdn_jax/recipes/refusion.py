@@ -19,7 +19,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax import bilevel, losses, models, recipes
+from mgdn_jax import bilevel, losses, models, optimisers, recipes
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
@@ -30,7 +30,7 @@ Maps = dict[str, Float[Array, "b h w 2"]]
 
 FORMS = ("R", "T")
 OUTERS = ("reconstruction", "mse", "supervised_l1")
-OPTIMISERS = ("sgd", "adam")
+OPTIMISERS = ("sgd", "normalised_sgd", "adam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,9 @@ class Recipe:
         reconstruction_gradient: coefficient of Sobel strengths in it.
         inner_steps: K.
         inner_rate: inner learning rate; 0 takes the current one of F, as published.
-        inner_optimiser: ``"sgd"``, ``"adam"``, or the dotted path of ``f(rate) -> optax``.
+        inner_optimiser: ``"sgd"``, as published; ``"normalised_sgd"``, steps as long as the rate
+            whatever the gradient, so that P cannot win by making L_f steeper; ``"adam"``; or the
+            dotted path of ``f(rate) -> optax``.
         mode: of `bilevel.MODES`, or ``"auto"``: mixed_product for K = 1, else unrolled.
         trainable: regular expressions for the parameters of F that inner steps adapt; () for all.
         meta_every: P learns in one of so many steps.
@@ -452,6 +454,8 @@ def _optimiser(name: str, field: str) -> optax.GradientTransformation:
     """An Optax transformation at a learning rate of 1."""
     if name == "sgd":
         return optax.sgd(1.0)
+    if name == "normalised_sgd":
+        return optax.chain(optimisers.scale_by_length(), optax.scale(-1.0))
     if name == "adam":  # eps_root: the slope of sqrt(v) at v = 0 is part of the meta-gradient
         return optax.adam(1.0, eps_root=1e-16)
     make: Any = recipes.load(name, field, OPTIMISERS)
