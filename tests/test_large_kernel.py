@@ -23,6 +23,7 @@ CASES = {
     "depthwise": ((3, 23, 40), (7, 7), 4, 4, 4),
     "depthwise largest": ((1, 20, 50), (31, 31), 3, 3, 3),
     "depthwise one pixel": ((2, 1, 1), (11, 11), 3, 3, 3),
+    "depthwise small": ((2, 9, 20), (5, 5), 3, 3, 3),
 }
 
 
@@ -140,6 +141,8 @@ def test_vmap_and_dtype():
 def test_the_rule():
     assert large.choose((1, 480, 640, 128), (15, 15, 128, 128)) == "fft"
     assert large.choose((1, 1, 1, 2), (5, 5, 2, 2)) == "direct"
+    assert large.choose((1, 64, 64, 8), (11, 11, 1, 8), 8) == "shift"
+    assert large.choose((1, 64, 64, 8), (15, 15, 1, 8), 8) == "fft"
     assert large.choose((1, 64, 64, 4), (5, 5, 2, 4), 2) == "direct"
 
 

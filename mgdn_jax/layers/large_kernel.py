@@ -26,11 +26,14 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.layers.conv import _uniform
+from mgdn_jax.layers.conv import _tap_products, _uniform
 from mgdn_jax.layers.functional import keep
 
 METHODS = ("direct", "fft", "shift")
 _DIMS = ("NHWC", "HWIO", "NHWC")
+_TAPS = 60  # in one fused loop of the depthwise shifts
+_SHIFTED = 11  # largest depthwise kernel that is summed over taps
+_PRICE = 3.5  # of a multiply-add of the transforms, in those of XLA's convolution
 _GROUP = 32  # tiles in one step of the scan
 _LARGEST = 128  # pixels a side of a tile
 
@@ -310,27 +313,42 @@ def _by_shifts(x: Array, kernel: Array, groups: int) -> Array:
     kh, kw, i, o = kernel.shape
     b, h, w, c = x.shape
     framed = _padded(x, kernel.shape)
+    if groups > 1 and max(kh, kw) > _SHIFTED:  # compiles for minutes when unrolled, and is slow
 
-    def add_tap(total: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
+        def add_row(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
+            dy, weights = row
+            part = lax.dynamic_slice_in_dim(framed, dy, h, 1)
+            taps = [part[:, :, dx : dx + w] * weights[dx, 0] for dx in range(kw)]
+            return total + functools.reduce(jnp.add, taps), None
+
+        start = jnp.zeros((b, h, w, o), x.dtype)
+        return lax.scan(add_row, start, (jnp.arange(kh), kernel))[0]
+    if groups > 1:  # fused loops over a few rows of taps each
+        rows = max(1, _TAPS // kw)
+        total = jnp.zeros((b, h, w, o), x.dtype)
+        for top in range(0, kh, rows):
+            taps = [
+                framed[:, dy : dy + h, dx : dx + w] * kernel[dy, dx, 0]
+                for dy in range(top, min(kh, top + rows))
+                for dx in range(kw)
+            ]
+            total = lax.optimization_barrier(total + functools.reduce(jnp.add, taps))
+        return total
+
+    def add(total: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
         at, weights = tap
         seen = lax.dynamic_slice(framed, (0, at // kw, at % kw, 0), (b, h, w, c))
         return total + _dot(seen, weights), None
 
-    def add_row(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-        dy, weights = row
-        part = lax.dynamic_slice_in_dim(framed, dy, h, 1)
-        terms = [part[:, :, dx : dx + w] * weights[dx, 0] for dx in range(kw)]
-        return total + functools.reduce(jnp.add, terms), None
-
     start = jnp.zeros((b, h, w, o), x.dtype)
-    if groups == 1:
-        return lax.scan(add_tap, start, (jnp.arange(kh * kw), kernel.reshape(-1, i, o)))[0]
-    return lax.scan(add_row, start, (jnp.arange(kh), kernel))[0]
+    return lax.scan(add, start, (jnp.arange(kh * kw), kernel.reshape(-1, i, o)))[0]
 
 
 def _gradient_by_shifts(x: Array, g: Array, shape: tuple[int, ...], groups: int) -> Array:
     kh, kw, _, o = shape
     b, h, w, c = x.shape
+    if groups > 1 and max(kh, kw) <= 5:
+        return _tap_products(x, g, (kh, kw))
     framed, g = _wide(_padded(x, shape)), _wide(g)
 
     def tap(at: Array) -> Array:
@@ -351,17 +369,19 @@ _GRADIENTS = {
 
 
 def choose(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1) -> str:
-    """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`."""
+    """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`.
+
+    Measured in `docs/large_kernel.csv`: depthwise kernels up to 11 are quickest as shifts, larger
+    ones by transforms; dense ones by transforms where these take that many times fewer
+    multiply-adds (which run at half the pace of XLA's convolution).
+    """
     kh, kw, i, o = kernel
-    b, h, w, _ = shape
-    if groups > 1 and not i == 1 == o // groups:
-        return "direct"
+    if groups > 1:
+        if not i == 1 == o // groups:
+            return "direct"
+        return "shift" if max(kh, kw) <= _SHIFTED else "fft"
     cost = _fft_cost(_tiling(shape, kernel, groups), shape, kernel, groups)
-    direct = b * h * w * kh * kw * i * o
-    return "fft" if _PRICE * cost < direct else "direct" if groups == 1 else "shift"
-
-
-_PRICE = 2.5
+    return "fft" if _PRICE * cost < math.prod(shape[:3]) * math.prod(kernel) else "direct"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -388,8 +408,8 @@ def _kernel_gradient(
 
     def on_cpu(x: Array, g: Array) -> Array:
         chosen = choose(x.shape, shape, groups)
-        if groups == 1 and chosen == "direct":
-            chosen = "shift"
+        if chosen == "shift" and max(shape[:2]) > 5:
+            chosen = "fft"  # reductions over pixels are dearer than sums over taps
         return _GRADIENTS[chosen](x, g, shape, groups)
 
     if method is not None:
