@@ -138,6 +138,13 @@ def test_vmap_and_dtype():
     assert off(half, np.asarray(single[0])) < 2e-2
 
 
+def test_wide_inputs_in_parts_equal_the_whole(monkeypatch):
+    monkeypatch.setattr(large, "_WIDEST", 2)
+    x, kernel, bias, _ = (jnp.asarray(a, jnp.float32) for a in arrays(CASES["tiles"]))
+    y = jax.jit(lambda x, k: large.large_kernel_conv(x, k, bias=bias, method="fft"))(x, kernel)
+    assert off(y, referee("tiles")[0]) < 5e-6
+
+
 def test_the_rule():
     assert large.choose((1, 480, 640, 128), (15, 15, 128, 128)) == "fft"
     assert large.choose((1, 1, 1, 2), (5, 5, 2, 2)) == "direct"

@@ -34,6 +34,7 @@ _DIMS = ("NHWC", "HWIO", "NHWC")
 _TAPS = 60  # in one fused loop of the depthwise shifts
 _SHIFTED = 11  # largest depthwise kernel that is summed over taps
 _PRICE = 3.5  # of a multiply-add of the transforms, in those of XLA's convolution
+_WIDEST = 160  # input channels whose spectrum is held at once
 _GROUP = 32  # tiles in one step of the scan
 _LARGEST = 128  # pixels a side of a tile
 
@@ -240,6 +241,11 @@ def _spectrum(kernel: Array, size: tuple[int, int], dense: bool) -> Array:
 
 
 def _by_fft(x: Array, kernel: Array, groups: int) -> Array:
+    if groups == 1 and kernel.shape[2] > _WIDEST:  # one part after the other, for the memory
+        rest_x, rest_kernel = x[..., _WIDEST:], kernel[:, :, _WIDEST:]
+        y = _by_fft(x[..., :_WIDEST], kernel[:, :, :_WIDEST], groups)
+        y, rest_x, rest_kernel = lax.optimization_barrier((y, rest_x, rest_kernel))
+        return y + _by_fft(rest_x, rest_kernel, groups)
     tiling = _tiling(x.shape, kernel.shape, groups)
     return _filter(x, _spectrum(kernel, tiling.size, groups == 1), kernel.shape, tiling)
 
@@ -371,7 +377,7 @@ _GRADIENTS = {
 def choose(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1) -> str:
     """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`.
 
-    Measured in `docs/large_kernel.csv`: depthwise kernels up to 11 are quickest as shifts, larger
+    As measured (`docs/speed.md`, `benchmarks/large_kernel.py grid`): depthwise kernels up to 11 are quickest as shifts, larger
     ones by transforms; dense ones by transforms where these take that many times fewer
     multiply-adds (which run at half the pace of XLA's convolution).
     """
