@@ -377,9 +377,9 @@ _GRADIENTS = {
 def choose(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1) -> str:
     """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`.
 
-    As measured (`docs/speed.md`, `benchmarks/large_kernel.py grid`): depthwise kernels up to 11 are quickest as shifts, larger
-    ones by transforms; dense ones by transforms where these take that many times fewer
-    multiply-adds (which run at half the pace of XLA's convolution).
+    As measured by `benchmarks/large_kernel.py`: depthwise kernels up to 11 are quickest as shifts,
+    larger ones by transforms; dense ones by transforms where these take `_PRICE` times fewer
+    multiply-adds than XLA's convolution, which does each of them faster.
     """
     kh, kw, i, o = kernel
     if groups > 1:
