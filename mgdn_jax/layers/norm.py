@@ -143,3 +143,18 @@ def make_norm(kind: str, features: int, groups: int = 1) -> Any:
     if kind not in known:
         raise ValueError(f"norm is one of {', '.join(NORMS)}, got {kind!r}")
     return GroupNorm(features, known[kind])
+
+
+def fold_batch_norm(
+    kernel: Float[Array, "kh kw i o"],
+    scale: Float[Array, " o"],
+    bias: Float[Array, " o"],
+    mean: Float[Array, " o"],
+    variance: Float[Array, " o"],
+) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
+    """``(kernel, bias)`` of the one convolution that equals a bias-free one and its batch norm.
+
+    ``K' = K scale / sqrt(variance + eps)``, ``b' = bias - mean scale / sqrt(variance + eps)``.
+    """
+    factor = scale * lax.rsqrt(variance + EPSILON)
+    return kernel * factor, bias - mean * factor

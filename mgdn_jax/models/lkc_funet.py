@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import pad_to_multiple
+from mgdn_jax.layers.functional import Flat, pad_to_multiple
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
-from mgdn_jax.layers.norm import NORMS, make_norm
+from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
 from mgdn_jax.models import read_fields
 
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -447,6 +447,49 @@ class Network(nnx.Module):
         raw = x[:, :h, :w].astype(jnp.promote_types(x.dtype, jnp.float32))
         aux = {"raw": raw, "encoded": encoded, "bottleneck": bottleneck, "decoded": decoded}
         return self.config.from_range(raw), aux
+
+
+def reparameterise(config: Config, params: Flat, stats: Flat) -> tuple[Config, Flat, Flat]:
+    """The same network with one biased convolution for each large kernel and its batch norm.
+
+    A small kernel beside it, with a norm of its own, is taken in too (RepLKNet's structural
+    re-parameterisation). The result equals the network as it is used, not as it trains.
+
+    Args:
+        config: with ``norm_lk="batch"``.
+        params: flat parameters.
+        stats: flat running statistics.
+
+    Returns:
+        ``(config, params, stats)`` of the merged network.
+
+    Raises:
+        InputError: norms without running statistics, or a network that is merged already.
+    """
+    if config.merged:
+        raise InputError("this network is merged already; use it as it is")
+    if config.norm_lk != "batch":
+        raise InputError(
+            f"large kernels cannot be merged with norm_lk={config.norm_lk!r}, which has no running"
+            " statistics; only networks trained with norm_lk='batch' can"
+        )
+    kept, moments = dict(params), dict(stats)
+
+    def folded(path: str) -> tuple[Array, Array]:
+        names = [f"{path}_norm/{name}" for name in ("scale", "bias", "mean", "variance")]
+        values = [kept.pop(n) for n in names[:2]] + [moments.pop(n) for n in names[2:]]
+        return fold_batch_norm(kept.pop(f"{path}/kernel"), *values)
+
+    for norm in [name for name in params if name.endswith("/large_norm/scale")]:
+        block = norm.removesuffix("large_norm/scale")
+        kernel, bias = folded(block + "large")
+        if config.small_kernel:
+            small, more = folded(block + "small")
+            border = (kernel.shape[0] - small.shape[0]) // 2
+            kernel = kernel + jnp.pad(small, ((border, border), (border, border), (0, 0), (0, 0)))
+            bias = bias + more
+        kept |= {block + "large/kernel": kernel, block + "large/bias": bias}
+    return dataclasses.replace(config, merged=True), dict(sorted(kept.items())), moments
 
 
 def _check(a: Array, b: Array) -> None:
