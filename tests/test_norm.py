@@ -7,6 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
+from mgdn_jax import optimisers, steps
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, BatchNorm, make_norm
@@ -56,6 +57,39 @@ def test_norms_equal_pytorch(kind, training):
         assert np.allclose(new["mean"], theirs.running_mean, atol=1e-6)
         assert np.allclose(new["variance"], theirs.running_var, atol=1e-6)
         assert training == (not np.array_equal(new["mean"], stats["mean"]))
+
+
+def test_batch_statistics_across_devices():
+    """A training step of a batch norm alone: two devices with half the batch each equal one."""
+    graphdef, params, stats = filled("batch")
+    x = np.concatenate([X, 1 + X[:1] ** 2])  # halves that differ
+    target = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+
+    def loss(params, stats, batch, keys, phase, axis_name=None):
+        mode = Mode(True, keys, axis_name)
+        y, new = functional.apply(graphdef, params["n"], stats["n"], batch["x"], mode)
+        return jnp.mean(y**3 * batch["y"]), ({"n": new}, {})
+
+    sgd = {"n": optimisers.make_optimiser("sgd", 1.0, momentum=0.0)}
+    state = steps.init_state({"n": params}, {"n": stats}, sgd, ema=False)
+    whole = {"x": x, "y": target, "_index": np.arange(4, dtype=np.uint32)}
+    made = [
+        steps.make_train_step(loss, sgd, seed=0, phase="", trains=("n",), axis_name=axis)
+        for axis in (None, "data")
+    ]
+    one, alone = jax.jit(made[0])(state, whole)
+    halves = {k: v.reshape(2, 2, *v.shape[1:]) for k, v in whole.items()}
+    step = jax.pmap(made[1], "data", in_axes=(None, 0), devices=jax.devices()[:2])
+    two, both = step(state, halves)
+    assert np.allclose(both["loss"], alone["loss"], rtol=1e-6)
+    for kind in ("stats", "params"):
+        for name, value in getattr(one, kind)["n"].items():
+            shards = np.asarray(getattr(two, kind)["n"][name])
+            assert shards[0].tobytes() == shards[1].tobytes()
+            error = np.abs(shards[0] - value).max()
+            print(f"two devices, {name}: {error:.1e}")
+            assert error <= 1e-5
+            assert (value != getattr(state, kind)["n"][name]).any()
 
 
 def test_a_mixture_of_batch_and_layer():
