@@ -140,8 +140,8 @@ def double():
         yield
 
 
-# In double precision: gradients of single numbers are sums that cancel to a thousandth of their
-# terms, and the golden's own single precision is off by up to 1.2e-4 in such (1.5e-5 found here).
+# In double precision: some gradients are sums that cancel to a thousandth of their terms. They are
+# up to 40 in this block, so the golden's own single precision is good to about 1e-6.
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("case", ["eval", "train"])
 def test_fusion(case):
@@ -166,12 +166,8 @@ def test_fusion(case):
     off = {}
     for name, value in wanted.items():
         if case == "eval" or name not in VANISHING:
-            if value.size == 1:
-                single = max_error(grads[0][name], value)
-                print(f"{name}: {single:.1e}")
-                assert single <= 1.2e-4
-            else:
-                off[name] = relative_error(grads[0][name], value)
+            single = max_error(grads[0][name], value)
+            off[name] = 0.0 if single <= 1e-6 else relative_error(grads[0][name], value)
     for name, grad in zip(("x_decoder", "g_skip"), grads[1:], strict=True):
         off[name] = relative_error(grad, np.asarray(last(golden[f"grad:{case}.in.{name}"])))
     error, worst = max_error(y, np.asarray(last(golden[f"out:{case}.y"]))), max(off, key=off.get)
