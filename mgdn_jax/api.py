@@ -71,7 +71,8 @@ def convert(
         target: ``.safetensors`` file to write.
         system: e.g. ``"mgdn"``.
         preset: the configuration it was published for, e.g. ``"mff"``.
-        **overrides: fields of the configuration to replace.
+        **overrides: fields of the configuration to replace. What the names in the file give away
+            (LKC-FUNet's kinds of norm) need not be told.
 
     Returns:
         What became of every entry; complete by construction.
@@ -81,10 +82,11 @@ def convert(
     """
     if Path(target).suffix != ".safetensors":
         raise InputError(f"{os.fspath(target)}: the file to write must end in .safetensors")
-    config = models.preset(system, preset, **overrides)
-    params, report = conversion.convert_state_dict(
-        conversion.read_torch(source), system=system, config=config
-    )
+    models.preset(system, preset, **overrides)  # complains before the file is read
+    state = conversion.read_torch(source)
+    fields = conversion.seen_fields(state, system) | overrides
+    config = models.preset(system, preset, **fields)
+    params, stats, report = conversion.convert_arrays(state, system=system, config=config)
     card = {
         "name": Path(target).stem,
         "task": preset,
@@ -93,7 +95,7 @@ def convert(
         **models.get(system).PUBLISHED.get(preset, {}),
     }
     checkpoint.save_weights(
-        target, system=system, config=config.to_dict(), params=params, stats={}, card=card
+        target, system=system, config=config.to_dict(), params=params, stats=stats, card=card
     )
     return report
 

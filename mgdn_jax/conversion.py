@@ -8,7 +8,7 @@ network must be filled once with the right shape; all that does not fit is repor
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,24 @@ class Rules:
         dead: patterns of published entries that no network of the system reads.
         twin: (pattern, replacement) of second names under which entries are stored again; an
             entry may have either name or both, then with equal values.
+        seen: fields of the system's `Config` that the published names give away.
     """
 
     modules: tuple[tuple[str, str, str], ...]
     dead: tuple[str, ...]
     twin: tuple[str, str] | None = None
+    seen: Callable[[Iterable[str]], dict[str, Any]] = lambda names: {}
 
 
 _SUFFIX: dict[str, dict[str, tuple[str, Transform]]] = {
     "conv": {"weight": ("kernel", _conv), "bias": ("bias", _same)},
     "linear": {"weight": ("kernel", _linear), "bias": ("bias", _same)},
-    "norm": {"weight": ("scale", _same), "bias": ("bias", _same)},
+    "norm": {
+        "weight": ("scale", _same),
+        "bias": ("bias", _same),
+        "running_mean": ("mean", _same),
+        "running_var": ("variance", _same),
+    },
 }
 
 _BLOCK = r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\."
@@ -248,10 +255,88 @@ _CDDFUSE = Rules(
     dead=(),
 )
 
+
+def _lkc_funet() -> Rules:
+    """Rules of LKC-FUNet; its encoder, bottleneck and decoder are flat lists as published."""
+
+    def normed(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+        return ((theirs + r"block\.0", ours + "/norm", "norm"),
+                (theirs + r"block\.3", ours + "/conv", "conv"))  # fmt: skip
+
+    def residual(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+        theirs += r"\.res_block\."
+        return (
+            *normed(theirs + r"block1\.", ours + "/first"),
+            *normed(theirs + r"block2\.", ours + "/second"),
+            (theirs + "res_conv", ours + "/shortcut", "conv"),
+        )
+
+    def large(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+        theirs += r"\.res_block\."
+        return (
+            (theirs + "prelkb_bn", ours + "/norm", "norm"),
+            *(
+                (f"{theirs}{name}\\.{leaf}", f"{ours}/{place}", kind)
+                for name, path in (
+                    ("pw1", "widen"),
+                    (r"large_kernel\.lkb_origin", "large"),
+                    (r"large_kernel\.small_conv", "small"),
+                    ("pw2", "narrow"),
+                )
+                for leaf, place, kind in (("conv", path, "conv"), ("bn", path + "_norm", "norm"))
+            ),
+        )
+
+    def fusion(theirs: str, ours: str) -> tuple[tuple[str, str, str], ...]:
+        rules = (
+            (r"multi\.local\.ca\.0", "squeeze", "conv"),
+            (r"multi\.local\.ca\.2", "excite", "conv"),
+            (r"multi\.global_\.proj\.0", "spatial", "conv"),
+            (r"multi\.global_\.proj\.1", "spatial_norm", "norm"),
+            (r"multi\.bn", "joint_norm", "norm"),
+            ("selection", "select", "conv"),
+            ("proj", "gate", "conv"),
+            ("bn", "gate_norm", "norm"),
+            (r"conv_block\.0", "out", "conv"),
+        )
+        return tuple((f"{theirs}\\.{a}", f"{ours}/{b}", kind) for a, b, kind in rules)
+
+    rules = [
+        ("init_conv", "stem", "conv"),
+        (r"IN_conv\.0", "enter/norm", "norm"),
+        (r"IN_conv\.3", "enter/conv", "conv"),
+        *normed(r"final_conv\.", "head"),
+        *residual(r"ups\.13", "join"),
+    ]
+    for i in range(3):
+        rules += residual(rf"downs\.{3 * i}", f"encoder/{i}/residual")
+        rules += large(rf"downs\.{3 * i + 1}", f"encoder/{i}/large")
+        rules += [(rf"downs\.{3 * i + 2}\.conv", f"encoder/{i}/down", "conv")]
+        rules += fusion(rf"ups\.{5 * i}", f"decoder/{i}/fusion")
+        rules += residual(rf"ups\.{5 * i + 1}", f"decoder/{i}/residual")
+        for j in range(1 if i == 2 else 2):
+            rules += large(rf"ups\.{5 * i + 2 + j}", f"decoder/{i}/large/{j}")
+    for i in range(2):
+        rules += [(rf"ups\.{5 * i + 4}\.conv", f"decoder/{i}/up", "conv")]
+        rules += large(rf"mid\.{i}", f"middle/{i}")
+    modules = tuple((rf"(?:model\.)?{theirs}", ours, kind) for theirs, ours, kind in rules)
+
+    def seen(state: Iterable[str]) -> dict[str, Any]:
+        """Norms by the presence of running statistics, whatever the entries are called."""
+        running = [name for name in state if name.endswith("running_mean")]
+        stem = any("IN_conv.0." in name for name in running)
+        blocks = any("lkb_origin.bn." in name for name in running)
+        return {"norm_in": "batch" if stem else "instance",
+                "norm_lk": "batch" if blocks else "layer"}  # fmt: skip
+
+    return Rules(modules=modules, dead=(r".*\.num_batches_tracked",), seen=seen)
+
+
 # By system; networks other than the one that fuses as system/class.
 RULES: dict[str, Rules] = {
     "mgdn": _MGDN,
     "cddfuse": _CDDFUSE,
+    "lkc_funet": _lkc_funet(),
     "refusion": _REFUSION,
     "refusion/ProposalNetwork": _REFUSION_PROPOSAL,
     "refusion/ReconstructionNetwork": _REFUSION_RECONSTRUCTION,
@@ -286,9 +371,25 @@ class Report:
         return not (self.unmatched or self.unfilled or self.double or self.misshapen)
 
 
+def seen_fields(state: Iterable[str], system: str) -> dict[str, Any]:
+    """Fields of a system's `Config` that the names in a published state dictionary give away."""
+    return RULES[system].seen(state) if system in RULES else {}
+
+
 def convert_state_dict(
     state: Mapping[str, np.ndarray], *, system: str, config: Any, network: str = "Network"
 ) -> tuple[Flat, Report]:
+    """Convert the arrays of a published network without running statistics.
+
+    Like `convert_arrays`, whose statistics are left out.
+    """
+    params, _, report = convert_arrays(state, system=system, config=config, network=network)
+    return params, report
+
+
+def convert_arrays(
+    state: Mapping[str, np.ndarray], *, system: str, config: Any, network: str = "Network"
+) -> tuple[Flat, Flat, Report]:
     """Convert the arrays of a published network.
 
     Args:
@@ -299,7 +400,7 @@ def convert_state_dict(
         network: class of the system's module that it becomes, e.g. ``"ProposalNetwork"``.
 
     Returns:
-        Flat parameters (float32 NumPy arrays) and the report.
+        Flat parameters and running statistics (float32 NumPy arrays), and the report.
 
     Raises:
         InputError: anything is unmatched, unfilled, filled twice or of the wrong shape.
@@ -320,7 +421,12 @@ def convert_state_dict(
             f"the checkpoint does not hold this {system} network: {'; '.join(parts)};"
             " check --system and --preset"
         )
-    return params, report
+    stats = models.abstract(system, config, network)[2]
+    return (
+        {path: value for path, value in params.items() if path not in stats},
+        {path: value for path, value in params.items() if path in stats},
+        report,
+    )
 
 
 def _convert(
@@ -330,7 +436,8 @@ def _convert(
     if name not in RULES:
         raise InputError(f"no conversion is known for {name!r}; known: {', '.join(RULES)}")
     rules = RULES[name]
-    targets = models.abstract(system, config, network)[1]
+    _, wanted, stats = models.abstract(system, config, network)
+    targets = wanted | stats
     converted: dict[str, str] = {}
     params: Flat = {}
     skipped: list[str] = []

@@ -399,9 +399,7 @@ def fusion_max(fused: Image, a: Image, b: Image) -> PerExample:
 
     CDDFuse's phase II without the decomposition; the same in paper and code.
     """
-    _same_shape(fused, a, b)
-    target = jnp.maximum(sobel_strength(a), sobel_strength(b))
-    return intensity(fused, a, b) + 10.0 * l1(sobel_strength(fused), target)
+    return intensity(fused, a, b) + 10.0 * sobel_max(fused, a, b)
 
 
 def reconstruction_phase(
@@ -430,3 +428,32 @@ def reconstruction_phase(
 def fusion_phase(fused: Image, a: Image, b: Image, apart: PerExample) -> PerExample:
     """CDDFuse's phase II: `fusion_max` and ``2 apart``, apart the `decomposition` of features."""
     return fusion_max(fused, a, b) + 2.0 * apart
+
+
+# ---- LKC-FUNet: three terms on images in [-1, 1] -------------------------------------------------
+
+
+def ssim_padded(x: Image, y: Image) -> PerExample:
+    """Mean structural similarity at every pixel, black (0) around the images, any size.
+
+    As in SwinFusion's code: the window is cut off by the border without being scaled up, the
+    constants are those of data range 1 whatever the range, and variances may come out negative in
+    flat regions.
+    """
+    _same_shape(x, y)
+    taps = [float(t) for t in gaussian_window(11, 1.5)]
+    x, y = (jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0))) for z in (x, y))
+    return jnp.mean(_ssim_map(x, y, taps), (1, 2, 3))
+
+
+def sobel_max(fused: Image, a: Image, b: Image) -> PerExample:
+    """L1 distance of the result's `sobel_strength` to the larger one of the sources."""
+    _same_shape(fused, a, b)
+    return l1(sobel_strength(fused), jnp.maximum(sobel_strength(a), sobel_strength(b)))
+
+
+def ssim_both(fused: Image, a: Image, b: Image) -> PerExample:
+    """``1 - (s(a, f) + s(b, f)) / 2`` with s the `ssim_padded`."""
+    _same_shape(fused, a, b)
+    twice = ssim_padded(jnp.concatenate([a, b]), jnp.concatenate([fused, fused]))
+    return 1.0 - jnp.mean(twice.reshape(2, -1), 0)

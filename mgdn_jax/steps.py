@@ -6,6 +6,7 @@ runs inside whatever maps that axis, and every gradient, statistic and metric me
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -32,9 +33,7 @@ Flat = dict[str, jax.Array]
 Networks = dict[str, Flat]
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-RecipeLoss = Callable[
-    [Networks, Networks, Batch, jax.Array, str], tuple[jax.Array, tuple[Networks, Metrics]]
-]
+RecipeLoss = Callable[..., tuple[jax.Array, tuple[Networks, Metrics]]]
 Step = Callable[["TrainState", Batch], tuple["TrainState", Metrics]]
 
 
@@ -113,7 +112,8 @@ def make_train_step(
 
     Args:
         recipe_loss: `loss(params, stats, batch, keys, phase) -> (loss, (stats, metrics))`; the
-            loss and the metrics are means over the batch it is given.
+            loss and the metrics are means over the batch it is given. If it has a parameter
+            `axis_name` it is told that name, to take statistics of the whole batch.
         optimisers: {network: Optax transformation}.
         seed: the run's seed, from which the per-example keys derive.
         phase: handed on to the loss.
@@ -137,9 +137,13 @@ def make_train_step(
     if lacking or not trains:
         raise ValueError(f"phase {phase!r}: nothing to train or no optimiser for {lacking}")
 
+    told = {}
+    if "axis_name" in inspect.signature(recipe_loss).parameters:
+        told["axis_name"] = axis_name
+
     def micro(trained: Networks, rest: Networks, stats: Networks, batch: Batch, keys: jax.Array):
         def objective(trained: Networks):
-            return recipe_loss({**rest, **trained}, stats, batch, keys, phase)
+            return recipe_loss({**rest, **trained}, stats, batch, keys, phase, **told)
 
         (loss, (stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(trained)
         return grads, stats, {**metrics, "loss": loss}

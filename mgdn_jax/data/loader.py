@@ -146,7 +146,7 @@ def make_loader(
     batch_size: int,
     task: str = "mff",
     crop: int = 96,
-    augment: bool = True,
+    augment: bool | str = True,
     channels: int = 3,
     split: str = "train[:95%]",
     seed: int = 0,
@@ -165,7 +165,8 @@ def make_loader(
       task: "mff": multi-focus pairs synthesised from pictures with segmentations; "pairs": the
         stored pairs.
       crop: side of the square crops in pixels; smaller images are completed by reflection.
-      augment: one of 8 flips and quarter turns at random.
+      augment: one of 8 flips and quarter turns at random; ``"flips"``: one of the 4 without a
+        quarter turn, left-right and upside down independently.
       channels: 3 (gray is repeated) or 1 (luma).
       split: TFDS split.
       seed: of shuffling, crops and synthesis; 0 <= seed < 2**31.
@@ -186,6 +187,8 @@ def make_loader(
     _check_arguments(batch_size, channels, seed, process_index, process_count, threads)
     if crop < 1:
         raise InputError(f"crop is {crop}; give the side of the crops in pixels, 1 or more.")
+    if augment not in (True, False, "flips"):
+        raise InputError(f"augment is {augment!r}; use True, False or 'flips'.")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; give 1 or more, or None for an endless stream.")
     source, manifest = open_set(dataset, split)
@@ -281,7 +284,7 @@ def make_eval_loader(
 
 # A task turns (record, rng, crop, augment) into uint8 or uint16 images; augment True: random crop
 # and turn; False: random crop; None: centre crop, or the whole image where crop is None.
-_Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | None], Batch]
+_Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | str | None], Batch]
 
 
 def _task(
@@ -318,7 +321,7 @@ def _draw_multifocus(
     record: Mapping[str, Any],
     rng: np.random.Generator,
     crop: int | None,
-    turned: bool | None,
+    turned: bool | str | None,
 ) -> Batch:
     """A synthetic pair; only the crop and its surroundings are ever blurred."""
     image = _decode(record, "image", channels)
@@ -343,7 +346,7 @@ def _draw_multifocus(
             image = image.reshape(side // 2, 2, side // 2, 2, -1).mean((1, 3), dtype=np.float32)
             labels = labels[::2, ::2]
     if turned:
-        mode = int(rng.integers(MODES))
+        mode = _draw_mode(rng, turned)
         image, labels = augment(image, mode), augment(labels, mode)
     near, far, target = synthesise_multifocus(image, labels, rng, spec, margin=margin)
     if rng.random() < 0.5:
@@ -372,7 +375,7 @@ def _draw_pair(
     record: Mapping[str, Any],
     rng: np.random.Generator,
     crop: int | None,
-    turned: bool | None,
+    turned: bool | str | None,
 ) -> Batch:
     """A stored pair: one window and one turn for all its images."""
     images = {role: _decode(record, role, channels) for role in roles}
@@ -382,9 +385,14 @@ def _draw_pair(
         top, left = corner if turned is None else draw_corner(rng, shape, crop)
         images = {r: crop_around(x, top, left, crop, crop) for r, x in images.items()}
     if turned:
-        mode = int(rng.integers(MODES))
+        mode = _draw_mode(rng, turned)
         images = {r: augment(x, mode) for r, x in images.items()}
     return images
+
+
+def _draw_mode(rng: np.random.Generator, turned: bool | str) -> int:
+    """A mode of `augment`; the even ones are the flips, which leave rows rows."""
+    return 2 * int(rng.integers(MODES // 2)) if turned == "flips" else int(rng.integers(MODES))
 
 
 def _name(record: Mapping[str, Any]) -> str:

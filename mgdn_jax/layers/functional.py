@@ -137,3 +137,18 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]
         }
 
     return graphdef, shapes(params), shapes(stats)
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """NHWC grown bottom and right to the next multiple: reflection, edge pixel not repeated.
+
+    A side too short to reflect repeats its edge instead, so that any size passes.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        grow = -n % multiple
+        if grow:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, grow)
+            x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
+    return x

@@ -20,6 +20,7 @@ from mgdn_jax.layers.functional import Flat
 SYSTEMS = {
     "mgdn": "mgdn_jax.models.mgdn",
     "cddfuse": "mgdn_jax.models.cddfuse",
+    "lkc_funet": "mgdn_jax.models.lkc_funet",
     "refusion": "mgdn_jax.models.refusion",
 }
 

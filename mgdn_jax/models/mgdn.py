@@ -27,7 +27,7 @@ from mgdn_jax.layers.attention import (
 )
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
-from mgdn_jax.layers.functional import below
+from mgdn_jax.layers.functional import below, pad_to_multiple
 from mgdn_jax.models import read_fields
 
 # Inference on maps above this many pixels runs the transformer blocks strip by strip.
@@ -490,7 +490,7 @@ class Network(nnx.Module):
                 raise ValueError(f"sizes differ: {image.shape[:3]} and {images[0].shape[:3]}")
         h, w = images[0].shape[1:3]
         dtype = jnp.dtype(config.dtype)
-        padded = [_pad(image.astype(dtype), config.window) for image in images]
+        padded = [pad_to_multiple(image.astype(dtype), config.window) for image in images]
         if pixel_weights is not None:
             grow = [(0, p - n) for p, n in zip(padded[0].shape[1:3], (h, w), strict=True)]
             pixel_weights = jnp.pad(pixel_weights, ((0, 0), *grow, (0, 0)))
@@ -519,18 +519,3 @@ class Network(nnx.Module):
         for i, image in enumerate(images):
             mixed = mixed + weights[..., i : i + 1] * image.astype(last.dtype)
         return mixed, aux
-
-
-def _pad(x: Array, multiple: int) -> Array:
-    """Grow bottom and right to the next multiple: reflection, edge pixel not repeated.
-
-    A side too short to reflect repeats its edge instead, so that any size passes.
-    """
-    for axis in (1, 2):
-        n = x.shape[axis]
-        grow = -n % multiple
-        if grow:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (0, grow)
-            x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
-    return x

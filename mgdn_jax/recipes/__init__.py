@@ -12,6 +12,7 @@ from mgdn_jax.errors import InputError
 RECIPES = {
     "mgdn": "mgdn_jax.recipes.mgdn",
     "cddfuse": "mgdn_jax.recipes.cddfuse",
+    "lkc_funet": "mgdn_jax.recipes.lkc_funet",
     "refusion": "mgdn_jax.recipes.refusion",
 }
 KINDS = ("plain", "meta")

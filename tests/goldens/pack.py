@@ -17,6 +17,10 @@ largest magnitude in the file's group (an error of 2.4e-10 of it), marked by a "
 packs CDDFuse's. The weights of its four networks, all bits of them used, go into one vector in
 pieces below 1 MB; `cddfuse_networks.npz` names the keys and shapes. See `cddfuse_state` in
 tests/test_cddfuse.py.
+
+    python tests/goldens/pack.py --lkc-funet FIXTURES_FOLDER
+
+packs LKC-FUNet's, the weights of its reduced network in the same way.
 """
 
 import pathlib
@@ -163,8 +167,54 @@ def cddfuse(folder: str) -> None:
     save("networks", {**rest, "keys": np.array(list(weights)), "shapes": np.array(shapes)})
 
 
+LKC_PIECES = 3
+
+
+def lkc_funet(folder: str) -> None:
+    """Activations inside blocks are left out, and the largest gradients of the two widest."""
+    source, here = pathlib.Path(folder), pathlib.Path(__file__).parent
+
+    def save(name: str, arrays: dict) -> None:
+        target = here / f"lkc_funet_{name}.npz"
+        np.savez_compressed(target, **arrays)
+        print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
+
+    def load(name: str) -> dict:
+        return dict(np.load(source / f"{name}.npz"))
+
+    for name in ("losses", "reparam"):
+        save(name, load(name))
+    save("maf", {k: v for k, v in load("maf").items() if not k.startswith("mid:")})
+    for name, cases in (("replk_block", ("k15", "k5")), ("resnet_block", ("same", "proj", "odd"))):
+        for case in cases:
+            arrays = {
+                k.replace(f":{case}.", ":"): v
+                for k, v in load(name).items()
+                if f":{case}." in k
+                and not k.startswith("mid:")
+                and k not in ("grad:odd.block2.block.3.weight", "grad:proj.block2.block.3.weight")
+            }
+            save(f"{name}_{case}", arrays)
+    weights = {k[6:]: v for k, v in load("unet_params").items() if k.startswith("param:")}
+    weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+    vector = np.concatenate([v.ravel() for v in weights.values()])
+    for i, piece in enumerate(np.array_split(vector, LKC_PIECES)):
+        save(f"weights_{i}", {"piece": piece})
+    shapes = [" ".join(map(str, v.shape)) for v in weights.values()]
+    network = {"keys": np.array(list(weights)), "shapes": np.array(shapes)}
+    drop = ("in:main", "out:batch.main", "out:instance.main", "scalar:main")
+    network |= {k: v for k, v in load("unet_random_eval").items() if not k.startswith(drop)}
+    save("network", network)
+    train = {k: v for k, v in load("unet_random_train").items() if "num_batches" not in k}
+    save("train", train | load("unet_grads"))
+    full = load("unet_full_recipe")
+    save("full", {k: v for k, v in full.items() if not k.startswith("scalar:model.")})
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--cddfuse":
+    if sys.argv[1] == "--lkc-funet":
+        lkc_funet(sys.argv[2])
+    elif sys.argv[1] == "--cddfuse":
         cddfuse(sys.argv[2])
     elif sys.argv[1] == "--refusion-training":
         refusion_training(sys.argv[2])

@@ -1,0 +1,127 @@
+"""Training of LKC-FUNet (He et al., Pattern Recognition 2026): one network, one phase.
+
+    L = intensity |f - max(a, b)| + gradient |M(f) - max(M(a), M(b))| + ssim (1 - mean SSIM)
+
+with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). Dropout,
+stochastic depth and batch statistics are on while training.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from mgdn_jax import losses, models
+from mgdn_jax.errors import InputError
+from mgdn_jax.layers import functional
+from mgdn_jax.layers.functional import Flat
+from mgdn_jax.layers.mode import Mode
+from mgdn_jax.recipes import Phase
+
+Batch = dict[str, Array]
+Networks = dict[str, Flat]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One network under three losses, all with coefficient 1 as released.
+
+    The first source is infrared (CT, PET, SPECT), the second visible (MRI), as everywhere here.
+
+    Attributes:
+        model: fields of `mgdn_jax.models.lkc_funet.Config`, or {"preset": name, field: value, ...}.
+        intensity: coefficient of the intensity term.
+        gradient: coefficient of the gradient term.
+        ssim: coefficient of the SSIM term.
+    """
+
+    model: dict[str, Any]
+    intensity: float = 1.0
+    gradient: float = 1.0
+    ssim: float = 1.0
+    model_config: Any = dataclasses.field(init=False)
+    _graphdef: Any = dataclasses.field(init=False, repr=False)
+
+    system = "lkc_funet"
+    networks = ("fusion",)
+    ships = "fusion"
+    phases = (Phase("fusion", ("fusion",)),)
+
+    def __post_init__(self):
+        for name in ("intensity", "gradient", "ssim"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or value < 0:
+                raise InputError(f"recipe.{name} is {value!r} and must be a number of 0 or more")
+        if not self.intensity + self.gradient + self.ssim:
+            raise InputError("recipe has no loss: set intensity, gradient or ssim above 0")
+        fields = dict(self.model)
+        config = models.preset(self.system, fields.pop("preset", "") or "ivf", **fields)
+        if config.merged:
+            raise InputError("model.merged is true: merged networks are for use, not for training")
+        object.__setattr__(self, "model_config", config)
+        object.__setattr__(self, "_graphdef", models.abstract(self.system, config)[0])
+
+    def init(self, key: jax.Array) -> tuple[Networks, Networks]:
+        """Fresh ``(params, stats)`` by network name."""
+        _, params, stats = models.initialise(self.system, self.model_config, key)
+        return {"fusion": params}, {"fusion": stats}
+
+    def sources(self, batch: Batch) -> list[jax.Array]:
+        """Input images of a batch in the network's order."""
+        return [batch["a"], batch["b"]]
+
+    def fuse(self, params: Networks, stats: Networks, *images: jax.Array) -> jax.Array:
+        """Fused images, by running statistics and without dropout."""
+        (fused, _), _ = functional.apply(self._graphdef, params["fusion"], stats["fusion"], *images)
+        return fused
+
+    def loss(
+        self,
+        params: Networks,
+        stats: Networks,
+        batch: Batch,
+        keys: jax.Array | None,
+        phase: str = "fusion",
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, tuple[Networks, dict[str, jax.Array]]]:
+        """Mean loss of a batch, the running statistics after it, and the three terms.
+
+        Args:
+            params: flat parameters by network.
+            stats: flat running statistics by network.
+            batch: ``a`` and ``b``, (B, h, w, 1) in [0, 1].
+            keys: (B,) keys for what is dropped; None runs the network as it is used, and leaves
+                the statistics alone.
+            phase: the only one.
+            axis_name: mapped axis whose devices share the batch.
+
+        Raises:
+            InputError: images are not luminance.
+        """
+        del phase
+        a, b = self.sources(batch)
+        if a.shape[-1] != 1 or b.shape[-1] != 1:
+            raise InputError("LKC-FUNet is about luminance; set data.channels=1")
+        mode = Mode(training=keys is not None, keys=keys, axis_name=axis_name)
+        (_, aux), new = functional.apply(
+            self._graphdef, params["fusion"], stats["fusion"], a, b, mode=mode
+        )
+        fused, a, b = aux["raw"], *(self.model_config.to_range(x) for x in (a, b))
+        terms = {
+            "intensity": losses.intensity(fused, a, b),
+            "gradient": losses.sobel_max(fused, a, b),
+            "ssim": losses.ssim_both(fused, a, b),
+        }
+        terms = {name: jnp.mean(value) for name, value in terms.items()}
+        total = sum(getattr(self, name) * value for name, value in terms.items())
+        return jnp.asarray(total), ({"fusion": new}, terms)
+
+    def card(self) -> dict[str, Any]:
+        """What the card of the shipped weights says about the loss they were trained with."""
+        order = self.model_config.order
+        return {
+            "loss": {name: getattr(self, name) for name in ("intensity", "gradient", "ssim")},
+            "inputs": "infrared, visible" if order == (1, 0) else "CT/PET/SPECT, MRI",
+        }
