@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
 from mgdn_jax.layers.functional import Flat, pad_to_multiple
+from mgdn_jax.layers.large_kernel import LargeKernelConv
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
 from mgdn_jax.models import read_fields
@@ -187,6 +188,10 @@ def large_conv(
     rngs: nnx.Rngs,
 ) -> Any:
     """The K x K convolution of all blocks, dense (``groups`` 1) or depthwise."""
+    if kernel_size >= 5:
+        return LargeKernelConv(
+            in_features, out_features, kernel_size, groups=groups, use_bias=use_bias, rngs=rngs
+        )
     if groups == 1:
         return Conv2d(in_features, out_features, kernel_size, use_bias=use_bias, rngs=rngs)
     return DepthwiseConv2d(out_features, kernel_size, use_bias=use_bias, rngs=rngs)
