@@ -15,9 +15,9 @@ PACKAGE = ROOT / "mgdn_jax"
 RANKS = {
     "errors": 0, "image": 0, "codec": 0, "disk": 0, "tiling": 0,
     "layers": 0, "losses": 0, "metrics": 0, "bilevel": 0,
-    "models": 1, "baselines": 1,
+    "models": 1, "baselines": 1, "optimisers": 1,
     "recipes": 2, "conversion": 2,
-    "steps": 3, "optimisers": 3, "data": 3, "checkpoint": 3, "files": 3, "logs": 3, "runs": 3,
+    "steps": 3, "data": 3, "checkpoint": 3, "files": 3, "logs": 3, "runs": 3,
     "processes": 3,
     "training": 4, "fuser": 4, "zoo": 4, "scores": 3, "comparison": 4, "evaluation": 4,
     "album": 4, "cli_output": 4, "report": 5,
@@ -25,7 +25,7 @@ RANKS = {
     "cli": 8, "__main__": 9, "__init__": 10,
 }  # fmt: skip
 # Among rooms of rank 0 and 3 these leaves may be used by their equals.
-LEAVES = {"errors", "image", "disk", "steps", "optimisers"}
+LEAVES = {"errors", "image", "disk", "steps"}
 OWNERS = {
     "torch": {"conversion"},
     "orbax": {"checkpoint"},
