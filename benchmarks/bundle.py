@@ -21,7 +21,8 @@ from mgdn_jax.logs import card_text
 from mgdn_jax.scores import read_summaries
 
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
-_REFUSION = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
+_STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
+_LINEAR = _STRETCHED | {"stretch": "none"}
 NOTES: dict[str, dict[str, Any]] = {
     "mgdn-mff": {
         "task": "multi-focus photographs",
@@ -33,25 +34,49 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
         "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _REFUSION,
+        "inference": _STRETCHED,
     },
     "refusion-mif": {
         "task": "medical: CT, PET or SPECT with MRI",
         "inputs": "CT/PET/SPECT, MRI",
         "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "inference": _REFUSION,
+        "inference": _STRETCHED,
+    },
+    "cddfuse-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
+        "inference": _STRETCHED,
+    },
+    "cddfuse-mif": {
+        "task": "medical: CT, PET or SPECT with MRI",
+        "inputs": "CT/PET/SPECT, MRI",
+        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
+        "inference": _STRETCHED,
+    },
+    "lkc-funet-small-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
+        "inference": _LINEAR,
+    },
+    "lkc-funet-small-mif": {
+        "task": "medical: CT, PET or SPECT with MRI",
+        "inputs": "CT/PET/SPECT, MRI",
+        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
+        "inference": _LINEAR,
     },
     "refusion-mff": {
         "task": "multi-focus photographs",
         "inputs": "near, far",
         "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": _REFUSION | {"stretch": "none"},
+        "inference": _LINEAR,
     },
     "refusion-mef": {
         "task": "multi-exposure photographs",
         "inputs": "under-, over-exposed",
         "trained_on": "{dataset_size} pairs of MEFB, none of them a test pair",
-        "inference": _REFUSION,
+        "inference": _STRETCHED,
     },
 }
 """What a run's card does not know, by name of the weights."""
