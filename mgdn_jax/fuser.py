@@ -201,6 +201,56 @@ class Fuser:
             fused = self._fuse_tree(colours, plan, dtype, finish, ticks)
         return files.like_inputs(fused, pixels)
 
+    def batch(
+        self,
+        groups: Sequence[Sequence[Picture]],
+        *,
+        chroma: str | None = None,
+        stretch: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """Fuses several scenes as one call for each would, in a single run where that is possible.
+
+        It is where all pictures have one size, none is tiled, and each group has just as many as
+        the network takes. Programs are compiled for 1, 2, 4, ... pictures; gaps are filled up.
+
+        Args:
+          groups: for each scene its pictures, as in a call.
+          chroma: as in a call.
+          stretch: as in a call.
+          progress: as in a call.
+          **options: tile, overlap, padding and tile_context of a call.
+
+        Returns:
+          One result for each group, as a call gives it.
+
+        Raises:
+          InputError: as a call, for any of them.
+        """
+        loaded = [files.load_pictures(group) for group in groups]
+        sizes = {pixels[0].shape[:2] for pixels in loaded}
+        wanted = self.config.in_channels
+        together = len(loaded) > 1 and len(sizes) == 1 and {len(x) for x in loaded} == {len(wanted)}
+        plan = self.plan(*sizes.pop(), **options) if together else None
+        if plan is None or plan.tiles > 1 or not set(wanted) <= {1, 3}:
+            finish: dict[str, Any] = {"chroma": chroma, "stretch": stretch, "progress": progress}
+            return [self(*pixels, **options, **finish) for pixels in loaded]
+        rule = _Finish(chroma or self.chroma, stretch or self.stretch)
+        ticks = _Ticks(progress, len(loaded))
+        scenes = [[files.without_alpha(x) for x in pixels] for pixels in loaded]
+        inputs = [self._to_network(self._read(self._readied(x), plan, 0, 0)) for x in scenes]
+        gap = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
+        inputs += [inputs[-1]] * gap
+        stacked = tuple(jnp.concatenate(parts) for parts in zip(*inputs, strict=True))
+        pieces = np.asarray(self._call(self._fuse, stacked))
+        return [
+            files.like_inputs(
+                self._fuse_pictures(colours, plan, pixels[0].dtype, rule, ticks, piece), pixels
+            )
+            for colours, pixels, piece in zip(scenes, loaded, pieces, strict=False)
+        ]
+
     def plan(
         self,
         height: int,
@@ -292,6 +342,7 @@ class Fuser:
         dtype: np.dtype | None,
         finish: _Finish,
         ticks: _Ticks,
+        piece: np.ndarray | None = None,
     ) -> np.ndarray:
         """Tiles (or the one tile) through the network.
 
@@ -302,6 +353,7 @@ class Fuser:
             stretched.
           finish: what happens to the network's result.
           ticks: told after each tile.
+          piece: what the network made of the one tile, if it is known already.
 
         Returns:
           (H, W, C).
@@ -310,9 +362,9 @@ class Fuser:
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
         stretched = finish.stretch == "minmax" and dtype is not None
         if not (self._chroma_goes_around or stretched):
-            return self._assemble(pictures, plan, dtype, gray, ticks)
-        whole = [_gray_if_equal(x) for x in pictures] if self._chroma_goes_around else pictures
-        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks)
+            return self._assemble(pictures, plan, dtype, gray, ticks, piece)
+        whole = self._readied(pictures)
+        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks, piece)
         low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
         if high == low:
             low, high = 0.0, 1.0
@@ -325,6 +377,10 @@ class Fuser:
             out[rows] = files.from_float(band, dtype)
         return out
 
+    def _readied(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Pictures as the network sees them, but for what `_to_network` does."""
+        return [_gray_if_equal(x) for x in pictures] if self._chroma_goes_around else pictures
+
     def _assemble(
         self,
         pictures: Sequence[np.ndarray],
@@ -332,6 +388,7 @@ class Fuser:
         dtype: np.dtype | None,
         gray: bool,
         ticks: _Ticks,
+        known: np.ndarray | None = None,
     ) -> np.ndarray:
         """What the network makes of all tiles, (H, W, 1) if `gray`, else with its channels."""
         context = self._sum_context(pictures, plan, ticks) if plan.streamed else None
@@ -341,9 +398,12 @@ class Fuser:
         band = np.zeros((size, plan.padded[1], out.shape[-1]), np.float32)
         for i, top in enumerate(starts):
             for j, left in enumerate(plan.columns.starts):
-                inputs = self._to_network(self._read(pictures, plan, i, j))
-                arguments = (inputs,) if context is None else (inputs, context)
-                piece = np.asarray(self._call(self._fuse, *arguments))[0]
+                if known is None:
+                    inputs = self._to_network(self._read(pictures, plan, i, j))
+                    arguments = (inputs,) if context is None else (inputs, context)
+                    piece = np.asarray(self._call(self._fuse, *arguments))[0]
+                else:
+                    piece = known
                 if gray and piece.shape[-1] == 3:
                     piece = np.asarray(image.luminance(piece))
                 if plan.tiles == 1:
