@@ -48,7 +48,8 @@ def fuse_folders(
         output: folder to write to; made if it is missing.
         model: as `load` takes it, or a loaded `Fuser`.
         batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
-        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance.
+        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; ``bucket``
+            is 64 unless given.
 
     Returns:
         For each name the file written, or what was wrong with it (a partner that is missing, too).
@@ -64,7 +65,10 @@ def fuse_folders(
     files.check_folder(output)
     groups, missing = files.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model)
-    fuser.plan(1, 1, **{k: options[k] for k in ("tile", "overlap", "padding") if k in options})
+    options = {"bucket": stream.BUCKET} | options
+    sizing = ("tile", "overlap", "padding", "tile_context", "bucket")
+    sizing_options = {k: options[k] for k in sizing if k in options}
+    fuser.plan(1, 1, **sizing_options)
     targets = {name: Path(output) / f"{name}.png" for name in groups}
     names = list(groups)
 
@@ -79,6 +83,10 @@ def fuse_folders(
         files.write_image(targets[names[number]], fused)
         return targets[names[number]]
 
+    def kind(pictures: Any) -> Any:
+        size = fuser.plan(*pictures[0].shape[:2], **sizing_options).padded
+        return size, pictures[0].dtype
+
     def fuse(scenes: list[Any]) -> list[np.ndarray]:
         return fuser.batch(scenes, **options)
 
@@ -86,7 +94,7 @@ def fuse_folders(
         sentence.split(" has no partner")[0]: InputError(sentence) for sentence in missing
     }
     at_once = batch or stream.default_batch()
-    for number, result in stream.run(len(names), read, fuse, write, batch=at_once):
+    for number, result in stream.run(len(names), read, fuse, write, batch=at_once, kind=kind):
         found[names[number]] = result
     return found
 

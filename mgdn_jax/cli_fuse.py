@@ -91,13 +91,18 @@ def fuse(arguments: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     fuser = mgdn_jax.load(weights)
-    fuser.plan(1, 1, tile=arguments.tile, overlap=arguments.overlap)  # wrong options, before work
+    if arguments.bucket is None:  # of single files the exact size is as good
+        arguments.bucket = stream.BUCKET if batch else 0
+    options = {"tile": arguments.tile, "overlap": arguments.overlap, "bucket": arguments.bucket}
+    fuser.plan(1, 1, **options)  # wrong options, before work
     voice = _Voice(arguments, name, fuser)
     work = _Work(jobs, fuser, arguments, voice)
     done: list[dict[str, Any]] = []
     if batch:
         at_once = arguments.batch or stream.default_batch()
-        outcomes = stream.run(len(jobs), work.load, work.fuse, work.store, batch=at_once)
+        outcomes = stream.run(
+            len(jobs), work.load, work.fuse, work.store, batch=at_once, kind=work.kind
+        )
     else:
         assert pictures is not None
         outcomes = iter([(0, work.store(0, pictures, *work.fuse([pictures])))])
@@ -169,7 +174,13 @@ class _Work:
             "overlap": arguments.overlap,
             "padding": arguments.padding,
             "tile_context": arguments.tile_context,
+            "bucket": arguments.bucket,
         }
+
+    def kind(self, pictures: Sequence[np.ndarray]) -> Any:
+        """What pictures that are fused together have in common."""
+        size = self._fuser.plan(*pictures[0].shape[:2], **self._options).padded
+        return size, pictures[0].dtype
 
     def load(self, number: int) -> list[np.ndarray]:
         """Pictures of a job."""

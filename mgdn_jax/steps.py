@@ -6,6 +6,8 @@ runs inside whatever maps that axis, and every gradient, statistic and metric me
 
 from __future__ import annotations
 
+import functools
+import inspect
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -113,7 +115,8 @@ def make_train_step(
 
     Args:
         recipe_loss: `loss(params, stats, batch, keys, phase) -> (loss, (stats, metrics))`; the
-            loss and the metrics are means over the batch it is given.
+            loss and the metrics are means over the batch it is given. A loss that is no mean of
+            its examples' takes the keyword `axis_name` as well, and gathers over it what it needs.
         optimisers: {network: Optax transformation}.
         seed: the run's seed, from which the per-example keys derive.
         phase: handed on to the loss.
@@ -136,6 +139,8 @@ def make_train_step(
     lacking = sorted(set(trains) - set(optimisers))
     if lacking or not trains:
         raise ValueError(f"phase {phase!r}: nothing to train or no optimiser for {lacking}")
+    if axis_name is not None and "axis_name" in inspect.signature(recipe_loss).parameters:
+        recipe_loss = functools.partial(recipe_loss, axis_name=axis_name)
 
     def micro(trained: Networks, rest: Networks, stats: Networks, batch: Batch, keys: jax.Array):
         def objective(trained: Networks):

@@ -15,6 +15,8 @@ MOST = 8
 """Scenes that go through an accelerator at once, at most."""
 MOST_PIXELS = 1_500_000
 """Pixels that go through at once: as many as an untiled picture may have."""
+BUCKET = 64
+"""Pixels whose multiples the pictures of a folder are padded to, by networks that can."""
 
 Pictures = Sequence[np.ndarray]
 
@@ -33,12 +35,13 @@ def run(
     store: Callable[[int, Pictures, np.ndarray], Any],
     *,
     batch: int,
+    kind: Callable[[Pictures], Any] | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[int, Any]]:
     """Loads, fuses and stores `count` scenes; what goes wrong with one leaves the others alone.
 
-    `load` and `store` run in threads, ahead of and behind `fuse`, which runs here. Neighbours
-    whose pictures have the same shapes and types are fused together. At most about
+    `load` and `store` run in threads, ahead of and behind `fuse`, which runs here. Neighbours of
+    one kind are fused together. At most about
     2 `batch` + 2 `workers` scenes are held at a time.
 
     Args:
@@ -47,6 +50,8 @@ def run(
         fuse: pictures of up to `batch` scenes -> a result for each.
         store: number, pictures, result -> anything.
         batch: scenes fused together, at most; fewer where they are large.
+        kind: pictures -> what must be equal for neighbours to be fused together; None is the
+            shapes and types of the pictures.
         workers: threads.
 
     Yields:
@@ -58,6 +63,7 @@ def run(
     """
     if batch < 1 or workers < 1:
         raise ValueError(f"batch ({batch}) and workers ({workers}) must be at least 1")
+    kind = kind or _kind
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="mgdn-files")
     loading: collections.deque[concurrent.futures.Future] = collections.deque()
     ending: collections.deque[tuple[int, Any]] = collections.deque()
@@ -84,7 +90,7 @@ def run(
                 started += 1
             pictures = _outcome(loading.popleft())
             if waiting and (
-                isinstance(pictures, InputError) or _kind(pictures) != _kind(waiting[0][1])
+                isinstance(pictures, InputError) or kind(pictures) != kind(waiting[0][1])
             ):
                 flush()
             if isinstance(pictures, InputError):
