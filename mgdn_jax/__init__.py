@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mgdn_jax import data, metrics, training
-    from mgdn_jax.api import convert, create, evaluate, list_models, load
+    from mgdn_jax.api import convert, create, evaluate, fuse_folders, list_models, load
     from mgdn_jax.errors import InputError
     from mgdn_jax.fuser import Fuser
 
@@ -24,6 +24,7 @@ __all__ = [
     "create",
     "data",
     "evaluate",
+    "fuse_folders",
     "list_models",
     "load",
     "metrics",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from mgdn_jax import checkpoint, conversion, evaluation, models, zoo
+from mgdn_jax import checkpoint, conversion, evaluation, files, models, stream, zoo
 from mgdn_jax.conversion import Report
 from mgdn_jax.errors import InputError
 from mgdn_jax.fuser import Fuser
@@ -29,6 +29,74 @@ def load(name_or_path: str | os.PathLike[str] = zoo.DEFAULT) -> Fuser:
     weights = checkpoint.load_weights(zoo.resolve(name_or_path))
     config = models.get(weights.system).Config.from_dict(weights.config)
     return Fuser(weights.system, config, weights.params, weights.stats, weights.card)
+
+
+def fuse_folders(
+    *folders: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str] | Fuser = zoo.DEFAULT,
+    batch: int | None = None,
+    **options: Any,
+) -> dict[str, Path | InputError]:
+    """Fuses folders of pictures, matched by file name, into a folder of PNG files.
+
+    Files are read and written in threads beside the network. A scene that cannot be fused leaves
+    the others alone.
+
+    Args:
+        *folders: one for each input of the network, in its order.
+        output: folder to write to; made if it is missing.
+        model: as `load` takes it, or a loaded `Fuser`.
+        batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
+        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; ``bucket``
+            is 64 unless given.
+
+    Returns:
+        For each name the file written, or what was wrong with it (a partner that is missing, too).
+
+    Raises:
+        InputError: folders without a common name, an unknown model, wrong options, or an output
+            that cannot be written.
+    """
+    if len(folders) < 2:
+        raise InputError("give two folders or more, one for each input of the network.")
+    if batch is not None and batch < 1:
+        raise InputError(f"batch is {batch}, but must be at least 1.")
+    files.check_folder(output)
+    groups, missing = files.pair_folders(folders)
+    fuser = model if isinstance(model, Fuser) else load(model)
+    options = {"bucket": stream.BUCKET} | options
+    sizing = ("tile", "overlap", "padding", "tile_context", "bucket")
+    sizing_options = {k: options[k] for k in sizing if k in options}
+    fuser.plan(1, 1, **sizing_options)
+    targets = {name: Path(output) / f"{name}.png" for name in groups}
+    names = list(groups)
+
+    def read(number: int) -> list[np.ndarray]:
+        sources, target = groups[names[number]], targets[names[number]]
+        if target.exists() and any(source.samefile(target) for source in sources):
+            raise InputError(f"{target} is one of the inputs; name another output.")
+        return files.load_pictures(sources)
+
+    def write(number: int, pictures: Any, fused: np.ndarray) -> Path:
+        del pictures
+        files.write_image(targets[names[number]], fused)
+        return targets[names[number]]
+
+    def kind(pictures: Any) -> Any:
+        size = fuser.plan(*pictures[0].shape[:2], **sizing_options).padded
+        return size, pictures[0].dtype
+
+    def fuse(scenes: list[Any]) -> list[np.ndarray]:
+        return fuser.batch(scenes, **options)
+
+    found: dict[str, Path | InputError] = {
+        sentence.split(" has no partner")[0]: InputError(sentence) for sentence in missing
+    }
+    at_once = batch or stream.default_batch()
+    for number, result in stream.run(len(names), read, fuse, write, batch=at_once, kind=kind):
+        found[names[number]] = result
+    return found
 
 
 def list_models() -> dict[str, dict[str, Any]]:

@@ -111,6 +111,19 @@ def _add_fuse(commands) -> None:
         choices=("none", "minmax"),
         help="spread the fused values over the full range, per picture (per model)",
     )
+    fuse.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="of folders: pictures of one size fused at once (1 on a CPU, else 8)",
+    )
+    fuse.add_argument(
+        "--bucket",
+        type=int,
+        metavar="N",
+        help="pad to multiples of N pixels, which the network leaves out (ReFusion and CDDFuse), "
+        "so that fewer sizes are compiled (64 for folders, 0 else: never)",
+    )
     fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
     fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
     fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax import codec, files, zoo
+from mgdn_jax import codec, files, stream, zoo
 from mgdn_jax.cli_output import print_json
 from mgdn_jax.errors import InputError
 
@@ -76,6 +76,8 @@ def fuse(arguments: argparse.Namespace) -> int:
     started = time.perf_counter()
     if not 1 <= arguments.quality <= 100:
         raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
+    if arguments.batch is not None and arguments.batch < 1:
+        raise InputError(f"--batch is {arguments.batch}, but must be at least 1.")
     jobs, problems, batch = _jobs(arguments.inputs, arguments.output)
     if arguments.score and len(jobs[0].sources) != 2:
         raise InputError("--score compares a result with exactly two sources; leave it out.")
@@ -89,19 +91,27 @@ def fuse(arguments: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     fuser = mgdn_jax.load(weights)
-    fuser.plan(1, 1, tile=arguments.tile, overlap=arguments.overlap)  # wrong options, before work
+    if arguments.bucket is None:  # of single files the exact size is as good
+        arguments.bucket = stream.BUCKET if batch else 0
+    options = {"tile": arguments.tile, "overlap": arguments.overlap, "bucket": arguments.bucket}
+    fuser.plan(1, 1, **options)  # wrong options, before work
     voice = _Voice(arguments, name, fuser)
+    work = _Work(jobs, fuser, arguments, voice)
     done: list[dict[str, Any]] = []
-    for job in jobs:
-        try:
-            result = _run(job, pictures or job.load(), fuser, arguments, voice)
-        except InputError as error:
-            if not batch:
-                raise
-            problems.append(str(error))
-            continue
-        done.append(result)
-        voice.result(result)
+    if batch:
+        at_once = arguments.batch or stream.default_batch()
+        outcomes = stream.run(
+            len(jobs), work.load, work.fuse, work.store, batch=at_once, kind=work.kind
+        )
+    else:
+        assert pictures is not None
+        outcomes = iter([(0, work.store(0, pictures, *work.fuse([pictures])))])
+    for _, result in outcomes:
+        if isinstance(result, InputError):
+            problems.append(str(result))
+        else:
+            done.append(result)
+            voice.result(result)
     voice.end(done, problems, time.perf_counter() - started)
     return 1 if problems else 0
 
@@ -152,40 +162,62 @@ def _jobs(inputs: Sequence[str], output: str) -> tuple[list[_Job], list[str], bo
     return jobs, missing, True
 
 
-def _run(
-    job: _Job,
-    pictures: list[np.ndarray],
-    fuser: Any,
-    arguments: argparse.Namespace,
-    voice: _Voice,
-) -> dict[str, Any]:
-    """Fuses, writes, scores; what happened, ready for JSON."""
-    height, width = pictures[0].shape[:2]
-    options = {
-        "tile": arguments.tile,
-        "overlap": arguments.overlap,
-        "padding": arguments.padding,
-        "tile_context": arguments.tile_context,
-    }
-    plan = fuser.plan(height, width, **options)
-    finish = {"chroma": arguments.chroma, "stretch": arguments.stretch}
-    started = time.perf_counter()
-    with voice.progress() as progress:
-        fused = fuser(*pictures, **options, **finish, progress=progress)
-    seconds = time.perf_counter() - started
-    files.write_image(job.target, fused, quality=arguments.quality)
-    result = {
-        "inputs": [str(source) for source in job.sources],
-        "output": str(job.target),
-        "width": width,
-        "height": height,
-        "dtype": str(fused.dtype),
-        "tiles": plan.tiles,
-        "seconds": round(seconds, 3),
-    }
-    if arguments.score:
-        result["scores"] = score(fused, *pictures)
-    return result
+class _Work:
+    """The three things done with each job; reading and writing may happen in threads."""
+
+    def __init__(
+        self, jobs: Sequence[_Job], fuser: Any, arguments: argparse.Namespace, voice: _Voice
+    ):
+        self._jobs, self._fuser, self._arguments, self._voice = jobs, fuser, arguments, voice
+        self._options = {
+            "tile": arguments.tile,
+            "overlap": arguments.overlap,
+            "padding": arguments.padding,
+            "tile_context": arguments.tile_context,
+            "bucket": arguments.bucket,
+        }
+
+    def kind(self, pictures: Sequence[np.ndarray]) -> Any:
+        """What pictures that are fused together have in common."""
+        size = self._fuser.plan(*pictures[0].shape[:2], **self._options).padded
+        return size, pictures[0].dtype
+
+    def load(self, number: int) -> list[np.ndarray]:
+        """Pictures of a job."""
+        return self._jobs[number].load()
+
+    def fuse(self, scenes: Sequence[Sequence[np.ndarray]]) -> list[_Timed]:
+        """Results, each with its share of the time."""
+        finish = {"chroma": self._arguments.chroma, "stretch": self._arguments.stretch}
+        started = time.perf_counter()
+        with self._voice.progress() as progress:
+            fused = self._fuser.batch(scenes, **self._options, **finish, progress=progress)
+        seconds = (time.perf_counter() - started) / len(scenes)
+        return [_Timed(pixels, seconds) for pixels in fused]
+
+    def store(self, number: int, pictures: Sequence[np.ndarray], result: _Timed) -> dict[str, Any]:
+        """Writes, scores; what happened, ready for JSON."""
+        job, fused = self._jobs[number], result.pixels
+        height, width = pictures[0].shape[:2]
+        files.write_image(job.target, fused, quality=self._arguments.quality)
+        report = {
+            "inputs": [str(source) for source in job.sources],
+            "output": str(job.target),
+            "width": width,
+            "height": height,
+            "dtype": str(fused.dtype),
+            "tiles": self._fuser.plan(height, width, **self._options).tiles,
+            "seconds": round(result.seconds, 3),
+        }
+        if self._arguments.score:
+            report["scores"] = score(fused, *pictures)
+        return report
+
+
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    pixels: np.ndarray
+    seconds: float
 
 
 def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:

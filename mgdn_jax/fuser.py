@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import os
@@ -35,8 +36,8 @@ class Fuser:
 
     `fuser(a, b)` takes arrays or paths and returns an array as they were; `fuser.network(a, b)`
     is the bare network. Programs are compiled per padded size and kept for the life of the
-    object; sizes are not rounded up to shared buckets, because the networks have global
-    statistics that would see the extra padding.
+    object. Sizes are rounded up to shared buckets only if asked, and only for networks that can
+    leave the extra padding out of their statistics over the whole picture (`has_buckets`).
 
     Attributes:
       system: name of the system, "mgdn" for instance.
@@ -48,6 +49,7 @@ class Fuser:
         "network".
       chroma: likewise how colour is treated; `card["inference"]["chroma"]`, else "centred".
       stretch: likewise what becomes of the range; `card["inference"]["stretch"]`, else "none".
+      has_buckets: whether the network takes the `bucket` option (ReFusion and CDDFuse do).
     """
 
     def __init__(
@@ -71,7 +73,11 @@ class Fuser:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
             for a padding, chroma or stretch that does not exist.
         """
-        graphdef, wanted_params, wanted_stats = models.abstract(system, config)
+        # What is kept for gradients does not matter, for there are none.
+        lean = {"remat": "none"} if hasattr(config, "remat") else {}
+        graphdef, wanted_params, wanted_stats = models.abstract(
+            system, dataclasses.replace(config, **lean)
+        )
         _check_fit(params, wanted_params, "parameters")
         _check_fit(stats or {}, wanted_stats, "statistics")
         self.system = system
@@ -89,10 +95,12 @@ class Fuser:
         self._window = int(getattr(config, "window", 1))
         call = inspect.signature(models.get(system).Network.__call__)
         self._has_context = {"context", "pixel_weights"} <= set(call.parameters)
+        self.has_buckets = "extent" in call.parameters
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
-        def fuse(params, stats, images, context=None):
+        def fuse(params, stats, images, context=None, extent=None):
             extra = {} if context is None else {"context": context}
+            extra |= {} if extent is None else {"extent": extent}
             (fused, _), _ = functional.apply(graphdef, params, stats, *images, **extra)
             return fused
 
@@ -128,7 +136,8 @@ class Fuser:
         ):
             layout = ", ".join(f"(B, H, W, {channels})" for channels in wanted)
             raise InputError(f"the network takes {layout}, but was given {shapes}.")
-        return self._call(self._fuse, tuple(jnp.asarray(x, jnp.float32) for x in images))
+        inputs = tuple(jnp.asarray(x, jnp.float32) for x in images)
+        return self._call(self._fuse, inputs, None, None)
 
     def __call__(
         self,
@@ -139,6 +148,7 @@ class Fuser:
         tile_context: str = "global",
         chroma: str | None = None,
         stretch: str | None = None,
+        bucket: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Fuses pictures of one scene.
@@ -171,6 +181,9 @@ class Fuser:
             over the full range before colour comes back, which some published figures rest on and
             which discards brightness and contrast; a constant result stays as it is); None is
             `self.stretch`. Stacks are stretched once, at the end.
+          bucket: an untiled picture is padded to multiples of so many pixels, which the network
+            masks out, so that pictures of similar sizes share one compiled program; the result is
+            the same up to rounding. 0 does not; where not `has_buckets` it has no effect.
           progress: called as (tiles done, tiles in all) after every tile.
 
         Returns:
@@ -190,7 +203,13 @@ class Fuser:
         colours = [files.without_alpha(x) for x in pixels]
         height, width = pixels[0].shape[:2]
         plan = self.plan(
-            height, width, tile=tile, overlap=overlap, padding=padding, tile_context=tile_context
+            height,
+            width,
+            tile=tile,
+            overlap=overlap,
+            padding=padding,
+            tile_context=tile_context,
+            bucket=bucket,
         )
         finish = _Finish(chroma or self.chroma, stretch or self.stretch)
         calls = 1 if len(self.config.in_channels) == len(pixels) else len(pixels) - 1
@@ -201,6 +220,67 @@ class Fuser:
             fused = self._fuse_tree(colours, plan, dtype, finish, ticks)
         return files.like_inputs(fused, pixels)
 
+    def batch(
+        self,
+        groups: Sequence[Sequence[Picture]],
+        *,
+        chroma: str | None = None,
+        stretch: str | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> list[np.ndarray]:
+        """Fuses several scenes as one call for each would, in a single run where that is possible.
+
+        It is where all pictures have one size (with buckets, one padded size), none is tiled, and
+        each group has just as many as the network takes. Programs are compiled for 1, 2, 4, ...
+        pictures; gaps are filled up.
+
+        Args:
+          groups: for each scene its pictures, as in a call.
+          chroma: as in a call.
+          stretch: as in a call.
+          progress: as in a call.
+          **options: tile, overlap, padding, tile_context and bucket of a call.
+
+        Returns:
+          One result for each group, as a call gives it.
+
+        Raises:
+          InputError: as a call, for any of them.
+        """
+        loaded = [files.load_pictures(group) for group in groups]
+        plans = [self.plan(*pixels[0].shape[:2], **options) for pixels in loaded]
+        wanted = self.config.in_channels
+        if (
+            len(loaded) == 1
+            or {len(pixels) for pixels in loaded} != {len(wanted)}
+            or len({plan.padded for plan in plans}) > 1
+            or any(plan.tiles > 1 for plan in plans)
+            or len({plan.bucketed or (plan.height, plan.width) for plan in plans}) > 1
+            or not set(wanted) <= {1, 3}
+        ):
+            finish: dict[str, Any] = {"chroma": chroma, "stretch": stretch, "progress": progress}
+            return [self(*pixels, **options, **finish) for pixels in loaded]
+        rule = _Finish(chroma or self.chroma, stretch or self.stretch)
+        ticks = _Ticks(progress, len(loaded))
+        scenes = [[files.without_alpha(x) for x in pixels] for pixels in loaded]
+        inputs = [
+            self._to_network(self._read(self._readied(x), plan, 0, 0))
+            for x, plan in zip(scenes, plans, strict=True)
+        ]
+        gap = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
+        stacked = tuple(
+            jnp.concatenate([*parts, *parts[-1:] * gap]) for parts in zip(*inputs, strict=True)
+        )
+        extent = _extent([*plans, *plans[-1:] * gap])
+        pieces = np.asarray(self._call(self._fuse, stacked, None, extent))
+        return [
+            files.like_inputs(
+                self._fuse_pictures(colours, plan, pixels[0].dtype, rule, ticks, piece), pixels
+            )
+            for colours, plan, pixels, piece in zip(scenes, plans, loaded, pieces, strict=False)
+        ]
+
     def plan(
         self,
         height: int,
@@ -210,6 +290,7 @@ class Fuser:
         overlap: int | None = None,
         padding: str | None = None,
         tile_context: str = "global",
+        bucket: int = 0,
     ) -> tiling.Plan:
         """How a picture of this size would be padded and tiled; arguments as in a call.
 
@@ -227,6 +308,11 @@ class Fuser:
             padded = [-(-n // window) * window for n in (height, width)]
         if tile is None:
             tile = AUTO_TILE // window * window if height * width > AUTO_TILE_PIXELS else 0
+        if bucket < 0:
+            raise InputError(f"bucket is {bucket}, but must be 0 or a number of pixels.")
+        bucketed = bool(bucket) and tile == 0 and self.has_buckets
+        if bucketed:
+            padded = [-(-n // bucket) * bucket for n in padded]
         if tile == 0:
             sizes, shared = padded, 0
         else:
@@ -253,7 +339,7 @@ class Fuser:
             and len(rows.starts) * len(columns.starts) > 1
         )
         mode = "symmetric" if padding == "script" else "reflect"
-        return tiling.Plan(height, width, rows, columns, mode, streamed)
+        return tiling.Plan(height, width, rows, columns, mode, streamed, bucketed)
 
     @property
     def _chroma_goes_around(self) -> bool:
@@ -292,6 +378,7 @@ class Fuser:
         dtype: np.dtype | None,
         finish: _Finish,
         ticks: _Ticks,
+        piece: np.ndarray | None = None,
     ) -> np.ndarray:
         """Tiles (or the one tile) through the network.
 
@@ -302,6 +389,7 @@ class Fuser:
             stretched.
           finish: what happens to the network's result.
           ticks: told after each tile.
+          piece: what the network made of the one tile, if it is known already.
 
         Returns:
           (H, W, C).
@@ -310,9 +398,9 @@ class Fuser:
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
         stretched = finish.stretch == "minmax" and dtype is not None
         if not (self._chroma_goes_around or stretched):
-            return self._assemble(pictures, plan, dtype, gray, ticks)
-        whole = [_gray_if_equal(x) for x in pictures] if self._chroma_goes_around else pictures
-        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks)
+            return self._assemble(pictures, plan, dtype, gray, ticks, piece)
+        whole = self._readied(pictures)
+        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks, piece)
         low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
         if high == low:
             low, high = 0.0, 1.0
@@ -325,6 +413,10 @@ class Fuser:
             out[rows] = files.from_float(band, dtype)
         return out
 
+    def _readied(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Pictures as the network sees them, but for what `_to_network` does."""
+        return [_gray_if_equal(x) for x in pictures] if self._chroma_goes_around else pictures
+
     def _assemble(
         self,
         pictures: Sequence[np.ndarray],
@@ -332,6 +424,7 @@ class Fuser:
         dtype: np.dtype | None,
         gray: bool,
         ticks: _Ticks,
+        known: np.ndarray | None = None,
     ) -> np.ndarray:
         """What the network makes of all tiles, (H, W, 1) if `gray`, else with its channels."""
         context = self._sum_context(pictures, plan, ticks) if plan.streamed else None
@@ -341,9 +434,12 @@ class Fuser:
         band = np.zeros((size, plan.padded[1], out.shape[-1]), np.float32)
         for i, top in enumerate(starts):
             for j, left in enumerate(plan.columns.starts):
-                inputs = self._to_network(self._read(pictures, plan, i, j))
-                arguments = (inputs,) if context is None else (inputs, context)
-                piece = np.asarray(self._call(self._fuse, *arguments))[0]
+                if known is None:
+                    inputs = self._to_network(self._read(pictures, plan, i, j))
+                    extent = _extent([plan])
+                    piece = np.asarray(self._call(self._fuse, inputs, context, extent))[0]
+                else:
+                    piece = known
                 if gray and piece.shape[-1] == 3:
                     piece = np.asarray(image.luminance(piece))
                 if plan.tiles == 1:
@@ -400,6 +496,13 @@ class Fuser:
                     "the pictures do not fit into memory; fuse them in (smaller) tiles."
                 ) from None
             raise
+
+
+def _extent(plans: Sequence[tiling.Plan]) -> np.ndarray | None:
+    """Sizes of pictures in their buckets, (B, 2); None without buckets."""
+    if not plans[0].bucketed:
+        return None
+    return np.array([(plan.height, plan.width) for plan in plans], np.int32)
 
 
 class _Ticks:

@@ -367,7 +367,13 @@ def correlation(x: Image, y: Image) -> PerExample:
 
 
 def decomposition(
-    base_a: Image, base_b: Image, detail_a: Image, detail_b: Image, *, form: str = "released"
+    base_a: Image,
+    base_b: Image,
+    detail_a: Image,
+    detail_b: Image,
+    *,
+    form: str = "released",
+    axis_name: str | None = None,
 ) -> PerExample:
     """Tells base from detail: ``cc(details)^2 / (1.01 + cc(bases))``.
 
@@ -380,11 +386,15 @@ def decomposition(
         detail_b: detail features of the second source.
         form: ``"paper"`` takes the formula for each pair; ``"released"`` puts the batch's mean
             correlations into it, so all examples get the same value. Equal for a batch of one.
+        axis_name: mapped axis that the batch is spread over, if any: its mean is over all of it.
     """
     _known(form)
     detail, base = correlation(detail_a, detail_b), correlation(base_a, base_b)
     if form == "released":
-        detail, base = (jnp.broadcast_to(jnp.mean(cc), cc.shape) for cc in (detail, base))
+        means = [jnp.mean(cc) for cc in (detail, base)]
+        if axis_name is not None:
+            means = lax.pmean(means, axis_name)
+        detail, base = (jnp.broadcast_to(mean, detail.shape) for mean in means)
     return jnp.square(detail) / (1.01 + base)
 
 

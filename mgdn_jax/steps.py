@@ -112,8 +112,9 @@ def make_train_step(
 
     Args:
         recipe_loss: `loss(params, stats, batch, keys, phase) -> (loss, (stats, metrics))`; the
-            loss and the metrics are means over the batch it is given. If it has a parameter
-            `axis_name` it is told that name, to take statistics of the whole batch.
+            loss and the metrics are means over the batch it is given. One that is no mean of its
+            examples', or that takes statistics of the whole batch, has a parameter `axis_name` and
+            is told that name.
         optimisers: {network: Optax transformation}.
         seed: the run's seed, from which the per-example keys derive.
         phase: handed on to the loss.

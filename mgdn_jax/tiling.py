@@ -127,6 +127,7 @@ class Plan:
       columns: the padded column axis, cut.
       mode: how the picture is extended to the padded size, for `extend`.
       streamed: whether a first pass collects the global statistics of all tiles.
+      bucketed: whether the network leaves out what the picture was padded with.
     """
 
     height: int
@@ -135,6 +136,7 @@ class Plan:
     columns: Axis
     mode: str
     streamed: bool
+    bucketed: bool = False
 
     @property
     def tiles(self) -> int:

@@ -19,7 +19,7 @@ RANKS = {
     "recipes": 2, "conversion": 2,
     "steps": 3, "data": 3, "checkpoint": 3, "files": 3, "logs": 3, "runs": 3,
     "processes": 3,
-    "training": 4, "fuser": 4, "zoo": 4, "scores": 3, "comparison": 4, "evaluation": 4,
+    "training": 4, "fuser": 4, "stream": 4, "zoo": 4, "scores": 3, "comparison": 4, "evaluation": 4,
     "album": 4, "cli_output": 4, "report": 5,
     "api": 5, "cli_fuse": 5, "cli_compare": 5, "cli_tools": 6, "cli_pairs": 6, "cli_eval": 7,
     "cli": 8, "__main__": 9, "__init__": 10,

@@ -89,11 +89,41 @@ def apply(
     return outputs, flatten(nnx.to_pure_dict(new_stats))
 
 
+REMATS = ("none", "dots", "block", "row", "example")
+"""What is kept for the gradient: all; results of matrix products; what a block was given; or only
+what a row of blocks was given. The less is kept, the more is computed again. With ``"example"`` it
+is what a block was given, and blocks work through a batch one example after the other, so that
+what is computed again is needed for a single one at a time: least memory, for CPUs."""
+
+
+def rematerialised(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """A block's function that keeps for its gradient what the policy, one of `REMATS`, says.
+
+    For ``"example"`` the block is ``(state, x) -> tree``, of arrays with a leading batch axis.
+    """
+    if remat == "none":
+        return body
+    if remat == "example":
+
+        def each(state: Any, xs: Any) -> Any:
+            def one(x: Any) -> Any:
+                out = body(state, jax.tree.map(lambda leaf: leaf[None], x))
+                return jax.tree.map(lambda leaf: leaf[0], out)
+
+            return jax.lax.map(jax.checkpoint(one, prevent_cse=False), xs)
+
+        return each
+    policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)
+
+
 def chain(
     modules: Sequence[nnx.Module],
     call: Callable[[Any, Any, Any], tuple[Any, Any]],
     carry: Any = None,
     xs: Any = None,
+    *,
+    remat: str = "block",
 ) -> tuple[Any, Any]:
     """Modules of one structure in turn, as one traced and compiled body: `lax.scan` over them.
 
@@ -102,6 +132,9 @@ def chain(
         call: ``(module, carry, x) -> (carry, y)``.
         carry: what goes from one to the next; None for modules side by side.
         xs: a tree of arrays with a leading axis of one entry per module.
+        remat: what each body keeps for its gradient, one of `REMATS`; ``"row"`` is ``"block"``.
+            For ``"example"`` carry, y and an entry of xs are trees with a leading batch axis, and
+            whatever else ``call`` uses belongs to no example.
 
     Returns:
         The last carry and all y, stacked.
@@ -110,11 +143,16 @@ def chain(
     graphdef = states[0][0]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in states))
 
+    def block(state: Any, given: tuple[Any, Any]) -> tuple[Any, Any]:
+        return call(nnx.merge(graphdef, state), *given)
+
+    kept = rematerialised(block, remat)
+
     def body(carry: Any, here: tuple[Any, Any]) -> tuple[Any, Any]:
         state, x = here
-        return call(nnx.merge(graphdef, state), carry, x)
+        return kept(state, (carry, x))
 
-    return jax.lax.scan(jax.checkpoint(body, prevent_cse=False), carry, (stacked, xs))
+    return jax.lax.scan(body, carry, (stacked, xs))
 
 
 def keep(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -5,6 +5,7 @@ example), so large maps on a CPU go through in strips of rows that stay in cache
 the statistics, a second one uses them. `in_strips` does the cutting for anything built alike.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mgdn_jax.layers.attention import channel_map, channel_sums
 from mgdn_jax.layers.conv import (
     Conv2d,
     DepthwiseConv2d,
     LayerNorm,
+    conv2d,
     depthwise,
     depthwise_inner,
     pointwise,
@@ -29,14 +31,21 @@ from mgdn_jax.layers.functional import below, chain
 STRIP_PIXELS = 8_192
 """Pixels of a strip, about; maps of more than four of them are cut on a CPU."""
 
-Inside = Float[Array, "1 h w 1"] | None
+Inside = Float[Array, "_ h w 1"] | None
 """1 or 0 by pixel of a strip: whether it lies in the image. None is a whole map."""
+
+Extent = Int[Array, "b 2"] | None
+"""Height and width of the image in the upper left corner of each example's map, the rest of which
+is padding that must not matter; then one compiled program serves many sizes. None is all of it."""
 
 
 def in_strips(
     whole: Callable[[Sequence[Array], Sequence[Array], Inside], tuple[Any, Any]],
     maps: Sequence[Float[Array, "b h w _"]],
     examples: Sequence[Float[Array, "b *_"]] = (),
+    *,
+    reflect: bool = False,
+    extent: Extent = None,
 ) -> tuple[Any, Any]:
     """Evaluates a row-local function on maps, strip by strip where that is quicker (a CPU).
 
@@ -47,21 +56,26 @@ def in_strips(
             pixels that are not inside must look like zero padding to its convolutions.
         maps: (B, H, W, C) each, of any channels.
         examples: arrays with one entry per example.
+        reflect: beyond the border of the image the frame has reflected pixels instead of zeros.
+        extent: of the images in the maps. With it ``inside`` is always given, for one example or
+            for all of them, and what is returned outside the images has no meaning.
 
     Returns:
         What ``whole(maps, examples, None)`` returns, up to rounding.
     """
     b, h, w, _ = maps[0].shape
-    if h * w <= 4 * STRIP_PIXELS:
+    few = h * w <= 4 * STRIP_PIXELS
+    if few and extent is None:
         return whole(maps, examples, None)
+    if extent is not None:
+        maps = [zeroed(x, extent) for x in maps]
     count = -(-h // max(1, STRIP_PIXELS // w))
     rows = -(-h // count)
     count = -(-h // rows)
 
     def stripwise(maps: Sequence[Array], examples: Sequence[Array]) -> tuple[Any, Any]:
-        below = count * rows - h + 1
-        framed = [jnp.pad(x, ((0, 0), (1, below), (1, 1), (0, 0))) for x in maps]
-        column = jnp.arange(w + 2)[None, :]
+        framed = [_framed(x, reflect, extent, count * rows - h) for x in maps]
+        sizes = jnp.full((b, 2), jnp.asarray([h, w])) if extent is None else extent
 
         def one(sums: Any, place: Array) -> tuple[Any, Any]:
             example, top = place // count, place % count * rows
@@ -69,16 +83,14 @@ def in_strips(
                 lax.dynamic_slice(x, (example, top, 0, 0), (1, rows + 2, w + 2, x.shape[-1]))
                 for x in framed
             ]
-            row = top + jnp.arange(rows + 2)[:, None]
-            inside = (row >= 1) & (row <= h) & (column >= 1) & (column <= w)
-            inside = inside.astype(maps[0].dtype)[None, :, :, None]
+            inside = _inside(sizes[example][None], rows, w, top, maps[0].dtype)
             mine = [lax.dynamic_slice_in_dim(x, example, 1) for x in examples]
             # Without the barrier the strip is fused into its storing, which runs on one core.
             out, own = lax.optimization_barrier(whole(strips, mine, inside))
             sums = jax.tree.map(lambda total, s: total.at[example].add(s[0]), sums, own)
             return sums, jax.tree.map(lambda y: y[0], out)
 
-        shapes = jax.eval_shape(lambda: whole(maps, examples, None)[1])
+        shapes = jax.eval_shape(lambda: at_once(maps, examples)[1])
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         sums, outs = lax.scan(one, start, jnp.arange(b * count))
 
@@ -88,9 +100,53 @@ def in_strips(
         return jax.tree.map(joined, outs), sums
 
     def at_once(maps: Sequence[Array], examples: Sequence[Array]) -> tuple[Any, Any]:
-        return whole(maps, examples, None)
+        if extent is None:
+            return whole(maps, examples, None)
+        framed = [_framed(x, reflect, extent, 0) for x in maps]
+        return whole(framed, examples, _inside(extent, h, w, 0, maps[0].dtype))
 
+    if few:
+        return at_once(maps, examples)
     return lax.platform_dependent(list(maps), list(examples), cpu=stripwise, default=at_once)
+
+
+def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, "b h+2 w+2 1"]:
+    """1 where a frame of (h + 2, w + 2) pixels, its rows counted from ``top``, lies in an image."""
+    row, column = top + jnp.arange(h + 2)[:, None], jnp.arange(w + 2)[None]
+    height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
+    inside = (row >= 1) & (row <= height) & (column >= 1) & (column <= width)
+    return inside.astype(dtype)[..., None]
+
+
+def zeroed(x: Array, extent: Extent) -> Array:
+    """A map that is zero outside its images, whatever stood there (infinities, too)."""
+    return x if extent is None else jnp.where(within(x, extent), x, 0)
+
+
+def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
+    """Whether a pixel of a map lies in its image."""
+    row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
+    return ((row < extent[:, 0, None, None]) & (column < extent[:, 1, None, None]))[..., None]
+
+
+def _framed(x: Array, reflect: bool, extent: Extent, more: int) -> Array:
+    """A map with a frame of one pixel, and ``more`` rows of zeros below."""
+    if not reflect:
+        return jnp.pad(x, ((0, 0), (1, 1 + more), (1, 1), (0, 0)))
+    if extent is None:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        return jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (1, 1 + more), (1, 1), (0, 0)))
+
+    def one(x: Array, size: Array) -> Array:
+        for axis in (0, 1):
+            n = size[axis]
+            for place, source in ((0, jnp.minimum(2, n)), (n + 1, jnp.maximum(n - 1, 1))):
+                line = lax.dynamic_slice_in_dim(x, source, 1, axis)
+                x = lax.dynamic_update_slice_in_dim(x, line, place, axis)
+        return x
+
+    return jax.vmap(one)(x, extent)
 
 
 def masked(x: Array, inside: Inside) -> Array:
@@ -135,8 +191,13 @@ class QueryKeyValue(nnx.Module):
         self, x: Float[Array, "b h w c"], inside: Inside = None
     ) -> list[Float[Array, "b h w c"]]:
         """The three maps ``[q, k, v]`` of features that are zero where not inside."""
-        if inside is None or isinstance(self.local, Conv2d):
-            return jnp.split(answered(self.local(self.project(x)), inside), 3, -1)  # type: ignore[operator]
+        if isinstance(self.local, Conv2d):
+            # Nothing lies between the two: they are one convolution, of a third of the work.
+            project, dense = self.project.kernel[...][0, 0], self.local.kernel[...]
+            both = jnp.einsum("ij,yxjo->yxio", project, dense).astype(x.dtype)
+            return jnp.split(answered(conv2d(x, both), inside), 3, -1)
+        if inside is None:
+            return jnp.split(self.local(self.project(x)), 3, -1)  # type: ignore[operator]
         c = x.shape[-1]
         # By thirds of the weights in large pictures: slicing maps would copy them.
         project = self.project.kernel[...][0, 0].astype(x.dtype)
@@ -198,12 +259,20 @@ def local_halves(
     expand: Conv2d, layer: DepthwiseConv2d, x: Array, inside: Inside
 ) -> list[Float[Array, "b h w h"]]:
     """Halves of the channels of ``layer(expand(x))``."""
-    if inside is None or layer.kernel.shape[2] > 1:
-        return jnp.split(answered(layer(expand(x)), inside), 2, -1)
-    hidden = expand.kernel.shape[-1] // 2
+    if inside is None:
+        return jnp.split(layer(expand(x)), 2, -1)
     wide, kernel = expand.kernel[...][0, 0].astype(x.dtype), layer.kernel[...]
+    group, hidden = kernel.shape[2], wide.shape[-1] // 2
+    # The i-th input of every group of channels, beside each output of its group.
+    seen = [jnp.repeat(wide[:, i::group], group, -1) for i in range(group)]
     return [
-        local(pointwise(x, wide[:, half]), kernel[..., half], inside)
+        functools.reduce(
+            jnp.add,
+            [
+                local(pointwise(x, part[:, half]), kernel[:, :, i : i + 1, half], inside)
+                for i, part in enumerate(seen)
+            ],
+        )
         for half in (slice(0, hidden), slice(hidden, 2 * hidden))
     ]
 
@@ -251,6 +320,7 @@ class RestormerBlock(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
         """Transform.
 
@@ -258,6 +328,7 @@ class RestormerBlock(nnx.Module):
             x: features.
             context: sums over pixels to use instead of this call's own.
             pixel_weights: weight of every pixel in the returned sums (default 1).
+            extent: of the images in the maps, see `Extent`.
 
         Returns:
             Features, and the sums of the attention (see `channel_sums`).
@@ -267,6 +338,7 @@ class RestormerBlock(nnx.Module):
                 self.attention.qkv(masked(self.norm1(maps[0]), inside), inside), maps[1:], inside
             ),
             [x] if pixel_weights is None else [x, pixel_weights],
+            extent=extent,
         )
         mix = self.attention.mixing(own if context is None else context).astype(x.dtype)
 
@@ -275,7 +347,7 @@ class RestormerBlock(nnx.Module):
             normal = masked(self.norm2(y), inside)
             return answered(y, inside) + self.feed_forward(normal, inside), {}
 
-        return in_strips(finish, [x, v], [mix])[0], own
+        return in_strips(finish, [x, v], [mix], extent=extent)[0], own
 
 
 def run_rows(
@@ -283,6 +355,9 @@ def run_rows(
     xs: Array,
     context: Sequence[dict[str, Array] | None] | None = None,
     pixel_weights: Array | None = None,
+    *,
+    remat: str = "row",
+    extent: Extent = None,
 ) -> tuple[Array, list[dict[str, Array]]]:
     """A row of blocks for each of the maps ``xs`` (rows, B, H, W, C).
 
@@ -294,17 +369,21 @@ def run_rows(
         xs: the map each row starts from.
         context: for each row the sums to use instead of its own, or None.
         pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+        remat: what is kept for the gradient, one of `functional.REMATS`.
+        extent: of the images in the maps, see `Extent`.
 
     Returns:
         The results (rows, B, H, W, C), and the sums of each row, named ``"0/qk"``, ... by block.
     """
     depth = len(rows[0])
+    if remat == "example" and not (pixel_weights is None and extent is None):
+        remat = "block"  # these belong to examples, and come without gradients
 
     def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
         def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
-            return block(x, context=sums, pixel_weights=pixel_weights)
+            return block(x, context=sums, pixel_weights=pixel_weights, extent=extent)
 
-        return None, chain(blocks, one, *here)
+        return None, chain(blocks, one, *here, remat=remat)
 
     def stack(trees: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -312,7 +391,8 @@ def run_rows(
     given = None
     if context is not None and context[0] is not None:
         given = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
-    ys, sums = chain(rows, row, None, (xs, given))[1]
+    whole = "row" if remat == "row" else "none"
+    ys, sums = chain(rows, row, None, (xs, given), remat=whole)[1]
     own = [
         {f"{i}/{name}": x[r, i] for i in range(depth) for name, x in sums.items()}
         for r in range(len(rows))

@@ -15,6 +15,7 @@ rest on features that earlier blocks of the tile made with its own, tiling stays
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,8 +25,18 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import above, below, chain
-from mgdn_jax.layers.restormer import RestormerBlock, bare_conv, run_rows
+from mgdn_jax.layers.functional import REMATS, above, below, chain, rematerialised
+from mgdn_jax.layers.restormer import (
+    Extent,
+    Inside,
+    RestormerBlock,
+    answered,
+    bare_conv,
+    in_strips,
+    local,
+    run_rows,
+    zeroed,
+)
 from mgdn_jax.models import read_fields
 
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -51,6 +62,12 @@ class Config:
         norm_floor: smallest norm a query or key is divided by, 1e-12 as published; about 1e-3
             keeps gradients bounded where a source is black.
         dtype: compute dtype; parameters stay float32.
+        remat: memory of training against speed, one of `functional.REMATS`: what is kept for the
+            gradient is everything (``"none"``), the results of matrix products (``"dots"``), what
+            each block or coupling node was given (``"block"``), or only what each row of blocks
+            was given (``"row"``); the rest is computed again. ``"example"`` is ``"block"`` with
+            one example after the other, which needs least memory and suits CPUs; ``"block"`` suits
+            GPUs. Results are the same.
         in_channels: channels of the two images, fixed: luminance.
         out_channels: channels of the result, fixed: luminance.
     """
@@ -64,6 +81,7 @@ class Config:
     skip: str = "second"
     norm_floor: float = 1e-12
     dtype: str = "float32"
+    remat: str = "example"
     in_channels: tuple[int, ...] = (1, 1)
     out_channels: int = 1
 
@@ -85,6 +103,7 @@ class Config:
         demand(self.norm_floor >= 1e-18, "norm_floor must be at least 1e-18 (its square is taken)")
         demand(self.skip in SKIPS, f"skip is one of {', '.join(SKIPS)}")
         demand(self.dtype in _DTYPES, f"dtype is one of {', '.join(_DTYPES)}")
+        demand(self.remat in REMATS, f"remat is one of {', '.join(REMATS)}")
         demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
         demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
 
@@ -146,6 +165,28 @@ class BaseExtractor(RestormerBlock):
             floor=config.norm_floor,
             rngs=rngs,
         )
+        self.remat = config.remat
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        context: Sums | None = None,
+        pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
+    ) -> tuple[Float[Array, "b h w c"], Sums]:
+        """Transform; arguments and results as of `RestormerBlock`."""
+        graphdef, state = nnx.split(self)
+
+        def whole(state: Any, given: tuple[Array, Sums | None]) -> tuple[Array, Sums]:
+            block, (x, context) = nnx.merge(graphdef, state), given
+            return RestormerBlock.__call__(
+                block, x, context=context, pixel_weights=pixel_weights, extent=extent
+            )
+
+        alone = self.remat == "example" and pixel_weights is None and extent is None
+        remat = self.remat if alone or self.remat != "example" else "block"
+        return rematerialised(whole, remat)(state, (x, context))
 
 
 BaseFusion = BaseExtractor
@@ -163,11 +204,18 @@ class InvertedResidual(nnx.Module):
         self.local = DepthwiseConv2d(2 * features, 3, use_bias=False, rngs=rngs)
         self.contract = bare_conv(2 * features, features, 1, rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Transform; a side of one pixel sees itself beyond its border."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], inside: Inside = None
+    ) -> Float[Array, "b h w c"]:
+        """Transform; a side of one pixel sees itself beyond its border.
+
+        Given ``inside``, a strip with its (reflected) frame, as `in_strips` has it.
+        """
         x = _relu6(self.expand(x))
-        framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-        return self.contract(_relu6(self.local(framed)[:, 1:-1, 1:-1]))
+        if inside is None:
+            framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            return self.contract(_relu6(self.local(framed)[:, 1:-1, 1:-1]))
+        return self.contract(_relu6(local(x, self.local.kernel[...], inside)))
 
 
 def _relu6(x: Array) -> Array:
@@ -193,14 +241,23 @@ class CouplingNode(nnx.Module):
         )
 
     def __call__(
-        self, z: Float[Array, "b h w c"]
+        self, z: Float[Array, "b h w c"], extent: Extent = None
     ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c/2"]]:
         """The result, and ``rho``: the logarithm of the scale of its first half."""
-        z1, z2 = jnp.split(self.shuffle(z), 2, -1)
-        z2 = z2 + self.phi(z1)
-        rho = self.rho(z2)
-        z1 = z1 * jnp.exp(rho) + self.eta(z2)
-        return jnp.concatenate([z1, z2], -1), rho
+
+        def first(maps: Sequence[Array], _: Any, inside: Inside) -> tuple[Any, Any]:
+            z1, z2 = jnp.split(self.shuffle(maps[0]), 2, -1)
+            return [answered(z1, inside), answered(z2, inside) + self.phi(z1, inside)], {}
+
+        def second(maps: Sequence[Array], _: Any, inside: Inside) -> tuple[Any, Any]:
+            z1, z2 = maps
+            rho = self.rho(z2, inside)
+            z1 = answered(z1, inside) * jnp.exp(rho) + self.eta(z2, inside)
+            return [jnp.concatenate([z1, answered(z2, inside)], -1), rho], {}
+
+        halves = in_strips(first, [z], reflect=True, extent=extent)[0]
+        z, rho = in_strips(second, halves, reflect=True, extent=extent)[0]
+        return z, rho
 
     def inverse(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """What the node was given, from its result."""
@@ -225,12 +282,20 @@ class DetailExtractor(nnx.Module):
     """
 
     def __init__(self, config: Config, *, nodes: int | None = None, rngs: nnx.Rngs):
+        self.remat = config.remat
         count = config.detail_nodes if nodes is None else nodes
         self.nodes = nnx.List([CouplingNode(config.features, rngs=rngs) for _ in range(count)])
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], extent: Extent = None
+    ) -> Float[Array, "b h w c"]:
         """Transform."""
-        return chain(self.nodes, lambda node, z, _: (node(z)[0], None), x)[0]
+
+        def one(node: CouplingNode, z: Array, _: None) -> tuple[Array, None]:
+            return node(z, extent)[0], None
+
+        remat = "block" if self.remat == "example" and extent is not None else self.remat
+        return chain(self.nodes, one, x, remat=remat)[0]
 
     def with_log_determinant(
         self, x: Float[Array, "b h w c"]
@@ -296,6 +361,7 @@ class Encoder(nnx.Module):
         *,
         context: Sums | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[dict[str, Float[Array, "b h w c"]], Sums]:
         """Take an image apart.
 
@@ -303,6 +369,7 @@ class Encoder(nnx.Module):
             x: luminance in [0, 1].
             context: sums over pixels to use instead of this call's own.
             pixel_weights: weight of every pixel in the returned sums (default 1).
+            extent: of the images in the maps, see `Extent`.
 
         Returns:
             ``{"base", "detail", "shallow"}``, features in the compute dtype, the last what the
@@ -310,14 +377,16 @@ class Encoder(nnx.Module):
         """
         (shallow,), (own,) = run_rows(
             [self.blocks],
-            self.stem(x.astype(jnp.dtype(self.config.dtype)))[None],
+            self.stem(zeroed(x, extent).astype(jnp.dtype(self.config.dtype)))[None],
             [below(context, "blocks")],
             pixel_weights,
+            remat=self.config.remat,
+            extent=extent,
         )
         base, base_own = self.base(
-            shallow, context=below(context, "base"), pixel_weights=pixel_weights
+            shallow, context=below(context, "base"), pixel_weights=pixel_weights, extent=extent
         )
-        features = {"base": base, "detail": self.detail(shallow), "shallow": shallow}
+        features = {"base": base, "detail": self.detail(shallow, extent), "shallow": shallow}
         return features, above("blocks", own) | above("base", base_own)
 
 
@@ -326,6 +395,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         c = config.features
+        self.remat = config.remat
         self.reduce = bare_conv(2 * c, c, 1, rngs)
         self.blocks = _blocks(config, rngs)
         self.narrow = bare_conv(c, c // 2, 3, rngs)
@@ -339,6 +409,7 @@ class Decoder(nnx.Module):
         *,
         context: Sums | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Paint.
 
@@ -348,6 +419,7 @@ class Decoder(nnx.Module):
             detail: detail features.
             context: sums over pixels to use instead of this call's own.
             pixel_weights: weight of every pixel in the returned sums (default 1).
+            extent: of the images in the maps, see `Extent`.
 
         Returns:
             The image, float32 in (0, 1), and ``{"reduced": features after the first map,
@@ -355,9 +427,15 @@ class Decoder(nnx.Module):
         """
         reduced = self.reduce(jnp.concatenate([base, detail], -1))
         (x,), (own,) = run_rows(
-            [self.blocks], reduced[None], [below(context, "blocks")], pixel_weights
+            [self.blocks],
+            reduced[None],
+            [below(context, "blocks")],
+            pixel_weights,
+            remat=self.remat,
+            extent=extent,
         )
-        y = self.last(jax.nn.leaky_relu(self.narrow(x), 0.01))
+        y = zeroed(jax.nn.leaky_relu(self.narrow(zeroed(x, extent)), 0.01), extent)
+        y = self.last(y)
         y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
         y = y if skip is None else y + skip.astype(y.dtype)
         return jax.nn.sigmoid(y), {"reduced": reduced, "context": above("blocks", own)}
@@ -384,6 +462,7 @@ class Network(nnx.Module):
         *,
         context: Sums | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Fuse.
 
@@ -394,6 +473,9 @@ class Network(nnx.Module):
             context: sums over pixels of a whole picture (``aux["context"]``, added over its
                 tiles), used in place of this call's own: how tiles agree with each other.
             pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+            extent: (B, 2) height and width of the images in the upper left corners, the rest being
+                padding of any content: results there have no meaning, and elsewhere are as without
+                it, so that one compiled program serves many sizes.
 
         Returns:
             ``(fused, aux)``: fused (B, H, W, 1) in (0, 1), float32; aux has ``base``, ``detail``
@@ -407,7 +489,10 @@ class Network(nnx.Module):
         # Both sources in one batch, as the encoder is the same for both.
         twice = None if pixel_weights is None else jnp.concatenate([pixel_weights] * 2)
         features, own = self.encoder(
-            jnp.concatenate([a, b]), context=below(context, "encoder"), pixel_weights=twice
+            jnp.concatenate([a, b]),
+            context=below(context, "encoder"),
+            pixel_weights=twice,
+            extent=None if extent is None else jnp.concatenate([extent] * 2),
         )
         sums = above("encoder", own)
         pairs = {name: x.reshape(2, -1, *x.shape[1:]) for name, x in features.items()}
@@ -415,12 +500,18 @@ class Network(nnx.Module):
             pairs["base"][0] + pairs["base"][1],
             context=below(context, "base_fusion"),
             pixel_weights=pixel_weights,
+            extent=extent,
         )
         sums |= above("base_fusion", own)
-        detail = self.detail_fusion(pairs["detail"][0] + pairs["detail"][1])
+        detail = self.detail_fusion(pairs["detail"][0] + pairs["detail"][1], extent)
         skip = {"second": b, "sum": a + b, "none": None}[self.config.skip]
         fused, aux = self.decoder(
-            skip, base, detail, context=below(context, "decoder"), pixel_weights=pixel_weights
+            skip,
+            base,
+            detail,
+            context=below(context, "decoder"),
+            pixel_weights=pixel_weights,
+            extent=extent,
         )
         sums |= above("decoder", aux["context"])
         fusion = {"base_fused": base, "detail_fused": detail, "reduced": aux["reduced"]}

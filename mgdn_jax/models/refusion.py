@@ -24,6 +24,7 @@ from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
 from mgdn_jax.layers.functional import above, below, chain
 from mgdn_jax.layers.restormer import (
+    Extent,
     Inside,
     RestormerBlock,
     TransposedAttention,
@@ -33,6 +34,7 @@ from mgdn_jax.layers.restormer import (
     local_halves,
     mixed,
     run_rows,
+    zeroed,
 )
 from mgdn_jax.models import read_fields
 
@@ -169,6 +171,7 @@ class CrossModalFusion(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w 2c"], dict[str, Array]]:
         """Fuse; returns joint features and the sums of both attentions (``"0/qk"``, ...)."""
 
@@ -186,7 +189,7 @@ class CrossModalFusion(nnx.Module):
             return values, sums
 
         extra = [] if pixel_weights is None else [pixel_weights]
-        values, own = in_strips(attend, [x1, x2, *extra])
+        values, own = in_strips(attend, [x1, x2, *extra], extent=extent)
         sums = own if context is None else context
         mixes = [
             attention.mixing(below(sums, str(i)) or {}).astype(x1.dtype)
@@ -205,7 +208,7 @@ class CrossModalFusion(nnx.Module):
                 fused = fused + self.outs[i](restormer.gelu(gates[i]) * offered)
             return fused, {}
 
-        return in_strips(gate, [x1, x2, *values], mixes)[0], own
+        return in_strips(gate, [x1, x2, *values], mixes, extent=extent)[0], own
 
 
 class Network(nnx.Module):
@@ -228,6 +231,7 @@ class Network(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Fuse.
 
@@ -238,6 +242,9 @@ class Network(nnx.Module):
             context: sums over pixels of a whole picture (``aux["context"]``, added over its
                 tiles), used in place of this call's own: how tiles agree with each other.
             pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+            extent: (B, 2) height and width of the images in the upper left corners, the rest being
+                padding of any content: results there have no meaning, and elsewhere are as without
+                it, so that one compiled program serves many sizes.
 
         Returns:
             ``(fused, aux)``: fused (B, H, W, 1) in (0, 1), float32; aux has ``encoded`` (features
@@ -250,6 +257,7 @@ class Network(nnx.Module):
         _check(a, b)
         dtype = jnp.dtype(self.config.dtype)
         sums: dict[str, Array] = {}
+        a, b = zeroed(a, extent), zeroed(b, extent)
         stemmed = [stem(x.astype(dtype)) for stem, x in zip(self.stems, (a, b), strict=True)]
         branches = [f"encoders/{i}" for i in range(2)]
         encoded, owns = run_rows(
@@ -257,18 +265,23 @@ class Network(nnx.Module):
             jnp.stack(stemmed),
             [below(context, branch) for branch in branches],
             pixel_weights,
+            extent=extent,
         )
         for branch, own in zip(branches, owns, strict=True):
             sums |= above(branch, own)
         joint, own = self.fusion(
-            *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights
+            *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights, extent=extent
         )
         sums |= above("fusion", own)
         (decoded,), (own,) = run_rows(
-            [self.decoder], joint[None], [below(context, "decoder")], pixel_weights
+            [self.decoder],
+            joint[None],
+            [below(context, "decoder")],
+            pixel_weights,
+            extent=extent,
         )
         sums |= above("decoder", own)
-        fused = _image(self.reduce, self.last, decoded)
+        fused = _image(self.reduce, self.last, decoded, extent)
         return fused, {"encoded": encoded, "joint": joint, "decoded": decoded, "context": sums}
 
 
@@ -355,8 +368,10 @@ def gradient_magnitude(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     return 8.0 * (jnp.abs(gx) + jnp.abs(gy))
 
 
-def _image(reduce: Conv2d, last: Conv2d, x: Array) -> Float[Array, "b h w 1"]:
-    y = last(jax.nn.leaky_relu(reduce(x), 0.01))
+def _image(
+    reduce: Conv2d, last: Conv2d, x: Array, extent: Extent = None
+) -> Float[Array, "b h w 1"]:
+    y = last(zeroed(jax.nn.leaky_relu(reduce(zeroed(x, extent)), 0.01), extent))
     return jax.nn.sigmoid(y.astype(jnp.promote_types(y.dtype, jnp.float32)))
 
 

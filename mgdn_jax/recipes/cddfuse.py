@@ -43,8 +43,8 @@ class Recipe:
         model: fields of `mgdn_jax.models.cddfuse.Config`, or {"preset": name, field: value, ...}.
         form: ``"released"`` or ``"paper"``, see `losses.reconstruction_phase` and
             `losses.decomposition`. The default is the released code's, which the published weights
-            and figures come from. Its correlations are means over the batch, here over a device's
-            share of it; ``"paper"`` takes every pair by itself and so does not depend on devices.
+            and figures come from. Its correlations are means over the batch (of all devices; with
+            ``train.accumulate`` over each part); ``"paper"`` takes every pair by itself.
         first_phase: part of the training that is phase I.
     """
 
@@ -114,6 +114,8 @@ class Recipe:
         batch: Batch,
         keys: jax.Array | None,
         phase: str = "fusion",
+        *,
+        axis_name: str | None = None,
     ) -> tuple[jax.Array, tuple[Networks, dict[str, jax.Array]]]:
         """Mean loss of a batch, the (empty) statistics, and the terms of the phase.
 
@@ -123,6 +125,7 @@ class Recipe:
             batch: ``a`` (infrared) and ``b`` (visible), (B, h, w, 1) in [0, 1].
             keys: not used.
             phase: ``"reconstruction"`` or ``"fusion"``.
+            axis_name: mapped axis that the batch is spread over, if any.
 
         Raises:
             InputError: images are not luminance.
@@ -139,7 +142,9 @@ class Recipe:
             features[kind].astype(jnp.promote_types(features[kind].dtype, jnp.float32))
             for kind in ("base", "detail")
         )
-        apart = losses.decomposition(base[0], base[1], detail[0], detail[1], form=self.form)
+        apart = losses.decomposition(
+            base[0], base[1], detail[0], detail[1], form=self.form, axis_name=axis_name
+        )
         terms = {
             "decomposition": apart,
             "cc_base": losses.correlation(base[0], base[1]),

@@ -1,0 +1,100 @@
+"""How much of a network's own pace a folder of pictures keeps: files, colour and threads included.
+
+    python benchmarks/folders.py [--model NAME|FILE] [--count 50] [--size 128x160] [--json]
+
+Makes `--count` colour pairs, fuses them with `mgdn_jax.fuse_folders`, and runs the bare network on
+the same pictures, already decoded, in turns; the programs are compiled before. The result is the
+ratio of pictures a second, folder over network. Without a model it is a freshly drawn
+`cddfuse:ivf_small`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import mgdn_jax
+from mgdn_jax import files, image, models, stream
+
+
+def main() -> None:
+    """Prints the ratio, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="name or .safetensors file of a network of luminance")
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--size", default="128x160", help="HEIGHTxWIDTH")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    told = parser.parse_args()
+    if told.model:
+        fuser = mgdn_jax.load(told.model)
+    else:
+        config, _, params, _ = models.create("cddfuse", "ivf_small")
+        fuser = mgdn_jax.Fuser("cddfuse", config, params)
+    height, width = map(int, told.size.split("x"))
+    rng = np.random.default_rng(0)
+    batch = stream.default_batch()
+    seconds: dict[str, list[float]] = {"folder": [], "network": []}
+    work: dict[str, list[float]] = {"folder": [], "network": []}
+    with tempfile.TemporaryDirectory() as root:
+        for i in range(told.count):
+            coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+            smooth = coarse.repeat(8, 0).repeat(8, 1)[:height, :width]
+            for folder, picture in (("ir", smooth[..., 0]), ("vi", smooth)):
+                files.write_image(Path(root, folder, f"{i}.png"), picture)
+        pairs = [
+            [files.read_image(Path(root, folder, f"{i}.png")) for folder in ("ir", "vi")]
+            for i in range(told.count)
+        ]
+        planes = [
+            [np.asarray(image.luminance(files.to_float(np.atleast_3d(x)))) for x in pair]
+            for pair in pairs
+        ]
+
+        def network() -> None:
+            for start in range(0, told.count, batch):
+                some = planes[start : start + batch]
+                np.asarray(fuser.network(*(np.stack(x) for x in zip(*some, strict=True))))
+
+        def folder() -> None:
+            mgdn_jax.fuse_folders(f"{root}/ir", f"{root}/vi", output=f"{root}/out", model=fuser,
+                                  bucket=0)  # fmt: skip
+
+        for turn in range(told.rounds + 1):
+            for name, function in (("network", network), ("folder", folder)):
+                started = time.perf_counter(), time.process_time()
+                function()
+                if turn:  # the first compiles
+                    seconds[name].append(time.perf_counter() - started[0])
+                    work[name].append(time.process_time() - started[1])
+    found = {
+        name: {
+            "median_images_per_s": told.count / statistics.median(values),
+            "fastest_images_per_s": told.count / min(values),
+            "median_cpu_s": statistics.median(work[name]),
+        }
+        for name, values in seconds.items()
+    }
+    ratios = {
+        key: found["folder"][key] / found["network"][key] for key in list(found["folder"])[:2]
+    }
+    ratios["cpu"] = found["network"]["median_cpu_s"] / found["folder"]["median_cpu_s"]
+    if told.json:
+        print(json.dumps({"ratio": ratios, "load": os.getloadavg()[0], **found}))
+        return
+    print(f"a folder of {told.count} pairs of {told.size}, batches of {batch}:")
+    for name, values in found.items():
+        print(f"  {name}: {values['median_images_per_s']:.2f} images/s (median)")
+    print(
+        f"  folder over network: {ratios['median_images_per_s']:.3f} (medians), "
+        f"{ratios['fastest_images_per_s']:.3f} (fastest), {ratios['cpu']:.3f} (processor time)"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""One compiled program for many sizes: what a bucket holds beside the picture does not matter."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cddfuse import SMALL as CDDFUSE
+from test_cddfuse import filled, jit_once, noise
+from test_refusion import SMALL as REFUSION
+
+from mgdn_jax import models, stream
+from mgdn_jax.errors import InputError
+from mgdn_jax.fuser import Fuser
+from mgdn_jax.layers import functional, restormer
+
+SYSTEMS = {"cddfuse": CDDFUSE, "refusion": REFUSION}
+
+
+SIZES = [(11, 7), (1, 9), (12, 1)]
+
+
+@functools.cache
+def exact(system):
+    """Parameters, pairs of pictures of `SIZES`, and what is fused of each by itself."""
+    graphdef, params = filled(*models.abstract(system, SYSTEMS[system])[:2], 0.1)
+    run = jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
+    pairs = [[noise(1, *size, 1, seed=seed) for seed in (0, 1)] for size in SIZES]
+    return graphdef, params, pairs, [run(*pair)[0] for pair in pairs]
+
+
+@pytest.mark.parametrize("pixels", [restormer.STRIP_PIXELS, 30])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_padding_changes_nothing_and_compiles_nothing(system, pixels, monkeypatch):
+    graphdef, params, pairs, wanted = exact(system)
+    rng = np.random.default_rng(0)
+    full = [rng.random((len(SIZES), 12, 9, 1)).astype(np.float32) for _ in "ab"]
+    full[0][0, 11:] = np.inf  # whatever stands there
+    for i, (h, w) in enumerate(SIZES):
+        for whole, picture in zip(full, pairs[i], strict=True):
+            whole[i, :h, :w] = picture[0]
+    monkeypatch.setattr(restormer, "STRIP_PIXELS", pixels)
+
+    def padded(a, b, extent):
+        return functional.apply(graphdef, params, {}, a, b, extent=extent)[0][0]
+
+    fused = jit_once(padded)(*map(jnp.asarray, full), jnp.asarray(SIZES, jnp.int32))
+    for result, answer, (h, w) in zip(fused, wanted, SIZES, strict=True):
+        error = float(jnp.abs(result[:h, :w] - answer).max())
+        print(f"{system} {h}x{w}, strips of {pixels}: {error:.1e}")
+        assert error <= 1e-6
+
+
+def test_a_fuser_compiles_once_for_a_bucket():
+    graphdef, params = filled(*models.abstract("cddfuse", CDDFUSE)[:2], 0.1)
+    del graphdef
+    fuser = Fuser("cddfuse", CDDFUSE, params)
+    rng = np.random.default_rng(0)
+    scenes = [[rng.random(s).astype(np.float32) for _ in "ab"] for s in [(5, 8), (7, 6), (8, 8)]]
+    singly = [fuser(*pictures, bucket=8) for pictures in scenes]
+    assert fuser._fuse._cache_size() == 1
+    for together, alone, pictures in zip(
+        fuser.batch(scenes, bucket=8), singly, scenes, strict=True
+    ):
+        assert together.shape == pictures[0].shape
+        np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(singly[0], fuser(*scenes[0]), atol=1e-6)
+    assert fuser._fuse._cache_size() == 3
+    assert fuser.plan(60, 70, bucket=stream.BUCKET).padded == (64, 128)
+    assert fuser.plan(60, 70, bucket=64, tile=32).bucketed is False
+    with pytest.raises(InputError, match="bucket is -1"):
+        fuser.plan(5, 5, bucket=-1)

@@ -1,0 +1,154 @@
+"""CDDFuse's two phases through the loop: stops, kills and devices leave no trace."""
+
+import json
+import os
+import signal
+
+import fake_cddfuse
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from test_train_cli import arrays, finish, start, wait_for_step
+
+from mgdn_jax import training
+from mgdn_jax.layers.functional import REMATS
+from mgdn_jax.recipes.cddfuse import Recipe
+
+NETWORKS = {"encoder", "decoder", "base_fusion", "detail_fusion"}
+BOUNDARY = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Here and in children: both phases on one device and on four are all there is to compile."""
+    changes = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in changes.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def fit(workdir, recipe=None, **train):
+    made = fake_cddfuse.config(**{"devices": 1} | train)
+    made["recipe"] |= recipe or {}
+    return training.fit(made, workdir, quiet=True)
+
+
+def lines(workdir):
+    rows = [json.loads(row) for row in (workdir / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["kind"] == "train"]
+
+
+def same(one, other):
+    """Checkpoints and losses of two runs are equal bit for bit."""
+    (step, whole, header), (other_step, parts, other_header) = arrays(one), arrays(other)
+    assert step == other_step == 6
+    assert header["data"] == other_header["data"]
+    assert whole.keys() == parts.keys()
+    for kind in ("params", "opt"):
+        assert {name.split("/")[1] for name in whole if name.startswith(kind)} == NETWORKS
+    for name, value in whole.items():
+        assert value.tobytes() == parts[name].tobytes(), name
+    losses = [[row["loss"] for row in lines(workdir)] for workdir in (one, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 6
+
+
+def test_stopped_before_at_and_after_the_boundary_equals_uninterrupted(tmp_path, monkeypatch):
+    fit(tmp_path / "whole")
+    stops = (BOUNDARY - 1, BOUNDARY, BOUNDARY + 1)
+
+    class Interrupting(fake_cddfuse.Gray):
+        def __next__(self):
+            if self.position + 1 in stops:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    monkeypatch.setattr(fake_cddfuse, "Gray", Interrupting)
+    ends = []
+    while not ends or ends[-1] < 6:
+        ends.append(fit(tmp_path / "parts").step)
+    assert ends == [*stops, 6]
+    same(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([BOUNDARY - 1], id="before"),
+        pytest.param([BOUNDARY, BOUNDARY + 1], id="at and after", marks=pytest.mark.long),
+    ],
+)
+def test_killed_around_the_boundary_equals_uninterrupted(tmp_path, moments):
+    fit(tmp_path / "whole", save_every=1)
+    workdir, config = tmp_path / "killed", "--config=tests/fake_cddfuse.py"
+    command = ["--config.train.save_every=1", "--config.train.devices=1",
+               "--config.data.train.delay=0.2"]  # fmt: skip
+    for moment in moments:
+        process = start(workdir, *command, config=config)
+        wait_for_step(workdir, moment, process)
+        process.kill()
+        code, out = finish(process)
+        assert code == -signal.SIGKILL, out
+    code, out = finish(start(workdir, *command, config=config))
+    assert code == 0, out
+    assert "from step 0 " not in out
+    same(tmp_path / "whole", workdir)
+
+
+@pytest.mark.parametrize(
+    "form", ["released", pytest.param("paper", marks=pytest.mark.long)]
+)  # fmt: skip
+def test_one_device_and_four_give_the_same_trajectory(tmp_path, form):
+    """Also where the loss is no mean of its examples' ("released"): means cross devices."""
+    for devices in (1, 4):
+        fit(tmp_path / str(devices), {"form": form}, devices=devices)
+    one, four = (lines(tmp_path / name) for name in "14")
+    names = {"loss", "grad_norm", "decomposition", "cc_base", "cc_detail"}
+    assert one[0].keys() >= names
+    assert "intensity" in one[-1]
+    for name in sorted(names):
+        found, wanted = ([row[name] for row in rows] for rows in (four, one))
+        off = np.max(np.abs(np.subtract(found, wanted)) / np.abs(wanted))
+        print(f"{form} {name}: 4 devices off by {off:.1e}")
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6, err_msg=name)
+    (_, wanted, _), (_, found, _) = (arrays(tmp_path / name) for name in "14")
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_policies_of_rematerialisation_give_the_same_gradients():
+    made = fake_cddfuse.config()
+    rng = np.random.default_rng(0)
+    batch = {name: jnp.asarray(rng.random((2, 8, 8, 1)), jnp.float32) for name in "ab"}
+    kept, found = {}, {}
+    for remat in REMATS:
+        recipe = Recipe(made["model"] | {"remat": remat, "blocks": 2})
+        params, stats = recipe.init(jax.random.key(0))
+
+        def loss(params, recipe=recipe, stats=stats):
+            return recipe.loss(params, stats, batch, None)[0]
+
+        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        run = jax.jit(jax.grad(loss)).lower(params).compile(quick)
+        found[remat] = jax.tree.leaves(run(params))
+        _, pullback = jax.vjp(loss, params)
+        kept[remat] = sum(x.nbytes for x in jax.tree.leaves(pullback))
+    print(kept)
+    assert kept["none"] > kept["dots"] > kept["block"] > kept["row"]
+    assert kept["example"] <= 1.01 * kept["block"]
+    for remat, grads in found.items():
+        for ours, wanted in zip(grads, found["none"], strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5, err_msg=remat)
