@@ -49,7 +49,7 @@ class Fuser:
         "network".
       chroma: likewise how colour is treated; `card["inference"]["chroma"]`, else "centred".
       stretch: likewise what becomes of the range; `card["inference"]["stretch"]`, else "none".
-      has_buckets: whether the network takes the `bucket` option (ReFusion and CDDFuse do).
+      has_buckets: whether the network takes the `bucket` option (all but MGDN do).
     """
 
     def __init__(

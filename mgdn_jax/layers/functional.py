@@ -190,3 +190,25 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
             widths[axis] = (0, grow)
             x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
     return x
+
+
+def fill_to_multiple(x: jax.Array, extent: jax.Array, multiple: int) -> jax.Array:
+    """`pad_to_multiple` of the images in the upper left corners of larger maps.
+
+    Args:
+        x: NHWC maps with H and W multiples of ``multiple``.
+        extent: (N, 2) height and width of each image.
+        multiple: as there.
+
+    Returns:
+        The maps, the images in them grown; beyond those, copies of their pixels.
+    """
+
+    def one(x: jax.Array, size: jax.Array) -> jax.Array:
+        for axis in (0, 1):
+            n, i = size[axis], jnp.arange(x.shape[axis])
+            mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - i, n - 1)
+            x = jnp.take(x, jnp.clip(jnp.where(i < n, i, mirrored), 0, n - 1), axis=axis)
+        return x
+
+    return jax.vmap(one)(x, extent)

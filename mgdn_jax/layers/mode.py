@@ -1,10 +1,10 @@
-"""Whether a network trains, and what is random about it then: dropout and stochastic depth."""
+"""How a network is run: what is random when it trains, what of a map is image when it does not."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 Maps = Float[Array, "b h w c"]
 
@@ -18,11 +18,16 @@ class Mode:
         keys: a PRNG key for every example, (B,), or None, with which nothing is dropped. As each
             example has its own, what is dropped does not depend on how a batch is laid out.
         axis_name: mapped axis over which batch statistics are taken, if any.
+        extent: height and width of the image in the upper left corner of every example's map, the
+            rest being padding that must not matter; None is all of it. Not for training.
+        height: of the maps that ``extent`` is in pixels of; other maps are that many times smaller.
     """
 
     training: bool = False
     keys: Key[Array, " b"] | None = None
     axis_name: str | None = None
+    extent: Int[Array, "b 2"] | None = None
+    height: int = 0
     draws: int = dataclasses.field(default=0, init=False)
 
     def draw(self) -> Key[Array, " b"] | None:
@@ -31,6 +36,27 @@ class Mode:
             return None
         self.draws += 1
         return jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.draws)
+
+    def inside(self, x: Maps) -> Bool[Array, "b h w 1"] | None:
+        """Which pixels of a map are image; None: all."""
+        if self.extent is None:
+            return None
+        height, width = (self.extent.T // (self.height // x.shape[1]))[..., None, None]
+        row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
+        return ((row < height) & (column < width))[..., None]
+
+    def zeroed(self, x: Maps) -> Maps:
+        """The map as zero padding continues the image; before a convolution that looks around."""
+        inside = self.inside(x)
+        return x if inside is None else jnp.where(inside, x, 0)
+
+    def mean(self, x: Maps) -> Float[Array, "b 1 1 c"]:
+        """Mean over the pixels of each image."""
+        inside = self.inside(x)
+        if inside is None:
+            return jnp.mean(x, (1, 2), keepdims=True)
+        total = jnp.sum(jnp.where(inside, x, 0), (1, 2), keepdims=True)
+        return total / jnp.sum(inside, (1, 2), keepdims=True).astype(x.dtype)
 
 
 EVAL = Mode()

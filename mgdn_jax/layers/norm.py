@@ -28,10 +28,10 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _channel_moments(x: Array) -> tuple[Array, Array]:
+def _channel_moments(x: Array, mode: Mode) -> tuple[Array, Array]:
     """Mean and biased variance of every channel of every example, (b, 1, 1, c) each."""
-    mean = jnp.mean(x, (1, 2), keepdims=True)
-    return mean, jnp.mean(jnp.square(x - mean), (1, 2), keepdims=True)
+    mean = mode.mean(x)
+    return mean, mode.mean(jnp.square(x - mean))
 
 
 def _pooled(mean: Array, variance: Array, axis: int) -> tuple[Array, Array]:
@@ -64,10 +64,9 @@ class GroupNorm(_Affine):
 
     def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
         """Normalise in float32 or wider and return the dtype of ``x``."""
-        del mode
         wide = _wide(x)
         b, c = x.shape[0], x.shape[-1]
-        mean, variance = (m.reshape(b, self.groups, -1) for m in _channel_moments(wide))
+        mean, variance = (m.reshape(b, self.groups, -1) for m in _channel_moments(wide, mode))
         moments = (
             jnp.broadcast_to(m, (b, self.groups, c // self.groups)).reshape(b, 1, 1, c)
             for m in _pooled(mean, variance, -1)
@@ -94,7 +93,7 @@ class BatchNorm(_Affine):
         wide = _wide(x)
         if not mode.training:
             return self._normal(wide, self.mean[...], self.variance[...]).astype(x.dtype)
-        mean, variance = _pooled(*_channel_moments(wide), 0)
+        mean, variance = _pooled(*_channel_moments(wide, mode), 0)
         count = x.shape[0] * x.shape[1] * x.shape[2]
         if mode.axis_name is not None:
             own, mean = mean, lax.pmean(mean, mode.axis_name)
@@ -120,7 +119,7 @@ class MixedNorm(nnx.Module):
     def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
         """Normalise in float32 or wider and return the dtype of ``x``."""
         wide, w = _wide(x), self.weight[...]
-        mixed = w * self.batch(wide, mode) + (1 - w) * self.layer(wide)
+        mixed = w * self.batch(wide, mode) + (1 - w) * self.layer(wide, mode)
         return (self.scale[...] * mixed + self.bias[...]).astype(x.dtype)
 
 

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import Flat, pad_to_multiple
+from mgdn_jax.layers.functional import Flat, fill_to_multiple, pad_to_multiple
 from mgdn_jax.layers.large_kernel import LargeKernelConv
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
@@ -217,7 +217,8 @@ class NormConv(nnx.Module):
 
     def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
         """Transform; H and W stay."""
-        return self.conv(dropout(jax.nn.relu(self.norm(x, mode)), self.rate, mode))
+        y = dropout(jax.nn.relu(self.norm(x, mode)), self.rate, mode)
+        return self.conv(mode.zeroed(y))
 
 
 class ResidualBlock(nnx.Module):
@@ -281,6 +282,7 @@ class LargeKernelBlock(nnx.Module):
     def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
         """Transform; H and W stay."""
         h = jax.nn.relu(self.widen_norm(self.widen(self.norm(x, mode)), mode))
+        h = mode.zeroed(h)
         wide = self.large(h)
         if self.large_norm is not None:
             wide = self.large_norm(wide, mode)
@@ -316,7 +318,7 @@ class AdaptiveFusion(nnx.Module):
 
     def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2c"]:
         """Fuse two features of one shape into one of twice the channels."""
-        channels = self.excite(jax.nn.relu(self.squeeze(jnp.mean(x, (1, 2), keepdims=True))))
+        channels = self.excite(jax.nn.relu(self.squeeze(mode.mean(x))))
         extrema = [jnp.mean(g, -1, keepdims=True), jnp.max(g, -1, keepdims=True)]
         space = self.spatial_norm(self.spatial(jnp.concatenate(extrema, -1)), mode)
         joint = self.joint_norm(channels + space, mode)
@@ -351,7 +353,7 @@ class EncoderLevel(nnx.Module):
         """What the next level gets, and the skip connection."""
         skip = self.large(self.residual(x, mode), mode)
         # A stride of 2 with a border of 1 on every side sees every second row and column.
-        return (skip if self.down is None else self.down(skip)[:, ::2, ::2]), skip
+        return (skip if self.down is None else self.down(mode.zeroed(skip))[:, ::2, ::2]), skip
 
 
 class DecoderLevel(nnx.Module):
@@ -375,7 +377,9 @@ class DecoderLevel(nnx.Module):
         x = self.residual(self.fusion(x, skip, mode), mode)
         for block in self.large:
             x = block(x, mode)
-        return x if self.up is None else self.up(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+        if self.up is None:
+            return x
+        return self.up(jnp.repeat(jnp.repeat(mode.zeroed(x), 2, 1), 2, 2))
 
 
 class Network(nnx.Module):
@@ -413,6 +417,7 @@ class Network(nnx.Module):
         b: Float[Array, "b h w 1"],
         *,
         mode: Mode = EVAL,
+        extent: Int[Array, "b 2"] | None = None,
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Fuse.
 
@@ -421,6 +426,8 @@ class Network(nnx.Module):
                 network is not symmetric; ``config.order`` makes of both its two channels.
             b: second source, of the same shape: visible, or MRI.
             mode: how to run; as one is used on pictures if left out.
+            extent: (B, 2) height and width of the images in the upper left corners, the rest being
+                padding that changes nothing in them; None where they fill everything.
 
         Returns:
             ``(fused, aux)``: fused (B, H, W, 1) float32, nominally in [0, 1] but not clipped. aux
@@ -435,8 +442,12 @@ class Network(nnx.Module):
         h, w = a.shape[1:3]
         dtype = jnp.dtype(self.config.dtype)
         pictures = jnp.concatenate([(a, b)[i] for i in self.config.order], -1)
-        x = self.config.to_range(pictures.astype(dtype))
-        x = first = self.stem(pad_to_multiple(x, self.config.window))
+        x = pad_to_multiple(self.config.to_range(pictures.astype(dtype)), self.config.window)
+        if extent is not None:
+            x = fill_to_multiple(x, extent, self.config.window)
+            whole = extent + -extent % self.config.window
+            mode = dataclasses.replace(mode, extent=whole, height=x.shape[1])
+        x = first = self.stem(mode.zeroed(x))
         x = self.enter(x, mode)
         encoded, decoded = [], []
         for down in self.encoder:
