@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, mon
         error = float(jnp.abs(result[:h, :w] - answer).max())
         print(f"{system} {h}x{w}, strips of {pixels}: {error:.1e}")
         assert error <= bound
+
+
+def test_strips_equal_the_whole_picture(monkeypatch):
+    """CDDFuse's detail nodes reflect at the border of the picture, not at that of a strip."""
+    graphdef, params, *_ = exact("cddfuse")
+    a, b, weights = (noise(2, 23, 7, 1, seed=seed) for seed in range(3))
+
+    def run(a, b):
+        fused, aux = functional.apply(graphdef, params, {}, a, b, pixel_weights=weights)[0]
+        again = functional.apply(graphdef, params, {}, a, b, context=aux["context"])[0][0]
+        return fused, again, aux
+
+    whole = jit_once(lambda *x: run(*x))(a, b)
+    monkeypatch.setattr(restormer, "STRIP_PIXELS", 30)
+    strips = jit_once(run)(a, b)
+    for x, y in zip(jax.tree.leaves(strips), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    print(f"strips: {float(jnp.abs(strips[0] - whole[0]).max()):.1e}")
 
 
 def test_a_fuser_compiles_once_for_a_bucket():

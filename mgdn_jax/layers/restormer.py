@@ -64,7 +64,7 @@ def in_strips(
         What ``whole(maps, examples, None)`` returns, up to rounding.
     """
     b, h, w, _ = maps[0].shape
-    few = h * w <= 4 * STRIP_PIXELS
+    few = not is_large(maps[0])
     if few and extent is None:
         return whole(maps, examples, None)
     if extent is not None:
@@ -108,6 +108,11 @@ def in_strips(
     if few:
         return at_once(maps, examples)
     return lax.platform_dependent(list(maps), list(examples), cpu=stripwise, default=at_once)
+
+
+def is_large(x: Float[Array, "b h w _"]) -> bool:
+    """Whether a map is worth cutting into strips."""
+    return x.shape[1] * x.shape[2] > 4 * STRIP_PIXELS
 
 
 def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, "b h+2 w+2 1"]:

@@ -33,6 +33,7 @@ from mgdn_jax.layers.restormer import (
     answered,
     bare_conv,
     in_strips,
+    is_large,
     local,
     run_rows,
     zeroed,
@@ -486,16 +487,8 @@ class Network(nnx.Module):
             ValueError: shapes that differ or do not have one channel.
         """
         _check(a, b)
-        # Both sources in one batch, as the encoder is the same for both.
-        twice = None if pixel_weights is None else jnp.concatenate([pixel_weights] * 2)
-        features, own = self.encoder(
-            jnp.concatenate([a, b]),
-            context=below(context, "encoder"),
-            pixel_weights=twice,
-            extent=None if extent is None else jnp.concatenate([extent] * 2),
-        )
+        pairs, own = self._encoded(a, b, below(context, "encoder"), pixel_weights, extent)
         sums = above("encoder", own)
-        pairs = {name: x.reshape(2, -1, *x.shape[1:]) for name, x in features.items()}
         base, own = self.base_fusion(
             pairs["base"][0] + pairs["base"][1],
             context=below(context, "base_fusion"),
@@ -516,6 +509,32 @@ class Network(nnx.Module):
         sums |= above("decoder", aux["context"])
         fusion = {"base_fused": base, "detail_fused": detail, "reduced": aux["reduced"]}
         return fused, {**pairs, **fusion, "context": sums}
+
+    def _encoded(
+        self, a: Array, b: Array, context: Sums | None, pixel_weights: Any, extent: Extent
+    ) -> tuple[dict[str, Float[Array, "2 b h w c"]], Sums]:
+        """Features of both sources, by one and the same encoder, and its sums."""
+
+        def pair(x: Array) -> Array:
+            return x.reshape(2, -1, *x.shape[1:])
+
+        if is_large(a):  # one source after the other: half the memory, and time enough
+            given = None if context is None else {name: pair(x) for name, x in context.items()}
+
+            def one(source: tuple[Array, Sums | None]) -> tuple[dict[str, Array], Sums]:
+                return self.encoder(
+                    source[0], context=source[1], pixel_weights=pixel_weights, extent=extent
+                )
+
+            pairs, own = jax.lax.map(one, (jnp.stack([a, b]), given))
+            return pairs, {name: x.reshape(-1, *x.shape[2:]) for name, x in own.items()}
+        features, own = self.encoder(
+            jnp.concatenate([a, b]),
+            context=context,
+            pixel_weights=None if pixel_weights is None else jnp.concatenate([pixel_weights] * 2),
+            extent=None if extent is None else jnp.concatenate([extent] * 2),
+        )
+        return {name: pair(x) for name, x in features.items()}, own
 
 
 def _check(a: Array, b: Array) -> None:
