@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from mgdn_jax import codec, files, zoo
+from mgdn_jax import codec, files, stream, zoo
 from mgdn_jax.baselines import BASELINES
 from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
@@ -261,7 +262,8 @@ def models_of(test: TestSet, asked: Sequence[str] | None) -> dict[str, Fuse]:
         published = fuser.card.get("published_inference", {})
         fuser.chroma = published.get("chroma", fuser.chroma)
         fuser.stretch = published.get("stretch", fuser.stretch)
-    return found
+    # Sizes that round up to the same bucket share a compiled program.
+    return {name: functools.partial(fuser, bucket=stream.BUCKET) for name, fuser in found.items()}
 
 
 # ---------------------------------------------------------------------------------- the page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax import files, zoo
+from mgdn_jax import files, stream, zoo
 from mgdn_jax.baselines import BASELINES
 from mgdn_jax.cli_fuse import enable_compilation_cache
 from mgdn_jax.errors import InputError
@@ -64,7 +65,11 @@ class Job:
         import mgdn_jax
 
         enable_compilation_cache()
-        loaded: dict[str, Method] = {t: mgdn_jax.load(p) for t, p in self._weights.items()}
+        # Sizes that round up to the same bucket share a compiled program.
+        loaded: dict[str, Method] = {
+            title: functools.partial(mgdn_jax.load(path), bucket=stream.BUCKET)
+            for title, path in self._weights.items()
+        }
         rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
         others = {k: v for k, v in self.methods.items() if k not in rules}
         self.methods = others | loaded | rules
