@@ -419,7 +419,7 @@ def test_a_merged_network_is_the_same_network():
             lkc_funet.reparameterise(other, params, stats)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 6)])
+@pytest.mark.parametrize("size", [(1, 1), pytest.param((3, 6), marks=pytest.mark.long)])
 def test_any_size_and_batches_equal_singles(size):
     graphdef, params, stats = filled(Config(**TINY))
     fuse = jit_once(lambda a, b: functional.apply(graphdef, params, stats, a, b)[0][0])
@@ -430,6 +430,7 @@ def test_any_size_and_batches_equal_singles(size):
     assert np.allclose(whole[:1], fuse(a[:1], b[:1]), atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_order_of_pictures_and_the_range():
     config = Config(**TINY)
     _, params, stats = filled(config)
@@ -446,10 +447,16 @@ def test_the_order_of_pictures_and_the_range():
     # What the network sees decides: [0, 1] as it is, or stretched to [-1, 1].
     unit = run(2 * a - 1, 2 * b - 1, io_range="unit")
     assert np.allclose(fused, (unit + 1) / 2, atol=1e-5)
-    # Colour is the visible picture's.
+
+
+def test_colour_is_the_visible_pictures():
+    config = Config(**TINY)
+    _, params, stats = filled(config)
     random = np.random.default_rng(0)
-    vis = random.integers(0, 256, (4, 4, 3), np.uint8)
-    assert Fuser("lkc_funet", config, params, stats)(vis[..., 0], vis).shape == (4, 4, 3)
+    vis = random.integers(0, 256, (3, 6, 3), np.uint8)
+    fused = Fuser("lkc_funet", config, params, stats)(vis[..., 0], vis)
+    assert fused.shape == (3, 6, 3)
+    assert (np.ptp(fused.reshape(-1, 3).astype(int), 1) > 0).any()
 
 
 ABLATIONS = (
@@ -471,14 +478,12 @@ def ablation(fields):
     return loss, params, stats
 
 
-def test_ablations_run():
+def test_ablations_are_built():
     for fields in ABLATIONS:
         loss, params, stats = ablation(fields)
         new = jax.eval_shape(loss, params)[1]
         assert new.keys() == stats.keys()
         assert bool(stats) == (fields.get("fusion") != "concat")
-    value, _ = jit_once(loss)(params)  # the last one
-    assert np.isfinite(value)
 
 
 @pytest.mark.long
