@@ -240,9 +240,11 @@ class _Trainer:
             f" {self.devices[0].device_kind}, in {self.workdir}"
         )
         for stretch in self.plan:
+            stopped = False
             if step < stretch.stop:
-                state, step = self._train(state, step, stretch, stopping)
-            if step < stretch.stop:
+                state, step, stopped = self._train(state, step, stretch, stopping)
+            # Also between two phases: compiling the next one may outlast a signal's patience.
+            if stopped and step < self.total:
                 self.log.say(f"stopped and saved at step {step}; run it again to go on")
                 return Result("stopped", step, None, self.metrics)
         if self.chief:
@@ -252,12 +254,12 @@ class _Trainer:
 
     def _train(
         self, state: TrainState, step: int, stretch: runs.Stretch, stopping: threading.Event
-    ) -> tuple[TrainState, int]:
-        """Works through one stretch; ends early, after a save, when asked to stop."""
+    ) -> tuple[TrainState, int, bool]:
+        """Works through one stretch; ends early, after a save, when asked to stop (returned)."""
         train, several = self.settings.train, self.count > 1
         update = self._compile(stretch)
         window = Window()
-        first, previous = True, None
+        first, previous, asked = True, None, False
         while step < stretch.stop:
             batch = self._feed(next(self.loader))
             asked = stopping.is_set()
@@ -297,7 +299,7 @@ class _Trainer:
                 break
         if self.checkpoints is not None:
             self.checkpoints.wait()
-        return state, step
+        return state, step, asked
 
     def _pmap(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         some = self.devices if self.settings.train.devices else None

@@ -77,7 +77,7 @@ def in_strips(
         framed = [_framed(x, reflect, extent, count * rows - h) for x in maps]
         sizes = jnp.full((b, 2), jnp.asarray([h, w])) if extent is None else extent
 
-        def one(sums: Any, place: Array) -> tuple[Any, Any]:
+        def strip(place: Any) -> tuple[Any, Any]:
             example, top = place // count, place % count * rows
             strips = [
                 lax.dynamic_slice(x, (example, top, 0, 0), (1, rows + 2, w + 2, x.shape[-1]))
@@ -86,13 +86,26 @@ def in_strips(
             inside = _inside(sizes[example][None], rows, w, top, maps[0].dtype)
             mine = [lax.dynamic_slice_in_dim(x, example, 1) for x in examples]
             # Without the barrier the strip is fused into its storing, which runs on one core.
-            out, own = lax.optimization_barrier(whole(strips, mine, inside))
-            sums = jax.tree.map(lambda total, s: total.at[example].add(s[0]), sums, own)
-            return sums, jax.tree.map(lambda y: y[0], out)
+            return lax.optimization_barrier(whole(strips, mine, inside))
 
-        shapes = jax.eval_shape(lambda: at_once(maps, examples)[1])
-        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        sums, outs = lax.scan(one, start, jnp.arange(b * count))
+        def one(carry: tuple[Any, Any], place: Array) -> tuple[Any, None]:
+            outs, sums = carry
+            out, own = strip(place)
+            sums = jax.tree.map(lambda total, s: total.at[place // count].add(s[0]), sums, own)
+            outs = jax.tree.map(
+                lambda all_, y: lax.dynamic_update_index_in_dim(all_, y[0], place, 0), outs, out
+            )
+            return (outs, sums), None
+
+        # Results fill buffers that depend on the maps: constant ones (a scan's own) are all made
+        # as early as possible and held until their loop's turn, several times the memory.
+        value = maps[0][0, 0, 0, 0]
+        kinds, sums = jax.eval_shape(strip, jax.ShapeDtypeStruct((), jnp.int32))
+        outs = jax.tree.map(
+            lambda y: jnp.full((b * count, *y.shape[1:]), value.astype(y.dtype)), kinds
+        )
+        sums = jax.tree.map(lambda s: jnp.zeros((b, *s.shape[1:]), s.dtype), sums)
+        (outs, sums), _ = lax.scan(one, (outs, sums), jnp.arange(b * count))
 
         def joined(y: Array) -> Array:
             return y.reshape(b, count * rows, *y.shape[2:])[:, :h]

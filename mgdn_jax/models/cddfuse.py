@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
@@ -526,7 +527,7 @@ class Network(nnx.Module):
                     source[0], context=source[1], pixel_weights=pixel_weights, extent=extent
                 )
 
-            pairs, own = jax.lax.map(one, (jnp.stack([a, b]), given))
+            pairs, own = lax.map(one, (jnp.stack([a, b]), given))
             return pairs, {name: x.reshape(-1, *x.shape[2:]) for name, x in own.items()}
         features, own = self.encoder(
             jnp.concatenate([a, b]),
