@@ -100,7 +100,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.data.train.update({"crop": 32, "threads": 2})
         config.data.validation.update({"crop": 64, "limit": 16})
         config.optimiser.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup": 50})
-        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 1e-3}
+        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
         config.train.update({"steps": 800, "ema": 0.99, "save_every": 100, "eval_every": 100})
     if preset == "ivf_form_r":
         config.recipe.update({"form": "R", "ramp": True})
