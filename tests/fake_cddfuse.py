@@ -13,7 +13,7 @@ class Gray(Loader):
 
 def make_loader(*, batch_size, seed, process_index, process_count, delay=0.0):
     local = batch_size // process_count
-    return Gray(seed, local, batch_size, process_index, 8, delay, 80)
+    return Gray(seed, local, batch_size, process_index, 12, delay, 80)
 
 
 def config(**train):

@@ -143,6 +143,17 @@ def test_sigterm_saves_and_returns(tmp_path, monkeypatch):
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_signal_in_the_last_step_of_a_phase_stops_before_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(fake_recipe, "Loader", Interrupting)
+    fake_recipe.TRACES.clear()
+    result = fit(tmp_path, {"two_phases": True}, steps=8)
+    assert (result.status, result.step) == ("stopped", 4)
+    assert set(fake_recipe.TRACES) == {"first"}
+    monkeypatch.undo()
+    assert fit(tmp_path, {"two_phases": True}, steps=8).status == "complete"
+    assert [line["step"] for line in log(tmp_path)] == [*range(1, 9)]
+
+
 @pytest.mark.parametrize("intervals", [{"log_every": 1}, {"log_every": 1000}])
 def test_nan_stops_and_names_the_last_good_checkpoint(tmp_path, intervals):
     # Example 43 comes in step 6; step 8 would be saved, and the check comes first.
