@@ -140,7 +140,7 @@ def make_train_step(
     if lacking or not trains:
         raise ValueError(f"phase {phase!r}: nothing to train or no optimiser for {lacking}")
     if axis_name is not None and "axis_name" in inspect.signature(recipe_loss).parameters:
-        recipe_loss = functools.partial(recipe_loss, axis_name=axis_name)
+        recipe_loss = functools.partial(recipe_loss, axis_name=axis_name)  # type: ignore[call-arg]
 
     def micro(trained: Networks, rest: Networks, stats: Networks, batch: Batch, keys: jax.Array):
         def objective(trained: Networks):

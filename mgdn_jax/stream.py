@@ -31,8 +31,8 @@ def default_batch() -> int:
 def run(
     count: int,
     load: Callable[[int], Pictures],
-    fuse: Callable[[list[Pictures]], Sequence[np.ndarray]],
-    store: Callable[[int, Pictures, np.ndarray], Any],
+    fuse: Callable[[list[Pictures]], Sequence[Any]],
+    store: Callable[[int, Pictures, Any], Any],
     *,
     batch: int,
     kind: Callable[[Pictures], Any] | None = None,
@@ -111,7 +111,7 @@ def run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone(fuse: Callable[[list[Pictures]], Sequence[np.ndarray]], scene: Pictures) -> Any:
+def _alone(fuse: Callable[[list[Pictures]], Sequence[Any]], scene: Pictures) -> Any:
     try:
         return fuse([scene])[0]
     except InputError as error:
