@@ -84,8 +84,7 @@ def fuse_folders(
         return targets[names[number]]
 
     def kind(pictures: Any) -> Any:
-        size = fuser.plan(*pictures[0].shape[:2], **sizing_options).padded
-        return size, pictures[0].dtype
+        return fuser.kind(pictures, **sizing_options)
 
     def fuse(scenes: list[Any]) -> list[np.ndarray]:
         return fuser.batch(scenes, **options)

@@ -121,7 +121,7 @@ def _add_fuse(commands) -> None:
         "--bucket",
         type=int,
         metavar="N",
-        help="pad to multiples of N pixels, which the network leaves out (ReFusion and CDDFuse), "
+        help="pad to multiples of N pixels, which the network leaves out (all but MGDN), "
         "so that fewer sizes are compiled (64 for folders, 0 else: never)",
     )
     fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")

@@ -179,8 +179,7 @@ class _Work:
 
     def kind(self, pictures: Sequence[np.ndarray]) -> Any:
         """What pictures that are fused together have in common."""
-        size = self._fuser.plan(*pictures[0].shape[:2], **self._options).padded
-        return size, pictures[0].dtype
+        return self._fuser.kind(pictures, **self._options)
 
     def load(self, number: int) -> list[np.ndarray]:
         """Pictures of a job."""

@@ -281,6 +281,15 @@ class Fuser:
             for colours, plan, pixels, piece in zip(scenes, plans, loaded, pieces, strict=False)
         ]
 
+    def kind(self, pictures: Sequence[np.ndarray], **options: Any) -> tuple[Any, ...]:
+        """What scenes have in common that `batch` takes in one run: padded size and type.
+
+        Args:
+          pictures: of one scene, as `files.load_pictures` gives them.
+          **options: tile, overlap, padding, tile_context and bucket of a call.
+        """
+        return self.plan(*pictures[0].shape[:2], **options).padded, pictures[0].dtype
+
     def plan(
         self,
         height: int,

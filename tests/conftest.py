@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -39,3 +41,44 @@ def pytest_collection_modifyitems(config, items) -> None:
         long = [item for item in items if item.get_closest_marker("long")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Every `fit` compiles the same few programs anew; from disk that takes no time."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    changes = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in changes}
+    for name, value in changes.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """A folder with the prepared set "ivf": 40 pairs of gray and colour, 20x24, from source/."""
+    import numpy as np
+
+    from mgdn_jax import codec, data
+
+    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
+    rng = np.random.default_rng(0)
+    for folder in ("ir", "vi"):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+    for i in range(40):
+        gray = rng.integers(0, 256, (20, 24)).astype(np.uint8)
+        colour = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+        for folder, picture in (("ir", gray), ("vi", colour)):
+            (tmp_path / "source" / folder / f"{i}.png").write_bytes(codec.encode_png(picture))
+    data.prepare("pairs", tmp_path / "source", name="ivf")
+    return tmp_path

@@ -14,7 +14,7 @@ from test_cddfuse import full_params
 
 import mgdn_jax
 from configs import cddfuse as configs
-from mgdn_jax import codec, conversion, data, losses, optimisers, recipes, runs, steps
+from mgdn_jax import codec, conversion, losses, optimisers, recipes, runs, steps
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.recipes.cddfuse import Recipe
@@ -207,20 +207,6 @@ def test_both_forms_in_both_phases():
         assert float(value) == pytest.approx(float(wanted), rel=1e-5)
     ours, theirs = (found[f"{form}_fusion"][1]["decomposition"] for form in built)
     assert 0 < abs(float(ours - theirs)) < 0.5 * float(theirs)
-
-
-@pytest.fixture
-def pairs(tmp_path, monkeypatch):
-    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
-    rng = np.random.default_rng(0)
-    for folder in ("ir", "vi"):
-        (tmp_path / "source" / folder).mkdir(parents=True)
-        for i in range(40):
-            picture = rng.integers(0, 256, (20, 24)).astype(np.uint8)
-            path = tmp_path / "source" / folder / f"{i}.png"
-            path.write_bytes(codec.encode_png(picture))
-    data.prepare("pairs", tmp_path / "source", name="ivf")
-    return tmp_path
 
 
 @pytest.mark.long

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import mgdn_jax
 from configs import lkc_funet as configs
@@ -157,20 +156,6 @@ def test_options_of_the_recipe():
         recipe.loss({}, {}, colour, None)
 
 
-@pytest.fixture
-def pairs(tmp_path, monkeypatch):
-    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
-    random = np.random.default_rng(0)
-    for folder in ("ir", "vi"):
-        (tmp_path / "source" / folder).mkdir(parents=True)
-        for i in range(40):
-            picture = random.integers(0, 256, (20, 24)).astype(np.uint8)
-            path = tmp_path / "source" / folder / f"{i}.png"
-            path.write_bytes(codec.encode_png(picture))
-    data.prepare("pairs", tmp_path / "source", name="ivf")
-    return tmp_path
-
-
 def test_flips_alone_leave_rows_rows(pairs):
     source = codec.decode_image((pairs / "source" / "ir" / "0.png").read_bytes(), "0.png")
     flips = {augment(source, mode).tobytes() for mode in (0, 2, 4, 6)}
@@ -185,24 +170,6 @@ def test_flips_alone_leave_rows_rows(pairs):
     loader.close()
     with pytest.raises(InputError, match="use True, False or 'flips'"):
         data.make_loader("ivf", augment="turns", **common)
-
-
-@pytest.fixture
-def compiled_once(tmp_path_factory):
-    """Every `fit` compiles the same few programs anew; from disk that takes no time."""
-    changes = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def newest(workdir):

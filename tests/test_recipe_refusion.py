@@ -270,22 +270,6 @@ def test_colour_is_refused():
         built()[0]._view({"a": jnp.ones((1, 4, 4, 3)), "b": jnp.ones((1, 4, 4, 3))})
 
 
-@pytest.fixture
-def pairs(tmp_path, monkeypatch):
-    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
-    rng = np.random.default_rng(0)
-    for folder in ("ir", "vi"):
-        (tmp_path / "source" / folder).mkdir(parents=True)
-    for i in range(40):
-        gray = rng.integers(0, 256, (20, 24)).astype(np.uint8)
-        colour = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
-        for folder, picture in (("ir", gray), ("vi", colour)):
-            path = tmp_path / "source" / folder / f"{i}.png"
-            path.write_bytes(codec.encode_png(picture))
-    data.prepare("pairs", tmp_path / "source", name="ivf")
-    return tmp_path
-
-
 def test_gray_and_colour_pairs_become_luminance(pairs):
     del pairs
     with data.make_loader(

@@ -8,31 +8,13 @@ import fake_recipe
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from mgdn_jax import training
 from mgdn_jax.checkpoint import Checkpoints, load_weights
 from mgdn_jax.codec import decode_image
 from mgdn_jax.errors import InputError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every `fit` compiles the same few programs anew; from disk that takes no time."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    changes = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def fit(workdir, recipe=None, data=None, **train):

@@ -19,9 +19,6 @@ from mgdn_jax.layers.functional import keep
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
 _BANDS = 16
-# Kernels with more rows are worked through row by row on a CPU: unrolled, their hundreds of taps
-# compile for minutes and fill the memory.
-_UNROLLED_ROWS = 7
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -67,20 +64,9 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
         o = g.shape[-1]
         ph, pw = dilation * (kh // 2), dilation * (kw // 2)
 
-        def by_rows(padded: Array, ge: Array) -> Array:
-            def row(dy: Array) -> Array:
-                rows = lax.dynamic_slice_in_dim(padded, dy * dilation, h)
-                patches = [rows[:, dx * dilation : dx * dilation + w] for dx in range(kw)]
-                unfolded = jnp.concatenate(patches, axis=-1).reshape(h * w, kw * i)
-                return jnp.matmul(unfolded.T, ge.reshape(h * w, o), preferred_element_type=wide)
-
-            return lax.map(row, jnp.arange(kh)).reshape(kh * kw * i, o)
-
         def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
             xe, ge = example
             padded = jnp.pad(xe, ((ph, ph), (pw, pw), (0, 0)))
-            if kh > _UNROLLED_ROWS:
-                return total + by_rows(padded, ge), None
             patches = [
                 padded[dy * dilation : dy * dilation + h, dx * dilation : dx * dilation + w]
                 for dy in range(kh)
@@ -166,19 +152,8 @@ def depthwise_inner(
 ) -> Float[Array, "b h-kh+1 w-kw+1 c"]:
     """`depthwise` where the kernel fits inside the map: a sum of shifted products, no padding."""
     kh, kw = kernel.shape[:2]
-    if kh <= _UNROLLED_ROWS:
-        taps = [shifted * kernel[dy, dx] for dy, dx, shifted in _shifts(x, kh, kw)]
-        return functools.reduce(jnp.add, taps)
-    h = x.shape[1] - kh + 1
-
-    def add_row(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-        dy, weights = row
-        rows = lax.dynamic_slice_in_dim(x, dy, h, 1)
-        taps = [shifted * weights[0, dx] for _, dx, shifted in _shifts(rows, 1, kw)]
-        return functools.reduce(jnp.add, taps, total), None
-
-    start = jnp.zeros((x.shape[0], h, x.shape[2] - kw + 1, x.shape[3]), x.dtype)
-    return lax.scan(add_row, start, (jnp.arange(kh), kernel[:, None]))[0]
+    taps = [shifted * kernel[dy, dx] for dy, dx, shifted in _shifts(x, kh, kw)]
+    return functools.reduce(jnp.add, taps)
 
 
 def _framed(x: Array, kh: int, kw: int) -> Array:
@@ -212,27 +187,20 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     # One fused loop adds up bands of rows in registers; nine reductions by XLA would each write
     # their products to memory first (3 times slower on a CPU).
-    bands = min(_BANDS if kh <= _UNROLLED_ROWS else _BANDS // 4, h)
+    bands = min(_BANDS, h)
     rows = -(-h // bands)
     more = bands * rows - h
     framed = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + more), (kw // 2,) * 2, (0, 0))).astype(wide)
     g = jnp.pad(g, ((0, 0), (0, more), (0, 0), (0, 0))).astype(wide)
 
-    def one(framed: Array, dy: int, dx: int) -> Array:
+    def one(dy: int, dx: int) -> Array:
         products = [
             framed[:, dy + top : dy + top + rows, dx : dx + w] * g[:, top : top + rows]
             for top in range(0, h + more, rows)
         ]
         return functools.reduce(jnp.add, products)
 
-    def row(dy: Array) -> Array:
-        seen = lax.dynamic_slice_in_dim(framed, dy, h + more, 1)
-        taps = jnp.stack([one(seen, 0, dx) for dx in range(kw)])
-        return lax.optimization_barrier(taps).sum((1, 2, 3))
-
-    if kh > _UNROLLED_ROWS:
-        return lax.map(row, jnp.arange(kh)).reshape(kh, kw, 1, c)
-    taps = jnp.stack([one(framed, dy, dx) for dy in range(kh) for dx in range(kw)])
+    taps = jnp.stack([one(dy, dx) for dy in range(kh) for dx in range(kw)])
     return lax.optimization_barrier(taps).sum((1, 2, 3)).reshape(kh, kw, 1, c)
 
 

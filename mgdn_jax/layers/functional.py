@@ -96,6 +96,14 @@ is what a block was given, and blocks work through a batch one example after the
 what is computed again is needed for a single one at a time: least memory, for CPUs."""
 
 
+def given_alone(remat: str, *beside: Any) -> str:
+    """The policy, but ``"block"`` for ``"example"`` where arrays that belong to examples come too.
+
+    Those are of use without gradients only (statistics of a larger picture, padding).
+    """
+    return "block" if remat == "example" and any(x is not None for x in beside) else remat
+
+
 def rematerialised(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
     """A block's function that keeps for its gradient what the policy, one of `REMATS`, says.
 
@@ -175,40 +183,3 @@ def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]
         }
 
     return graphdef, shapes(params), shapes(stats)
-
-
-def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """NHWC grown bottom and right to the next multiple: reflection, edge pixel not repeated.
-
-    A side too short to reflect repeats its edge instead, so that any size passes.
-    """
-    for axis in (1, 2):
-        n = x.shape[axis]
-        grow = -n % multiple
-        if grow:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (0, grow)
-            x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
-    return x
-
-
-def fill_to_multiple(x: jax.Array, extent: jax.Array, multiple: int) -> jax.Array:
-    """`pad_to_multiple` of the images in the upper left corners of larger maps.
-
-    Args:
-        x: NHWC maps with H and W multiples of ``multiple``.
-        extent: (N, 2) height and width of each image.
-        multiple: as there.
-
-    Returns:
-        The maps, the images in them grown; beyond those, copies of their pixels.
-    """
-
-    def one(x: jax.Array, size: jax.Array) -> jax.Array:
-        for axis in (0, 1):
-            n, i = size[axis], jnp.arange(x.shape[axis])
-            mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - i, n - 1)
-            x = jnp.take(x, jnp.clip(jnp.where(i < n, i, mirrored), 0, n - 1), axis=axis)
-        return x
-
-    return jax.vmap(one)(x, extent)

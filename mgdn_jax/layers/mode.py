@@ -4,7 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
+
+from mgdn_jax.layers import padding
 
 Maps = Float[Array, "b h w c"]
 
@@ -26,7 +28,7 @@ class Mode:
     training: bool = False
     keys: Key[Array, " b"] | None = None
     axis_name: str | None = None
-    extent: Int[Array, "b 2"] | None = None
+    extent: padding.Extent = None
     height: int = 0
     draws: int = dataclasses.field(default=0, init=False)
 
@@ -41,9 +43,7 @@ class Mode:
         """Which pixels of a map are image; None: all."""
         if self.extent is None:
             return None
-        height, width = (self.extent.T // (self.height // x.shape[1]))[..., None, None]
-        row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
-        return ((row < height) & (column < width))[..., None]
+        return padding.within(x, self.extent // (self.height // x.shape[1]))
 
     def zeroed(self, x: Maps) -> Maps:
         """The map as zero padding continues the image; before a convolution that looks around."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from mgdn_jax.layers.attention import channel_map, channel_sums
 from mgdn_jax.layers.conv import (
@@ -26,17 +26,14 @@ from mgdn_jax.layers.conv import (
     depthwise_inner,
     pointwise,
 )
-from mgdn_jax.layers.functional import below, chain
+from mgdn_jax.layers.functional import below, chain, given_alone
+from mgdn_jax.layers.padding import Extent, zeroed
 
 STRIP_PIXELS = 8_192
 """Pixels of a strip, about; maps of more than four of them are cut on a CPU."""
 
 Inside = Float[Array, "_ h w 1"] | None
 """1 or 0 by pixel of a strip: whether it lies in the image. None is a whole map."""
-
-Extent = Int[Array, "b 2"] | None
-"""Height and width of the image in the upper left corner of each example's map, the rest of which
-is padding that must not matter; then one compiled program serves many sizes. None is all of it."""
 
 
 def in_strips(
@@ -134,17 +131,6 @@ def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, 
     height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
     inside = (row >= 1) & (row <= height) & (column >= 1) & (column <= width)
     return inside.astype(dtype)[..., None]
-
-
-def zeroed(x: Array, extent: Extent) -> Array:
-    """A map that is zero outside its images, whatever stood there (infinities, too)."""
-    return x if extent is None else jnp.where(within(x, extent), x, 0)
-
-
-def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
-    """Whether a pixel of a map lies in its image."""
-    row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
-    return ((row < extent[:, 0, None, None]) & (column < extent[:, 1, None, None]))[..., None]
 
 
 def _framed(x: Array, reflect: bool, extent: Extent, more: int) -> Array:
@@ -394,8 +380,7 @@ def run_rows(
         The results (rows, B, H, W, C), and the sums of each row, named ``"0/qk"``, ... by block.
     """
     depth = len(rows[0])
-    if remat == "example" and not (pixel_weights is None and extent is None):
-        remat = "block"  # these belong to examples, and come without gradients
+    remat = given_alone(remat, pixel_weights, extent)
 
     def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
         def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:

@@ -26,9 +26,16 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import REMATS, above, below, chain, rematerialised
+from mgdn_jax.layers.functional import (
+    REMATS,
+    above,
+    below,
+    chain,
+    given_alone,
+    rematerialised,
+)
+from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
-    Extent,
     Inside,
     RestormerBlock,
     answered,
@@ -37,7 +44,6 @@ from mgdn_jax.layers.restormer import (
     is_large,
     local,
     run_rows,
-    zeroed,
 )
 from mgdn_jax.models import read_fields
 
@@ -186,8 +192,7 @@ class BaseExtractor(RestormerBlock):
                 block, x, context=context, pixel_weights=pixel_weights, extent=extent
             )
 
-        alone = self.remat == "example" and pixel_weights is None and extent is None
-        remat = self.remat if alone or self.remat != "example" else "block"
+        remat = given_alone(self.remat, pixel_weights, extent)
         return rematerialised(whole, remat)(state, (x, context))
 
 
@@ -296,8 +301,7 @@ class DetailExtractor(nnx.Module):
         def one(node: CouplingNode, z: Array, _: None) -> tuple[Array, None]:
             return node(z, extent)[0], None
 
-        remat = "block" if self.remat == "example" and extent is not None else self.remat
-        return chain(self.nodes, one, x, remat=remat)[0]
+        return chain(self.nodes, one, x, remat=given_alone(self.remat, extent))[0]
 
     def with_log_determinant(
         self, x: Float[Array, "b h w c"]

@@ -18,14 +18,15 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import Flat, fill_to_multiple, pad_to_multiple
+from mgdn_jax.layers.functional import Flat
 from mgdn_jax.layers.large_kernel import LargeKernelConv
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
+from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple
 from mgdn_jax.models import read_fields
 
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -417,7 +418,7 @@ class Network(nnx.Module):
         b: Float[Array, "b h w 1"],
         *,
         mode: Mode = EVAL,
-        extent: Int[Array, "b 2"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Fuse.
 

@@ -27,7 +27,8 @@ from mgdn_jax.layers.attention import (
 )
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
-from mgdn_jax.layers.functional import below, pad_to_multiple
+from mgdn_jax.layers.functional import below
+from mgdn_jax.layers.padding import pad_to_multiple
 from mgdn_jax.models import read_fields
 
 # Inference on maps above this many pixels runs the transformer blocks strip by strip.

@@ -23,8 +23,8 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
 from mgdn_jax.layers.functional import above, below, chain
+from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
-    Extent,
     Inside,
     RestormerBlock,
     TransposedAttention,
@@ -34,7 +34,6 @@ from mgdn_jax.layers.restormer import (
     local_halves,
     mixed,
     run_rows,
-    zeroed,
 )
 from mgdn_jax.models import read_fields
 

@@ -1,0 +1,57 @@
+"""Maps that are larger than the images in them: how they grow, and what of them is image."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+Extent = Int[Array, "b 2"] | None
+"""Height and width of the image in the upper left corner of each example's map, the rest of which
+is padding that must not matter; then one compiled program serves many sizes. None is all of it."""
+
+
+def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
+    """Whether a pixel of a map lies in its image."""
+    row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
+    return ((row < extent[:, 0, None, None]) & (column < extent[:, 1, None, None]))[..., None]
+
+
+def zeroed(x: Array, extent: Extent) -> Array:
+    """A map that is zero outside its images, whatever stood there (infinities, too)."""
+    return x if extent is None else jnp.where(within(x, extent), x, 0)
+
+
+def pad_to_multiple(x: Array, multiple: int) -> Array:
+    """NHWC grown bottom and right to the next multiple: reflection, edge pixel not repeated.
+
+    A side too short to reflect repeats its edge instead, so that any size passes.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        grow = -n % multiple
+        if grow:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (0, grow)
+            x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
+    return x
+
+
+def fill_to_multiple(x: Array, extent: Array, multiple: int) -> Array:
+    """`pad_to_multiple` of the images in the upper left corners of larger maps.
+
+    Args:
+        x: NHWC maps with H and W multiples of ``multiple``.
+        extent: (N, 2) height and width of each image.
+        multiple: as there.
+
+    Returns:
+        The maps, the images in them grown; beyond those, copies of their pixels.
+    """
+
+    def one(x: Array, size: Array) -> Array:
+        for axis in (0, 1):
+            n, i = size[axis], jnp.arange(x.shape[axis])
+            mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - i, n - 1)
+            x = jnp.take(x, jnp.clip(jnp.where(i < n, i, mirrored), 0, n - 1), axis=axis)
+        return x
+
+    return jax.vmap(one)(x, extent)
