@@ -11,14 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_training import compiled_once
 
 from mgdn_jax import runs, steps, training
 from mgdn_jax.checkpoint import Checkpoints, load_weights
 from mgdn_jax.errors import InputError
 
 NAMES = ("fusion", "proposal", "reconstruction")
-__all__ = ["compiled_once"]  # a fixture: every `fit` compiles the same few programs
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def data(size=8, side=4):

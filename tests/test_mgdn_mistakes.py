@@ -92,7 +92,7 @@ def patch_zero_padding(m):
     def zeros(x, n):
         return jnp.pad(x, ((0, 0), (0, -x.shape[1] % n), (0, -x.shape[2] % n), (0, 0)))
 
-    m.setattr(mgdn, "_pad", zeros)
+    m.setattr(mgdn, "pad_to_multiple", zeros)
 
 
 PATCHES = {
