@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import pytest
 
@@ -43,25 +44,17 @@ def pytest_collection_modifyitems(config, items) -> None:
         items[:] = [item for item in items if item not in long]
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Every `fit` compiles the same few programs anew; from disk that takes no time."""
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once():
+    """Compiling takes most of the time: what one test compiled, the next ones read from disk."""
     import jax
-    from jax.experimental.compilation_cache import compilation_cache
 
-    changes = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in changes}
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    with tempfile.TemporaryDirectory() as folder:  # a process's own: entries are not written whole
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ BOUNDARY = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def compiled_plainly(tmp_path_factory):
     """Here and in children: both phases on one device and on four are all there is to compile."""
     changes = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),

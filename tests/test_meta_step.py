@@ -17,7 +17,6 @@ from mgdn_jax.checkpoint import Checkpoints, load_weights
 from mgdn_jax.errors import InputError
 
 NAMES = ("fusion", "proposal", "reconstruction")
-pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def data(size=8, side=4):

@@ -180,7 +180,7 @@ def newest(workdir):
 
 
 @pytest.mark.long
-def test_stopped_and_resumed_equals_uninterrupted_dropout_included(pairs, compiled_once):
+def test_stopped_and_resumed_equals_uninterrupted_dropout_included(pairs):
     def fit(name, steps):
         config = configs.get_config("smoke")
         config.model.update(TINY)

@@ -23,7 +23,7 @@ CONFIG = "--config=tests/fake_recipe.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
+def children_compile_once(tmp_path_factory):
     """Children compile the same programs again and again; from disk that takes no time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))

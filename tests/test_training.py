@@ -14,8 +14,6 @@ from mgdn_jax.checkpoint import Checkpoints, load_weights
 from mgdn_jax.codec import decode_image
 from mgdn_jax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def fit(workdir, recipe=None, data=None, **train):
     # One device unless said otherwise: four threads that wait for each other are slow.
