@@ -2,12 +2,14 @@
 
     python benchmarks/large_kernel.py grid [--minutes 10] [--csv docs/large_kernel.csv]
     python benchmarks/large_kernel.py base [--rounds 1] [--repeats 3] [--json FILE]
+    python benchmarks/large_kernel.py network
 
 "grid" goes through sizes, kernels and channels, dense and depthwise, value and gradient, in one
 process; a case whose direct form would take too long is left out, and it ends when its minutes are
 over. "base" runs the distinct large-kernel convolutions of LKC-FUNet's base network on a 480x640
 pair, each side in a process of its own per convolution, sides in turn, and adds them up as often
-as the network has them.
+as the network has them. "network" fuses that pair with the whole network, freshly drawn, and prints
+the peak memory of its process, Python and the compiler included.
 
 Wall times are those of the machine as it is. Where other work shares it, the processor seconds of
 the process are the steadier figure: both are given. Ratios are PyTorch's (or XLA's) time over ours.
@@ -160,6 +162,23 @@ def base(options: argparse.Namespace) -> None:
         Path(options.json).write_text(json.dumps(rows, indent=1))
 
 
+def network(options: argparse.Namespace) -> None:
+    """The whole base network in a process that does nothing else."""
+    import mgdn_jax
+    from mgdn_jax import models
+
+    config, _, params, stats = models.create("lkc_funet", "ivf")
+    fuser = mgdn_jax.Fuser("lkc_funet", config, params, stats)
+    random = np.random.default_rng(0)
+    pair = [random.random((480, 640), dtype=np.float32) for _ in range(2)]
+    fuser(*pair)
+    wall, cpu = timed(lambda: fuser(*pair), options.repeats, 120)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    print(f"{statistics.median(wall):.1f} s wall, {statistics.median(cpu):.1f} s processor")
+    print(f"peak memory of the process {peak:.0f} MB")
+
+
 def grid(options: argparse.Namespace) -> None:
     """Every form at every size that fits the time."""
     from mgdn_jax.layers.large_kernel import METHODS, choose
@@ -214,7 +233,7 @@ def grid(options: argparse.Namespace) -> None:
 def main() -> None:
     """Runs what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("grid", "base", "one"))
+    parser.add_argument("what", choices=("grid", "base", "network", "one"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--csv", default="docs/large_kernel.csv")
     parser.add_argument("--rounds", type=int, default=1)
@@ -226,7 +245,7 @@ def main() -> None:
     if options.what == "one":
         print(json.dumps(one(options.side, options.case, options.repeats)))
     else:
-        {"base": base, "grid": grid}[options.what](options)
+        {"base": base, "grid": grid, "network": network}[options.what](options)
 
 
 if __name__ == "__main__":

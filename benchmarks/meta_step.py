@@ -1,12 +1,12 @@
 """One K = 1 meta pair of ReFusion (form R) on a CPU against plain PyTorch; compile time; memory.
 
-    python benchmarks/meta_step.py [--part pair|memory] [--rounds 5]
+    python benchmarks/meta_step.py [--part pair|memory] [--rounds 5] [--remat example]
 
 pair: the meta-gradient of P with the temporary step of R, default networks, 4 + 4 examples of
 64x64, ours jitted against PyTorch with `create_graph=True` from the same parameters; values are
 compared first, then both sides are timed in turns and the ratio of the medians is the result. The
 time to trace and compile is printed, too. memory: the compiler's count of temporaries at K = 2
-and K = 8.
+and K = 8. Rematerialisation is that of the presets NAME_cpu of configs/refusion.py.
 """
 
 import argparse
@@ -18,17 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from mgdn_jax import bilevel
+from mgdn_jax.layers import functional
 from mgdn_jax.recipes.refusion import Recipe
 
 RATE, SIDE, BATCH = 1e-2, 64, 4
 FLOOR = 1e-3
 
 
-def problem(steps: int):
+def problem(steps: int, remat: str):
     """Our meta-gradient as a function, its arguments, and the recipe."""
     import optax
 
-    recipe = Recipe(model={}, swap=False, norm_floor=FLOOR, black=0.0, inner_steps=steps)
+    model = {"remat": remat}
+    recipe = Recipe(model=model, swap=False, norm_floor=FLOOR, black=0.0, inner_steps=steps)
     sgd = optax.sgd(RATE)
 
     def inner_loss(theta, maps, batch):
@@ -196,11 +198,11 @@ def torch_pair(theta, phi, psi, train, test):
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def pair(rounds: int) -> None:
+def pair(rounds: int, remat: str) -> None:
     """Values, then times in turns."""
     import torch
 
-    run, arguments = problem(1)
+    run, arguments = problem(1, remat)
     theirs = torch_pair(*arguments)
     start, cpu = time.perf_counter(), time.process_time()
     lowered = jax.jit(run).lower(*arguments)
@@ -226,11 +228,11 @@ def pair(rounds: int) -> None:
     print(f"PyTorch / ours: {medians['torch'] / medians['ours']:.2f}")
 
 
-def memory() -> None:
+def memory(remat: str) -> None:
     """Temporaries at K = 2 and 8; inner steps are a loop, so the program is equally long."""
     sizes = {}
     for steps in (2, 8):
-        run, arguments = problem(steps)
+        run, arguments = problem(steps, remat)
         # The code itself is not optimised: that takes minutes and moves no buffer.
         quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         compiled = jax.jit(run).lower(*arguments).compile(quick)
@@ -244,11 +246,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("pair", "memory"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--remat", default="example", choices=functional.REMATS)
     told = parser.parse_args()
     if told.part in (None, "pair"):
-        pair(told.rounds)
+        pair(told.rounds, told.remat)
     if told.part in (None, "memory"):
-        memory()
+        memory(told.remat)
 
 
 if __name__ == "__main__":

@@ -323,11 +323,11 @@ def make_meta_step(
         metrics: Metrics = {}
         if meta.learns in trains:
             told = state, batch, progress, alpha
-            if meta.every == 1:
+            if meta.every == 1 and not meta.after:
                 found = learn(*told)
             else:
                 found = jax.lax.cond(
-                    state.step % meta.every == 0,
+                    (state.step % meta.every == 0) & (state.step >= meta.after * total),
                     lambda: learn(*told),
                     lambda: jax.tree.map(jnp.asarray, rest(state)),
                 )

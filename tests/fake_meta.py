@@ -24,6 +24,7 @@ class Recipe:
 
     model: dict
     every: int = 1
+    after: float = 0.0
     steps: int = 1
     mode: str = "unrolled"
     rate: float = 0.0
@@ -39,7 +40,7 @@ class Recipe:
         meta = Meta(
             inner="fusion", learns="proposal", auxiliary="reconstruction",
             optimiser=optax.sgd(1.0), rate=self.rate, steps=self.steps, mode=self.mode,
-            every=self.every,
+            every=self.every, after=self.after,
         )  # fmt: skip
         object.__setattr__(self, "meta", meta)
 

@@ -145,6 +145,24 @@ def test_wide_inputs_in_parts_equal_the_whole(monkeypatch):
     assert off(y, referee("tiles")[0]) < 5e-6
 
 
+def test_layers_in_turn_need_no_more_memory_than_two():
+    # Kernel spectra and buffers of results depend on no image; made at once, they add up.
+    x, kernels = jnp.ones((1, 96, 96, 16)), jnp.ones((8, 15, 15, 16, 16))
+
+    def temporaries(depth):
+        def run(x, kernels):
+            for kernel in kernels:
+                x = jnp.tanh(large.large_kernel_conv(x, kernel, method="fft"))
+            return x
+
+        compiled = jax.jit(run).lower(x, [*kernels[:depth]]).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = temporaries(2), temporaries(8)
+    print(f"temporaries of 2 and 8 layers: {few / 2**20:.1f} and {many / 2**20:.1f} MiB")
+    assert many < 1.05 * few
+
+
 def test_the_rule():
     assert large.choose((1, 480, 640, 128), (15, 15, 128, 128)) == "fft"
     assert large.choose((1, 1, 1, 2), (5, 5, 2, 2)) == "direct"

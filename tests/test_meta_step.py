@@ -137,6 +137,21 @@ def test_meta_every_leaves_the_proposal_alone_between():
         assert not jnp.all(state.params["fusion"]["first"] == before["fusion"]["first"])
 
 
+def test_meta_after_lets_the_others_train_first():
+    step, state = built(fake_meta.Recipe({}, after=0.2))  # of ten steps
+    step, turns = jax.jit(step), []
+    for _ in range(4):
+        before, (state, metrics) = state.params, step(state, data())
+        moved = {
+            name
+            for name in NAMES
+            if any(jnp.any(state.params[name][k] != x) for k, x in before[name].items())
+        }
+        turns.append(("proposal" in moved, float(metrics["meta"])))
+        assert moved >= {"fusion", "reconstruction"}
+    assert turns == [(False, 0), (False, 0), (True, 1), (True, 1)]
+
+
 def test_its_schedule_counts_steps_though_updates_are_fewer():
     settings = runs.Optimiser(
         "sgd", 1.0, schedule="multistep", milestones=(0.5,), gamma=0.1,

@@ -493,3 +493,25 @@ def test_configurations():
     ):
         with pytest.raises(InputError, match=message):
             Config.from_dict(fields)
+
+
+def test_policies_of_rematerialisation_give_the_same_results():
+    rng = np.random.default_rng(3)
+    a, b = rng.random((2, 2, 9, 10, 1), np.float32)
+    found = {}
+    for remat in ("none", "row", "example"):
+        config, graphdef, params, _ = models.create(
+            "refusion", "ivf", features=4, heads=2, remat=remat
+        )
+        assert models.get("refusion").Config.from_dict(config.to_dict()) == config
+
+        def value(params, graphdef=graphdef):
+            fused = functional.apply(graphdef, params, {}, a, b)[0][0]
+            return jnp.mean(jnp.square(fused - a)), fused
+
+        found[remat] = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
+    for remat in ("row", "example"):
+        for ours, wanted in zip(*map(jax.tree.leaves, (found[remat], found["none"])), strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6, err_msg=remat)
+    with pytest.raises(InputError, match="remat is one of none, dots"):
+        models.create("refusion", "ivf", remat="all")

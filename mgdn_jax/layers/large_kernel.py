@@ -240,12 +240,22 @@ def _spectrum(kernel: Array, size: tuple[int, int], dense: bool) -> Array:
     return _analyse(_wide(kernel).swapaxes(0, 1), m.kernel_width, m.kernel_height)
 
 
+def _once(there: Array, kernel: Array) -> Array:
+    """The kernel, but not before an array is there.
+
+    Spectra depend on weights only, and XLA for CPU would make those of all layers first and hold
+    them all. Barriers are gone when it orders its work; a factor it cannot know to be 1 is not.
+    """
+    infinite = jnp.isinf(there[(0,) * there.ndim])
+    return kernel * jnp.where(infinite, 1 + jnp.finfo(kernel.dtype).eps, 1).astype(kernel.dtype)
+
+
 def _by_fft(x: Array, kernel: Array, groups: int) -> Array:
     if groups == 1 and kernel.shape[2] > _WIDEST:  # one part after the other, for the memory
         rest_x, rest_kernel = x[..., _WIDEST:], kernel[:, :, _WIDEST:]
         y = _by_fft(x[..., :_WIDEST], kernel[:, :, :_WIDEST], groups)
-        y, rest_x, rest_kernel = lax.optimization_barrier((y, rest_x, rest_kernel))
-        return y + _by_fft(rest_x, rest_kernel, groups)
+        return y + _by_fft(rest_x, _once(y, rest_kernel), groups)
+    kernel = _once(x, kernel)
     tiling = _tiling(x.shape, kernel.shape, groups)
     return _filter(x, _spectrum(kernel, tiling.size, groups == 1), kernel.shape, tiling)
 
@@ -270,7 +280,13 @@ def _filter(x: Array, spectrum: Array, shape: tuple[int, ...], tiling: Tiling) -
         z = z.reshape(rw, rh, examples, rows, nx, o).transpose(2, 3, 1, 4, 0, 5)
         return z.reshape(examples, rows * rh, nx * rw, o)[:, :, :w]
 
-    y = lax.map(step, jnp.arange(steps[0] * steps[1]))
+    def put(out: Array, index: Array) -> tuple[Array, None]:
+        return lax.dynamic_update_index_in_dim(out, step(index), index, 0), None
+
+    # For the same reason the buffer of the results is made of the input, not of zeros.
+    count = steps[0] * steps[1]
+    start = jnp.full((count, examples, rows * rh, w, o), x[0, 0, 0, 0])
+    y, _ = lax.scan(put, start, jnp.arange(count))
     y = y.reshape(*steps, examples, rows * rh, w, o).swapaxes(1, 2)
     return y.reshape(steps[0] * examples, -1, w, o)[:b, :h]
 

@@ -22,7 +22,7 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import above, below, chain
+from mgdn_jax.layers.functional import REMATS, above, below, chain
 from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
@@ -54,6 +54,9 @@ class Config:
         norm_floor: smallest norm a query or key is divided by, 1e-12 as published. At the start
             of training a black source has queries of exactly zero and a gradient of 1 / norm_floor;
             about 1e-3 keeps it bounded, and changes nothing where norms are larger.
+        remat: memory of training against speed, one of `functional.REMATS`: ``"row"`` keeps for
+            the gradient what a row of blocks was given; ``"example"`` is what each block was given,
+            one example after the other, and quickest on CPUs. Results are the same.
         dtype: compute dtype; parameters stay float32.
         in_channels: channels of the two images, fixed: luminance.
         out_channels: channels of the result, fixed: luminance.
@@ -65,6 +68,7 @@ class Config:
     expansion: float = 2.0
     proposal: str = "two_branch"
     norm_floor: float = 1e-12
+    remat: str = "row"
     dtype: str = "float32"
     in_channels: tuple[int, ...] = (1, 1)
     out_channels: int = 1
@@ -85,6 +89,7 @@ class Config:
         demand(self.features * self.expansion >= 1, "expansion leaves no hidden channel")
         demand(self.norm_floor >= 1e-18, "norm_floor must be at least 1e-18 (its square is taken)")
         demand(self.proposal in ("two_branch", "single"), "proposal is 'two_branch' or 'single'")
+        demand(self.remat in REMATS, f"remat is one of {', '.join(REMATS)}")
         demand(self.dtype in _DTYPES, f"dtype is one of {', '.join(_DTYPES)}")
         demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
         demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
@@ -264,6 +269,7 @@ class Network(nnx.Module):
             jnp.stack(stemmed),
             [below(context, branch) for branch in branches],
             pixel_weights,
+            remat=self.config.remat,
             extent=extent,
         )
         for branch, own in zip(branches, owns, strict=True):
@@ -277,6 +283,7 @@ class Network(nnx.Module):
             joint[None],
             [below(context, "decoder")],
             pixel_weights,
+            remat=self.config.remat,
             extent=extent,
         )
         sums |= above("decoder", own)
@@ -289,6 +296,7 @@ class WeightProposal(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         c = config.features
+        self.remat = config.remat
         self.stems = nnx.List([bare_conv(1, c, 3, rngs) for _ in range(2)])
         self.encoders = nnx.List([_blocks(config, c, rngs) for _ in range(2)])
         self.joint = _blocks(config, 2 * c, rngs)
@@ -301,8 +309,10 @@ class WeightProposal(nnx.Module):
     ) -> Float[Array, "b h w 2"]:
         """Weights of ``a`` and ``b``, float32, positive, of sum 1 at every pixel."""
         stemmed = jnp.stack([stem(x) for stem, x in zip(self.stems, (a, b), strict=True)])
-        encoded = run_rows(self.encoders, stemmed)[0]
-        (joint,) = run_rows([self.joint], jnp.concatenate([*encoded], -1)[None])[0]
+        encoded = run_rows(self.encoders, stemmed, remat=self.remat)[0]
+        (joint,) = run_rows([self.joint], jnp.concatenate([*encoded], -1)[None], remat=self.remat)[
+            0
+        ]
         x = self.reduce(joint)
         x = jnp.where(x >= 0, x, self.slope[...].astype(x.dtype) * x)
         logits = self.last(x)
@@ -356,7 +366,8 @@ class ReconstructionNetwork(nnx.Module):
         """Rebuild ``(first source, second source)``, float32 in (0, 1), from the fused image."""
         _check(fused, fused)
         x = fused.astype(jnp.dtype(self.config.dtype))
-        encoded = run_rows(self.encoders, jnp.stack([stem(x) for stem in self.stems]))[0]
+        stemmed = jnp.stack([stem(x) for stem in self.stems])
+        encoded = run_rows(self.encoders, stemmed, remat=self.config.remat)[0]
         first, second = (_image(self.reduce[i], self.last[i], encoded[i]) for i in range(2))
         return first, second
 

@@ -49,6 +49,7 @@ class Meta:
         steps: inner steps K.
         mode: one of `bilevel.MODES`.
         every: one meta-gradient in so many training steps.
+        after: part of the run, in [0, 1), before which there is none.
         trainable: expressions for the inner parameters that the inner steps adapt; None for all.
         auxiliary_optimiser: of the temporary psi', at a learning rate of 1.
         auxiliary_steps: updates from psi to psi'.
@@ -64,6 +65,7 @@ class Meta:
     steps: int = 1
     mode: str = "unrolled"
     every: int = 1
+    after: float = 0.0
     trainable: tuple[str, ...] | None = None
     auxiliary_optimiser: optax.GradientTransformation = dataclasses.field(
         default_factory=lambda: optax.sgd(1.0)

@@ -66,6 +66,8 @@ class Recipe:
         mode: of `bilevel.MODES`, or ``"auto"``: mixed_product for K = 1, else unrolled.
         trainable: regular expressions for the parameters of F that inner steps adapt; () for all.
         meta_every: P learns in one of so many steps.
+        meta_after: part of the run, in [0, 1), that F and R train under P as it was drawn: how well
+            they do says nothing before they have learned anything.
         auxiliary_steps: updates of the temporary psi' before P is judged.
         auxiliary_optimiser: of these; as inner_optimiser.
         damping: of mode ``"implicit"``.
@@ -93,6 +95,7 @@ class Recipe:
     mode: str = "auto"
     trainable: tuple[str, ...] = ()
     meta_every: int = 1
+    meta_after: float = 0.0
     auxiliary_steps: int = 1
     auxiliary_optimiser: str = "sgd"
     damping: float = 1.0
@@ -156,6 +159,7 @@ class Recipe:
         for field in ("reconstruction_gradient", "inner_rate", "black"):
             demand(_number(getattr(self, field)), field, "a number of 0 or more")
         demand(self.intensity + self.gradient > 0, "gradient", "above 0 where intensity is 0")
+        demand(_number(self.meta_after) and self.meta_after < 1, "meta_after", "in [0, 1)")
         demand(self.black < 1, "black", "below 1, for images are in [0, 1]")
         demand(_number(self.norm_floor) and self.norm_floor > 0, "norm_floor", "above 0")
         for field, least in (("inner_steps", 1), ("meta_every", 1), ("auxiliary_steps", 0)):
@@ -218,6 +222,7 @@ class Recipe:
             steps=self.inner_steps,
             mode=mode,
             every=self.meta_every,
+            after=self.meta_after,
             trainable=tuple(self.trainable) or None,
             auxiliary_optimiser=_optimiser(self.auxiliary_optimiser, "recipe.auxiliary_optimiser"),
             auxiliary_steps=self.auxiliary_steps,
