@@ -6,7 +6,7 @@ pair: the meta-gradient of P with the temporary step of R, default networks, 4 +
 64x64, ours jitted against PyTorch with `create_graph=True` from the same parameters; values are
 compared first, then both sides are timed in turns and the ratio of the medians is the result. The
 time to trace and compile is printed, too. memory: the compiler's count of temporaries at K = 2
-and K = 8. Rematerialisation is that of the presets NAME_cpu of configs/refusion.py.
+and K = 8. `--remat` is `model.remat` of all three networks; configs/refusion.py leaves it at "row".
 """
 
 import argparse
