@@ -2,14 +2,17 @@
 
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
     python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 400]
+        [--change recipe.meta_after=0.25 recipe.meta_every=1]
 
 Pairs of runs of configs/refusion.py:ivf_form_r with networks of half the width and depth, equal in
 seed, initial F and R, and every batch; the control freezes the weights. Judged by the outer
 loss, R's reconstruction of both sources, on training pairs held out from both. Writes
-docs/learned_loss.csv and docs/learned_loss.svg. Goes on where it was interrupted.
+docs/learned_loss.csv and docs/learned_loss.svg. Goes on where it was interrupted. `--change` sets
+fields of the config in both runs of a pair; each set of changes wants a workdir of its own.
 """
 
 import argparse
+import ast
 import csv
 import json
 import statistics
@@ -28,9 +31,21 @@ KINDS = ("learned", "frozen")
 COLOURS = {"learned": "#0b6e4f", "frozen": "#b3541e"}
 
 
-def curve(kind: str, seed: int, steps: int, workdir: Path) -> list[tuple[int, float]]:
+def changed(text: str) -> tuple[str, object]:
+    """FIELD=VALUE, the value as Python writes it, or a plain word."""
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return name, value
+
+
+def curve(
+    kind: str, seed: int, steps: int, workdir: Path, changes: dict[str, object]
+) -> list[tuple[int, float]]:
     """(step, held-out outer loss) of one run."""
     config = get_config("ivf_form_r")
+    config.update_from_flattened_dict(changes)
     config.recipe.frozen_weights = kind == "frozen"
     config.model.update({"features": 8, "blocks": 1, "heads": 4})
     config.train.update({"steps": steps, "ema": 0.9, "seed": seed, "keep": 1})
@@ -86,11 +101,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--change", type=changed, nargs="+", default=[], metavar="FIELD=VALUE")
     told = parser.parse_args()
     # Seeds differ in values only: the second run of a kind finds its program compiled.
     jax.config.update("jax_compilation_cache_dir", str(told.workdir / "compiled"))
     curves = {
-        (kind, seed): curve(kind, seed, told.steps, told.workdir)
+        (kind, seed): curve(kind, seed, told.steps, told.workdir, dict(told.change))
         for seed in told.seeds
         for kind in KINDS
     }

@@ -28,8 +28,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     """The config of a preset, one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-    task = "mff" if preset == "ivf_supervised" else preset.split("_")[0]
-    task = "ivf" if preset == "smoke" else task
+    task = {"ivf_supervised": "mff", "smoke": "ivf"}.get(preset, preset.split("_")[0])
     config = ml_collections.ConfigDict(
         {
             "name": "refusion-" + preset.removesuffix("_cpu").replace("_", "-"),
@@ -48,6 +47,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "mode": "auto",
                 "trainable": (),
                 "meta_every": 1,
+                "meta_after": 0.0,
                 "auxiliary_steps": 1,
                 "auxiliary_optimiser": "sgd",
                 "swap": True,
