@@ -1,8 +1,8 @@
 """Does learning the loss help? ReFusion with P against the same run with all weights at 1/2.
 
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
-    python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 400]
-        [--change recipe.meta_after=0.25 recipe.meta_every=1]
+    python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 1200]
+        [--change recipe.even_start=False recipe.meta_after=0.0]
 
 Pairs of runs of configs/refusion.py:ivf_form_r with networks of half the width and depth, equal in
 seed, initial F and R, and every batch; the control freezes the weights. Judged by the outer
@@ -24,10 +24,12 @@ import jax
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.curves import drawing  # noqa: E402
 from configs.refusion import get_config  # noqa: E402
 from mgdn_jax.training import fit  # noqa: E402
 
 KINDS = ("learned", "frozen")
+NAMES = {"learned": "learned loss", "frozen": "all weights 1/2"}
 COLOURS = {"learned": "#0b6e4f", "frozen": "#b3541e"}
 
 
@@ -56,51 +58,12 @@ def curve(
     return [(row["step"], row["outer_loss"]) for row in rows if row["kind"] == "validation"]
 
 
-def drawing(curves: dict[tuple[str, int], list[tuple[int, float]]]) -> str:
-    """All curves as an SVG picture, one colour a kind."""
-    width, height, left, bottom = 640, 360, 70, 40
-    last = max(step for points in curves.values() for step, _ in points)
-    values = [value for points in curves.values() for _, value in points]
-    low, high = min(values), max(values)
-
-    def place(step: int, value: float) -> str:
-        x = left + (width - left - 20) * step / last
-        y = 20 + (height - bottom - 20) * (high - value) / (high - low)
-        return f"{x:.1f},{y:.1f}"
-
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
-        ' font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-    ]
-    for i in range(5):
-        value = low + (high - low) * i / 4
-        y = float(place(0, value).split(",")[1])
-        out.append(f'<path d="M{left} {y}H{width - 20}" stroke="#ddd"/>')
-        out.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{value:.3f}</text>')
-        step = round(last * i / 4)
-        x = float(place(step, low).split(",")[0])
-        out.append(f'<text x="{x}" y="{height - 18}" text-anchor="middle">{step}</text>')
-    for (kind, _), points in curves.items():
-        path = " ".join(place(*point) for point in points)
-        out.append(
-            f'<polyline points="{path}" fill="none" stroke="{COLOURS[kind]}" stroke-width="1.8"/>'
-        )
-    for i, kind in enumerate(KINDS):
-        name = {"learned": "learned loss", "frozen": "all weights 1/2"}[kind]
-        out.append(
-            f'<text x="{width - 160}" y="{40 + 20 * i}" fill="{COLOURS[kind]}">{name}</text>'
-        )
-    out.append(f'<text x="{left}" y="14">outer loss on held-out pairs, by step</text></svg>')
-    return "\n".join(out) + "\n"
-
-
 def main() -> None:
     """Runs what is missing, then writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--change", type=changed, nargs="+", default=[], metavar="FIELD=VALUE")
     told = parser.parse_args()
     # Seeds differ in values only: the second run of a kind finds its program compiled.
@@ -115,7 +78,9 @@ def main() -> None:
         table.writerow(["kind", "seed", "step", "outer_loss"])
         for (kind, seed), points in curves.items():
             table.writerows([kind, seed, step, f"{value:.6f}"] for step, value in points)
-    (ROOT / "docs" / "learned_loss.svg").write_text(drawing(curves))
+    lines = [(NAMES[kind], COLOURS[kind], 1.6, points) for (kind, _), points in curves.items()]
+    picture = drawing(lines, "outer loss on held-out pairs, by step")
+    (ROOT / "docs" / "learned_loss.svg").write_text(picture)
     gains = []
     for seed in told.seeds:
         learned, frozen = (curves[kind, seed][-1][1] for kind in KINDS)

@@ -5,14 +5,13 @@
 
 ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one folder b) and mef
 (under-, over-exposed) learn from stored pairs without targets, mff from synthetic pairs of the set
-`natural`; luminance only. Prepare training folders only: what is scored must not be trained on.
-Lengths are for a GPU, rates and coefficients of the training code nearest to ReFusion's
-(docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten times the
-rate, small crops in one order only, P by Adam and in one step of four, inner steps of equal length
-(docs/refusion.md), and form T, whose gradient term needs no learned weights to be sharp.
+`natural`; luminance only. Lengths are for a GPU, rates and coefficients of the training code
+nearest to ReFusion's (docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU
+cores: ten times the rate, small crops in one order only, P by Adam and in one step of four, inner
+steps of equal length, and form T, whose gradient term needs no learned weights to be sharp.
 
-Variants of ivf_cpu, one change each: ivf_form_r (ReFusion's own losses), ivf_mgdn (MGDN's network
-under the learned loss), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
+Variants of ivf_cpu: ivf_form_r (ReFusion's own losses, P slow and from weights of 1/2), ivf_mgdn
+(MGDN's network), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
 ivf_supervised is mff_cpu with P judged by the target. smoke is ivf shrunk, for tests.
 """
 
@@ -48,6 +47,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "trainable": (),
                 "meta_every": 1,
                 "meta_after": 0.0,
+                "even_start": False,
                 "auxiliary_steps": 1,
                 "auxiliary_optimiser": "sgd",
                 "swap": True,
@@ -103,15 +103,15 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
         config.train.update({"steps": 800, "ema": 0.99, "save_every": 100, "eval_every": 100})
     if preset == "ivf_form_r":
-        config.recipe.update({"form": "R", "ramp": True})
+        config.recipe.update(form="R", ramp=True, meta_every=1, meta_after=0.25, even_start=True)
+        config.optimiser.networks.proposal.learning_rate = 2e-4
     if preset == "ivf_mgdn":
         config.model.system = "mgdn"
     if preset == "ivf_supervised":
         config.recipe.outer = "supervised_l1"
     if preset == "ivf_max_abs":
         config.optimiser.networks.proposal = {"name": "max_abs"}
-    if preset == "ivf_frozen":
-        config.recipe.frozen_weights = True
+    config.recipe.frozen_weights = preset == "ivf_frozen"
     if preset == "smoke":
         config.model.update({"features": 4, "blocks": 1, "heads": 2})
         config.data.train.update({"crop": 16, "threads": 1})

@@ -113,8 +113,9 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
     assert worst <= 1e-5
 
 
-def test_the_loss_is_the_sum_of_its_terms_in_the_networks_range():
-    recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5)
+@pytest.mark.parametrize("ssim_range", ["network", "unit"])
+def test_the_loss_is_the_sum_of_its_terms_in_the_networks_range(ssim_range):
+    recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, ssim_range=ssim_range)
     state, _ = start(recipe)
     images = {k: jnp.asarray(v) for k, v in batch().items()}
 
@@ -125,7 +126,8 @@ def test_the_loss_is_the_sum_of_its_terms_in_the_networks_range():
     loss, new, terms, fused = jax.jit(values, compiler_options=QUICK)(state.params, state.stats)
     f, a, b = (2 * x - 1 for x in (fused, images["a"], images["b"]))
     wanted = losses.intensity(f, a, b) + 2 * losses.sobel_max(f, a, b)
-    wanted = float((wanted + 0.5 * losses.ssim_both(f, a, b)).mean())
+    seen = (f, a, b) if ssim_range == "network" else (fused, images["a"], images["b"])
+    wanted = float((wanted + 0.5 * losses.ssim_both(*seen)).mean())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert set(terms) == {"intensity", "gradient", "ssim"}
     # Without keys the network runs as it is used: its statistics stay.
@@ -145,6 +147,7 @@ def test_options_of_the_recipe():
     for changes, message in (
         ({"ssim": -1.0}, "recipe.ssim is -1.0 and must be a number"),
         ({"intensity": 0, "gradient": 0, "ssim": 0}, "recipe has no loss"),
+        ({"ssim_range": "255"}, "recipe.ssim_range is '255'; it is one of network, unit"),
     ):
         with pytest.raises(InputError, match=message):
             read("smoke", **changes)

@@ -225,6 +225,24 @@ def test_families_trace(preset):
     assert ("v_a" in metrics) == (preset == "ivf_form_r")
 
 
+def test_an_even_start_is_the_frozen_loss_and_moves_at_once():
+    recipe = built("smoke", even_start=True)[0]
+    params, _ = recipe.init(jax.random.key(0))
+    batch = images()
+
+    def first(phi):
+        return jnp.mean(jnp.square(recipe.propose(phi, batch)["w"][..., 0]))
+
+    maps = recipe.propose(params["proposal"], batch)
+    assert all(np.all(weights == 0.5) for weights in maps.values())
+    slopes = jax.grad(first)(params["proposal"])
+    assert any(np.any(slope) for name, slope in slopes.items() if "last/" in name)
+    drawn = built("smoke")[0]
+    others = drawn.init(jax.random.key(0))[0]["proposal"]
+    for name, value in params["proposal"].items():
+        assert ("last/" in name) == (value.tobytes() != others[name].tobytes()), name
+
+
 def test_frozen_weights_have_no_proposal():
     recipe = built("ivf_frozen", form="R")[0]
     assert recipe.networks == ("fusion", "reconstruction")

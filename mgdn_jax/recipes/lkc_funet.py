@@ -2,7 +2,9 @@
 
     L = intensity |f - max(a, b)| + gradient |M(f) - max(M(a), M(b))| + ssim (1 - mean SSIM)
 
-with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). Dropout,
+with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). SSIM may be that
+of [0, 1] instead: its constants are for that range, and on [-1, 1], where means change sign at
+medium grey, it likes the brighter source, pixel by pixel, better than any mixture of both. Dropout,
 stochastic depth and batch statistics are on while training.
 """
 
@@ -22,6 +24,7 @@ from mgdn_jax.recipes import Phase
 
 Batch = dict[str, Array]
 Networks = dict[str, Flat]
+SSIM_RANGES = ("network", "unit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +38,15 @@ class Recipe:
         intensity: coefficient of the intensity term.
         gradient: coefficient of the gradient term.
         ssim: coefficient of the SSIM term.
+        ssim_range: values that SSIM sees: ``"network"``, the network's own as released, or
+            ``"unit"``, [0, 1].
     """
 
     model: dict[str, Any]
     intensity: float = 1.0
     gradient: float = 1.0
     ssim: float = 1.0
+    ssim_range: str = "network"
     model_config: Any = dataclasses.field(init=False)
     _graphdef: Any = dataclasses.field(init=False, repr=False)
 
@@ -56,6 +62,10 @@ class Recipe:
                 raise InputError(f"recipe.{name} is {value!r} and must be a number of 0 or more")
         if not self.intensity + self.gradient + self.ssim:
             raise InputError("recipe has no loss: set intensity, gradient or ssim above 0")
+        if self.ssim_range not in SSIM_RANGES:
+            raise InputError(
+                f"recipe.ssim_range is {self.ssim_range!r}; it is one of {', '.join(SSIM_RANGES)}"
+            )
         fields = dict(self.model)
         config = models.preset(self.system, fields.pop("preset", "") or "ivf", **fields)
         if config.merged:
@@ -105,14 +115,14 @@ class Recipe:
         if a.shape[-1] != 1 or b.shape[-1] != 1:
             raise InputError("LKC-FUNet is about luminance; set data.channels=1")
         mode = Mode(training=keys is not None, keys=keys, axis_name=axis_name)
-        (_, aux), new = functional.apply(
+        (unit, aux), new = functional.apply(
             self._graphdef, params["fusion"], stats["fusion"], a, b, mode=mode
         )
-        fused, a, b = aux["raw"], *(self.model_config.to_range(x) for x in (a, b))
+        own = aux["raw"], *(self.model_config.to_range(x) for x in (a, b))
         terms = {
-            "intensity": losses.intensity(fused, a, b),
-            "gradient": losses.sobel_max(fused, a, b),
-            "ssim": losses.ssim_both(fused, a, b),
+            "intensity": losses.intensity(*own),
+            "gradient": losses.sobel_max(*own),
+            "ssim": losses.ssim_both(*(own if self.ssim_range == "network" else (unit, a, b))),
         }
         terms = {name: jnp.mean(value) for name, value in terms.items()}
         total = sum(getattr(self, name) * value for name, value in terms.items())
@@ -122,6 +132,9 @@ class Recipe:
         """What the card of the shipped weights says about the loss they were trained with."""
         order = self.model_config.order
         return {
-            "loss": {name: getattr(self, name) for name in ("intensity", "gradient", "ssim")},
+            "loss": {
+                name: getattr(self, name)
+                for name in ("intensity", "gradient", "ssim", "ssim_range")
+            },
             "inputs": "infrared, visible" if order == (1, 0) else "CT/PET/SPECT, MRI",
         }

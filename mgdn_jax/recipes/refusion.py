@@ -68,6 +68,8 @@ class Recipe:
         meta_every: P learns in one of so many steps.
         meta_after: part of the run, in [0, 1), that F and R train under P as it was drawn: how well
             they do says nothing before they have learned anything.
+        even_start: P starts with its last layers at zero, hence with all weights at 1/2; otherwise
+            they are drawn as published, near 1/2 but uneven, which F has to unlearn.
         auxiliary_steps: updates of the temporary psi' before P is judged.
         auxiliary_optimiser: of these; as inner_optimiser.
         damping: of mode ``"implicit"``.
@@ -96,6 +98,7 @@ class Recipe:
     trainable: tuple[str, ...] = ()
     meta_every: int = 1
     meta_after: float = 0.0
+    even_start: bool = False
     auxiliary_steps: int = 1
     auxiliary_optimiser: str = "sgd"
     damping: float = 1.0
@@ -244,9 +247,11 @@ class Recipe:
         _, theta, stats = models.initialise(self.system, self.model_config, first)
         params = {"fusion": theta}
         if not self.frozen_weights:
-            params["proposal"] = models.initialise(
-                "refusion", self._own, second, "ProposalNetwork"
-            )[1]
+            phi = models.initialise("refusion", self._own, second, "ProposalNetwork")[1]
+            if self.even_start:
+                last = [name for name in phi if "last/" in name]
+                phi = {**phi, **{name: jnp.zeros_like(phi[name]) for name in last}}
+            params["proposal"] = phi
         if self.meta.auxiliary:
             params[self.meta.auxiliary] = self._judge.init(third)
         return params, {name: stats if name == "fusion" else {} for name in params}
