@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
 import mgdn_jax
 from configs import lkc_funet
 from mgdn_jax import data, metrics, models, training

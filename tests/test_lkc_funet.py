@@ -11,6 +11,7 @@ import pytest
 import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
+from jax import lax
 
 from mgdn_jax import api, conversion, losses, models
 from mgdn_jax.errors import InputError
@@ -213,15 +214,16 @@ def test_network_in_use(norm_in, case, dtype):
         assert max(off.values()) <= 1e-5
 
 
-def trained(norm_in):
-    """Loss with everything, as a function of (params, both channels)."""
-    _, graphdef, _, stats = reduced(norm_in)
+def trained(norm_in, dtype="float32"):
+    """Loss with everything, as a function of (params, both channels as the network sees them)."""
+    _, graphdef, _, stats = reduced(norm_in, dtype)
 
     def loss(params, x):
         other, mri = x[..., :1], x[..., 1:]
         pair = [(c + 1) / 2 for c in (other, mri)]
         (_, aux), new = functional.apply(graphdef, params, stats, *pair, mode=Mode(True))
-        terms = [f(aux["raw"], mri, other).mean()
+        wanted = lax.stop_gradient(mri), lax.stop_gradient(other)
+        terms = [f(aux["raw"], *wanted).mean()
                  for f in (losses.intensity, losses.sobel_max, losses.ssim_both)]  # fmt: skip
         return sum(terms), (aux["raw"], new, terms)
 
@@ -250,42 +252,57 @@ def test_network_in_training():
         assert abs(float(term) / float(golden[f"scalar:batch.{name}"]) - 1) <= 1e-6
 
 
+# In single precision, one value before a ReLU of the first residual block falls on the other side
+# of 0 than in double precision, with a stem of batch norm; it is seen before that block alone.
+UPSTREAM = {"x", "stem/kernel", "enter/norm/scale", "enter/conv/bias"}
+UPSTREAM |= {"encoder/0/residual/first/norm/scale"}
+
+
 @pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("norm_in", ["batch", "instance"])
-def test_gradients_and_six_steps_of_adam(norm_in):
+def test_gradients_and_six_steps_of_adam(norm_in, dtype):
     golden = Golden("lkc_funet_train")
-    params, x = reduced(norm_in)[2], last(golden["in:x"])
-    both = jax.jit(jax.value_and_grad(trained(norm_in), (0, 1), has_aux=True))
-    (value, (raw, new, _)), (grads, dx) = both(params, x)
-    check_training(norm_in, raw, new)
-    assert abs(float(value) / float(golden[f"scalar:{norm_in}.total"]) - 1) <= 1e-6
-    stored = {k.removeprefix(f"grad:{norm_in}."): v for k, v in golden.arrays.items()
-              if k.startswith(f"grad:{norm_in}.model")}  # fmt: skip
-    wanted = ours(stored)
-    assert len(wanted) == len(stored) == 17
-    off = {k: relative_error(grads[k], v) for k, v in wanted.items()}
-    off["x"] = relative_error(dx, np.asarray(last(golden[f"grad:{norm_in}.in.x"])))
-    norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in grads.values())))
-    norm = abs(norm / float(golden[f"scalar:{norm_in}.grad_l2_all"]) - 1)
-    print(f"{norm_in}: norm of all {norm:.1e};", {k: f"{v:.1e}" for k, v in off.items()})
-    # The original's own distance from double precision reaches 4e-5 in the smallest tensors.
-    assert norm <= 1e-5
-    assert max(off.values()) <= 1e-4
-    optimiser = optax.adam(2e-4)
-    moments, trace = optimiser.init(params), []
-    for i in range(6):
-        if i:
-            (value, _), (grads, _) = both(params, x)
-        trace.append(float(value))
-        updates, moments = optimiser.update(grads, moments)
-        params = optax.apply_updates(params, updates)
-    off = np.abs(np.array(trace) / golden[f"out:{norm_in}.adam_loss_trace"] - 1)
-    print(f"{norm_in}: six losses {np.array2string(off, precision=1)}")
-    assert off[:2].max() <= 1e-6
-    assert off.max() <= 6e-4
-    stored = {k.removeprefix(f"out:{norm_in}.adam6."): v for k, v in golden.arrays.items()
-              if f"{norm_in}.adam6" in k}  # fmt: skip
-    assert max(max_error(params[k], v) for k, v in ours(stored).items()) <= 1.4e-3
+    with jax.enable_x64(dtype == "float64"):
+        params = {k: jnp.asarray(v, dtype) for k, v in reduced(norm_in, dtype)[2].items()}
+        x = jnp.asarray(last(golden["in:x"]), dtype)
+        both = jax.jit(jax.value_and_grad(trained(norm_in, dtype), (0, 1), has_aux=True))
+        (value, (raw, new, _)), (grads, dx) = both(params, x)
+        assert raw.dtype == dx.dtype == dtype
+        check_training(norm_in, raw, new)
+        assert abs(float(value) / float(golden[f"scalar:{norm_in}.total"]) - 1) <= 1e-6
+        stored = {k.removeprefix(f"grad:{norm_in}."): v for k, v in golden.arrays.items()
+                  if k.startswith(f"grad:{norm_in}.model")}  # fmt: skip
+        wanted = ours(stored)
+        assert len(wanted) == len(stored) == 17
+        off = {k: relative_error(grads[k], v) for k, v in wanted.items()}
+        off["x"] = relative_error(dx, np.asarray(last(golden[f"grad:{norm_in}.in.x"])))
+        norm = float(jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in grads.values())))
+        norm = abs(norm / float(golden[f"scalar:{norm_in}.grad_l2_all"]) - 1)
+        print(f"{norm_in} {dtype}: norm {norm:.1e};", {k: f"{v:.1e}" for k, v in off.items()})
+        kinked = (norm_in, dtype) == ("batch", "float32")
+        if kinked:
+            assert max(off.pop(name) for name in UPSTREAM) <= 2e-2
+        # The original's own distance from double precision reaches 4e-5 in the smallest tensors.
+        assert norm <= (1e-4 if kinked else 1e-5)
+        assert max(off.values()) <= 5e-5
+        optimiser = optax.adam(2e-4)
+        moments, trace = optimiser.init(params), []
+        for i in range(6):
+            if i:
+                (value, _), (grads, _) = both(params, x)
+            trace.append(float(value))
+            updates, moments = optimiser.update(grads, moments)
+            params = optax.apply_updates(params, updates)
+        off = np.abs(np.array(trace) / golden[f"out:{norm_in}.adam_loss_trace"] - 1)
+        print(f"{norm_in} {dtype}: six losses {np.array2string(off, precision=1)}")
+        assert off[:2].max() <= (1e-4 if kinked else 1e-6)
+        assert off.max() <= (1.5e-3 if kinked else 6e-4)
+        stored = {k.removeprefix(f"out:{norm_in}.adam6."): v for k, v in golden.arrays.items()
+                  if f"{norm_in}.adam6" in k}  # fmt: skip
+        far = max(max_error(params[k], v) for k, v in ours(stored).items())
+        print(f"{norm_in} {dtype}: parameters after six steps {far:.1e}")
+        assert far <= (3e-3 if kinked else 1.4e-3)
 
 
 @pytest.mark.long

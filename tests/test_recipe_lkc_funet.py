@@ -186,7 +186,7 @@ def newest(workdir):
 def test_stopped_and_resumed_equals_uninterrupted_dropout_included(pairs):
     def fit(name, steps):
         config = configs.get_config("smoke")
-        config.model.update(TINY)
+        config.model.update({**TINY, "multiplier": 4})
         config.train.update({"steps": steps, "devices": 1, "save_every": 0, "eval_every": 0})
         config.data.train.threads = 0
         return training.fit(config, pairs / name, quiet=True)
