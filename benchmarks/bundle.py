@@ -20,6 +20,7 @@ from mgdn_jax.checkpoint import load_weights, save_weights
 from mgdn_jax.logs import card_text
 from mgdn_jax.scores import read_summaries
 
+ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 _STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
 _LINEAR = _STRETCHED | {"stretch": "none"}
@@ -89,6 +90,9 @@ def described(weights: Any, remarks: list[str]) -> dict[str, Any]:
     notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
     card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k not in notes}}
     card.pop("figures", None)
+    # As given from the repository's root: where it lies on this machine is nobody's business.
+    command = card["training"].get("command", "").replace(f"{ROOT}/", "")
+    card["training"] = card["training"] | {"command": command}
     if remarks:
         card["remarks"] = remarks
     return card
@@ -146,7 +150,7 @@ def main() -> None:
     if told.figures is None:
         parser.error("--figures is needed, or --card")
     own, text = tabled(name, told.figures, told.anchors)
-    folder = Path(__file__).parent.parent / "mgdn_jax" / "weights"
+    folder = ROOT / "mgdn_jax" / "weights"
     stored = dataclasses.asdict(weights) | {"card": card | {"figures": own}}
     save_weights(folder / f"{name}.safetensors", **stored)
     (folder / f"{name}.md").write_text(card_text(name, card) + text)
