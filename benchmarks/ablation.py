@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
@@ -63,6 +64,8 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{workdir}: was stopped; start again to go on")
     fuser = mgdn_jax.load(result.weights)
     scores = score(fuser, args)
+    # Two dozen runs' programs in one process use up the memory maps that Linux grants it.
+    jax.clear_caches()
     return {
         "variant": variant,
         "seed": seed,
