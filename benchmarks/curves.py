@@ -8,6 +8,7 @@ validation for each run. Losses of the two phases of CDDFuse are different ones:
 """
 
 import argparse
+import html
 import json
 import math
 from fractions import Fraction
@@ -91,8 +92,10 @@ def drawing(
     labels = {label: colour for label, colour, *_ in curves if label}
     for i, (label, colour) in enumerate(labels.items()):
         x, y = WIDTH - RIGHT - 8, TOP + 18 * (i + 1)
-        out.append(f'<text x="{x}" y="{y}" text-anchor="end" fill="{colour}">{label}</text>')
-    out.append(f'<text x="{LEFT}" y="14">{title}</text></svg>')
+        out.append(
+            f'<text x="{x}" y="{y}" text-anchor="end" fill="{colour}">{html.escape(label)}</text>'
+        )
+    out.append(f'<text x="{LEFT}" y="14">{html.escape(title)}</text></svg>')
     return "\n".join(out) + "\n"
 
 

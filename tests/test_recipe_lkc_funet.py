@@ -114,7 +114,7 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
 
 
 @pytest.mark.parametrize("ssim_range", ["network", "unit"])
-def test_the_loss_is_the_sum_of_its_terms_in_the_networks_range(ssim_range):
+def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range):
     recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, ssim_range=ssim_range)
     state, _ = start(recipe)
     images = {k: jnp.asarray(v) for k, v in batch().items()}

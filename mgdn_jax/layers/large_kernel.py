@@ -393,9 +393,10 @@ _GRADIENTS = {
 def choose(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1) -> str:
     """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`.
 
-    As measured by `benchmarks/large_kernel.py`: depthwise kernels up to 11 are quickest as shifts,
-    larger ones by transforms; dense ones by transforms where these take `_PRICE` times fewer
-    multiply-adds than XLA's convolution, which does each of them faster.
+    Depthwise kernels up to 11 go as shifts, larger ones by transforms; dense ones by transforms
+    where these take `_PRICE` times fewer multiply-adds than XLA's convolution, which does each of
+    them faster. One rule for values and gradients; where `benchmarks/large_kernel.py grid` found it
+    off the best form (few channels, gradients) is in docs/speed.md.
     """
     kh, kw, i, o = kernel
     if groups > 1:

@@ -4,8 +4,8 @@
 
 with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). SSIM may be that
 of [0, 1] instead: its constants are for that range, and on [-1, 1], where means change sign at
-medium grey, it likes the brighter source, pixel by pixel, better than any mixture of both. Dropout,
-stochastic depth and batch statistics are on while training.
+medium grey, it favours the pixelwise maximum (docs/models.md, with figures). Dropout, stochastic
+depth and batch statistics are on while training.
 """
 
 import dataclasses
