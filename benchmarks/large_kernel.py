@@ -5,11 +5,12 @@
     python benchmarks/large_kernel.py network
 
 "grid" goes through sizes, kernels and channels, dense and depthwise, value and gradient, in one
-process; a case whose direct form would take too long is left out, and it ends when its minutes are
-over. "base" runs the distinct large-kernel convolutions of LKC-FUNet's base network on a 480x640
-pair, each side in a process of its own per convolution, sides in turn, and adds them up as often
-as the network has them. "network" fuses that pair with the whole network, freshly drawn, and prints
-the peak memory of its process, Python and the compiler included.
+process ("taken" is what `method=None` does, which for gradients may mix the forms); a case whose
+direct form would take too long is left out, and it ends when its minutes are over. "base" runs the
+distinct large-kernel convolutions of LKC-FUNet's base network on a 480x640 pair, each side in a
+process of its own per convolution, sides in turn, and adds them up as often as the network has
+them. "network" fuses that pair with the whole network, freshly drawn, and prints the peak memory of
+its process, Python and the compiler included.
 
 Wall times are those of the machine as it is. Where other work shares it, the processor seconds of
 the process are the steadier figure: both are given. Ratios are PyTorch's (or XLA's) time over ours.
@@ -49,8 +50,7 @@ SIZES = [(32, 32), (64, 64), (128, 128), (256, 256), (480, 640)]
 KERNELS = [5, 7, 11, 15, 23, 31]
 CHANNELS = [8, 32, 128]
 MOST = 1.5e10  # multiply-adds of the direct form that a case of the grid may have
-FIELDS = ("layer", "height", "width", "kernel", "channels", "mode", "rule",
-          "form", "wall_s", "cpu_s")  # fmt: skip
+FIELDS = ("layer", "height", "width", "kernel", "channels", "mode", "form", "wall_s", "cpu_s")
 
 
 def timed(call: Callable[[], Any], repeats: int, budget: float) -> tuple[list[float], list[float]]:
@@ -181,7 +181,7 @@ def network(options: argparse.Namespace) -> None:
 
 def grid(options: argparse.Namespace) -> None:
     """Every form at every size that fits the time."""
-    from mgdn_jax.layers.large_kernel import METHODS, choose
+    from mgdn_jax.layers.large_kernel import METHODS
 
     cases = [
         (h, w, k, c, groups)
@@ -196,21 +196,20 @@ def grid(options: argparse.Namespace) -> None:
     try:
         import torch  # noqa: F401
 
-        forms = [*METHODS, "torch"]
+        forms = ["taken", *METHODS, "torch"]
     except ImportError:
-        forms = list(METHODS)
+        forms = ["taken", *METHODS]
     for h, w, k, c, groups in cases:
         if time.perf_counter() - began > 60 * options.minutes:
             break
         x, kernel = arrays(h, w, k, c, c, groups)
-        rule = choose(x.shape, kernel.shape, groups)
         for gradient in (False, True):
             if gradient and h * w * k * k * c * c // groups > MOST / 5:
                 continue
             calls = {
                 form: theirs(x, kernel, groups, gradient)
                 if form == "torch"
-                else ours(x, kernel, groups, form, gradient)
+                else ours(x, kernel, groups, None if form == "taken" else form, gradient)
                 for form in forms
                 if not (gradient and form == "direct" and groups > 1 and h * w * c * k * k > 3e7)
             }
@@ -220,7 +219,7 @@ def grid(options: argparse.Namespace) -> None:
                 wall, cpu = timed(call, 5, 1.0)
                 rows.append(dict(zip(FIELDS, (
                     "dense" if groups == 1 else "depthwise", h, w, k, c,
-                    "gradient" if gradient else "value", rule, form,
+                    "gradient" if gradient else "value", form,
                     f"{statistics.median(wall):.5f}", f"{statistics.median(cpu):.5f}",
                 ), strict=True)))  # fmt: skip
         with open(options.csv, "w", newline="") as file:
@@ -228,6 +227,27 @@ def grid(options: argparse.Namespace) -> None:
             writer.writeheader()
             writer.writerows(rows)
     print(f"{len(rows)} rows, {len(cases)} cases, {time.perf_counter() - began:.0f} s")
+    summary(rows)
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """What is taken against the best of the pure forms, and PyTorch against what is taken."""
+    cases: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in FIELDS[:6])
+        cases.setdefault(key, {})[row["form"]] = float(row["wall_s"])
+    for layer, mode in itertools.product(("depthwise", "dense"), ("value", "gradient")):
+        found = [times for key, times in cases.items() if key[0] == layer and key[5] == mode]
+        if not found:
+            continue
+        off = [t["taken"] / min(v for k, v in t.items() if k not in ("taken", "torch"))
+               for t in found]  # fmt: skip
+        line = f"{layer} {mode}, {len(found)} cases: taken / best pure form "
+        line += f"{statistics.median(off):.2f}, worst {max(off):.2f}"
+        if "torch" in found[0]:
+            ratios = [t["torch"] / t["taken"] for t in found]
+            line += f"; PyTorch / taken {statistics.median(ratios):.2f}"
+        print(line)
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from mgdn_jax import bilevel
 
 Schedule = Callable[[Any], jax.Array]
 
 SCHEDULES = ("constant", "cosine", "multistep")
-OPTIMISERS = ("adam", "adamw", "sgd", "max_abs")
+OPTIMISERS = ("adam", "adamw", "sgd", "muon", "max_abs")
 
 
 def make_schedule(
@@ -85,17 +86,19 @@ def make_optimiser(
     """An Optax optimiser from plain arguments.
 
     Args:
-        name: "adam", "adamw" (decoupled decay), "sgd" (with momentum) or "max_abs" (the gradient
-            over its largest entry, so that the largest coordinate moves by the learning rate:
-            how ReFusion learns its loss).
+        name: "adam", "adamw" (decoupled decay), "sgd" (with momentum), "muon" (Jordan et al.,
+            2024: weights that are matrices move along the orthogonalised momentum, the others by
+            Adam with Nesterov momentum; see `matrices`) or "max_abs" (the gradient over its largest
+            entry, so that the largest coordinate moves by the learning rate: how ReFusion learns
+            its loss).
         schedule: a learning rate or a function count -> rate, as from `make_schedule`.
         weight_decay: decay of "adamw"; must be 0 for the others.
         clip_norm: gradients are scaled down to this global norm when above it; 0 turns it off.
         clip_offset: added to the norm that gradients are divided by when clipped (PyTorch: 1e-6).
-        b1: first-moment decay of Adam.
-        b2: second-moment decay of Adam.
+        b1: first-moment decay of Adam, also where it is part of "muon".
+        b2: second-moment decay of Adam, likewise.
         eps: Adam's denominator offset.
-        momentum: of "sgd"; 0 for none.
+        momentum: of "sgd"; 0 for none. That of "muon" is 0.95.
 
     Returns:
         The gradient transformation, clipping first.
@@ -111,11 +114,42 @@ def make_optimiser(
         core = optax.adam(schedule, b1=b1, b2=b2, eps=eps)
     elif name == "adamw":
         core = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    elif name == "muon":
+        core = muon(
+            schedule,
+            eps=eps,
+            adam_b1=b1,
+            adam_b2=b2,
+            muon_weight_dimension_numbers=matrices,
+        )
     elif name == "max_abs":
         core = optax.chain(bilevel.scale_by_max_abs(), optax.scale_by_learning_rate(schedule))
     else:
         core = optax.sgd(schedule, momentum=momentum or None)
     return optax.chain(_clip(clip_norm, clip_offset), core) if clip_norm else core
+
+
+def matrices(params: Any) -> Any:
+    """Which parameters Muon orthogonalises, and as which matrices.
+
+    Convolutions (HWIO) as (H W I, O) and linear layers as they are, where both sides are above 1;
+    depthwise kernels, biases and scales are left to Adam.
+
+    Args:
+        params: pytree of arrays.
+
+    Returns:
+        The same tree of `optax.contrib.MuonDimensionNumbers`, None for what is left to Adam.
+    """
+
+    def spec(value: Any) -> Any:
+        if value.ndim == 4 and min(value.shape[2:]) > 1:
+            return MuonDimensionNumbers((0, 1, 2), 3)
+        if value.ndim == 2 and min(value.shape) > 1:
+            return MuonDimensionNumbers(0, 1)
+        return None
+
+    return jax.tree.map(spec, params)
 
 
 def scale_by_length(floor: float = 1e-12) -> optax.GradientTransformation:

@@ -169,6 +169,11 @@ def test_the_rule():
     assert large.choose((1, 64, 64, 8), (11, 11, 1, 8), 8) == "shift"
     assert large.choose((1, 64, 64, 8), (15, 15, 1, 8), 8) == "fft"
     assert large.choose((1, 64, 64, 4), (5, 5, 2, 4), 2) == "direct"
+    # Narrow networks, and where a gradient differs from a convolution.
+    assert large.choose((1, 128, 128, 8), (11, 11, 8, 8)) == "fft"
+    assert large.choose((2, 96, 96, 16), (5, 5, 16, 16)) == "direct"
+    assert large.choose((2, 96, 96, 16), (5, 5, 16, 16), gradient=True) == "fft"
+    assert large.choose((1, 64, 64, 8), (11, 11, 1, 8), 8, gradient=True) == "fft"
 
 
 def test_layer_shares_weights_with_the_small_ones():

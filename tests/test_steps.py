@@ -128,6 +128,34 @@ def test_keys_follow_the_example_not_its_place():
         assert not np.any(np.all(whole == other, -1))
 
 
+def test_muon_takes_convolutions_as_matrices():
+    """Updates of convolutions have like singular values; what is no matrix moves as by NAdam."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {
+        "dense/kernel": (5, 5, 3, 4),
+        "depthwise/kernel": (5, 5, 1, 4),
+        "linear/kernel": (6, 4),
+        "dense/bias": (4,),
+    }
+    params = {
+        name: jax.random.normal(key, shape)
+        for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    grads = jax.tree.map(lambda x: jnp.square(x) - x, params)
+    made, adam = steps.make_optimiser("muon", 0.1), optax.adam(0.1, nesterov=True)
+    update, _ = jax.jit(made.update)(grads, made.init(params), params)
+    reference, _ = jax.jit(adam.update)(grads, adam.init(params), params)
+    for name in ("depthwise/kernel", "dense/bias"):
+        np.testing.assert_allclose(update[name], reference[name], rtol=1e-5)
+    for name in ("dense/kernel", "linear/kernel"):
+        values = np.linalg.svd(np.asarray(update[name]).reshape(-1, 4), compute_uv=False)
+        print(f"{name}: singular values over the largest {values / values[0]}")
+        assert values[-1] > 0.5 * values[0]  # five Newton-Schulz steps leave 0.7 to 1.2
+        raw = np.linalg.svd(np.asarray(grads[name]).reshape(-1, 4), compute_uv=False)
+        assert raw[-1] < 0.5 * raw[0]
+        assert np.sum(update[name] * grads[name]) < 0
+
+
 def test_mistakes_are_refused():
     optimisers = {"net": steps.make_optimiser("sgd", 0.1)}
     with pytest.raises(ValueError, match="no optimiser for \\['other'\\]"):

@@ -33,7 +33,8 @@ METHODS = ("direct", "fft", "shift")
 _DIMS = ("NHWC", "HWIO", "NHWC")
 _TAPS = 60  # in one fused loop of the depthwise shifts
 _SHIFTED = 11  # largest depthwise kernel that is summed over taps
-_PRICE = 3.5  # of a multiply-add of the transforms, in those of XLA's convolution
+_LARGE = 11  # kernels from here on make tiles that the transforms are quick for
+_FEW = 16  # output channels
 _WIDEST = 160  # input channels whose spectrum is held at once
 _GROUP = 32  # tiles in one step of the scan
 _LARGEST = 128  # pixels a side of a tile
@@ -390,21 +391,43 @@ _GRADIENTS = {
 }
 
 
-def choose(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1) -> str:
+def _price(kernel: tuple[int, ...], gradient: bool) -> float:
+    """What a multiply-add of the transforms costs in those of XLA's convolution.
+
+    By measurement on two cores. Small kernels make small tiles, whose products are slow; XLA's
+    gradient of a kernel with few output channels is slower than its convolution.
+    """
+    if max(kernel[:2]) >= _LARGE:
+        return 1.5
+    if gradient:
+        return 1.2 if kernel[3] <= _FEW else 2.9
+    return 3.5
+
+
+def choose(
+    shape: tuple[int, ...], kernel: tuple[int, ...], groups: int = 1, *, gradient: bool = False
+) -> str:
     """The form that a CPU takes for an input and a kernel of these shapes: the rule of `None`.
 
-    Depthwise kernels up to 11 go as shifts, larger ones by transforms; dense ones by transforms
-    where these take `_PRICE` times fewer multiply-adds than XLA's convolution, which does each of
-    them faster. One rule for values and gradients; where `benchmarks/large_kernel.py grid` found it
-    off the best form (few channels, gradients) is in docs/speed.md.
+    Depthwise kernels up to 11 go as shifts, larger ones by transforms, and so do their gradients
+    from 7 on; dense ones by transforms where these, at their `_price`, are cheaper than XLA's
+    convolution. How near that comes to the best form: docs/speed.md.
+
+    Args:
+        shape: of the input, NHWC.
+        kernel: shape of the kernel, HWIO.
+        groups: as in `large_kernel_conv`.
+        gradient: of the kernel's gradient instead of a convolution; the input's gradient is one.
     """
     kh, kw, i, o = kernel
     if groups > 1:
         if not i == 1 == o // groups:
             return "direct"
-        return "shift" if max(kh, kw) <= _SHIFTED else "fft"
+        # Sums over taps are fused into one loop, reductions over pixels are not.
+        return "shift" if max(kh, kw) <= (5 if gradient else _SHIFTED) else "fft"
     cost = _fft_cost(_tiling(shape, kernel, groups), shape, kernel, groups)
-    return "fft" if _PRICE * cost < math.prod(shape[:3]) * math.prod(kernel) else "direct"
+    direct = math.prod(shape[:3]) * math.prod(kernel)
+    return "fft" if _price(kernel, gradient) * cost < direct else "direct"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -430,10 +453,7 @@ def _kernel_gradient(
         return _gradient_direct(x, g, shape, groups)
 
     def on_cpu(x: Array, g: Array) -> Array:
-        chosen = choose(x.shape, shape, groups)
-        if chosen == "shift" and max(shape[:2]) > 5:
-            chosen = "fft"  # reductions over pixels are dearer than sums over taps
-        return _GRADIENTS[chosen](x, g, shape, groups)
+        return _GRADIENTS[choose(x.shape, shape, groups, gradient=True)](x, g, shape, groups)
 
     if method is not None:
         return _GRADIENTS[method](x, g, shape, groups)
