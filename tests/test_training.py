@@ -15,11 +15,12 @@ from mgdn_jax.codec import decode_image
 from mgdn_jax.errors import InputError
 
 
-def fit(workdir, recipe=None, data=None, **train):
+def fit(workdir, recipe=None, data=None, optimiser=None, **train):
     # One device unless said otherwise: four threads that wait for each other are slow.
     config = fake_recipe.config(**{"devices": 1} | train)
     config["recipe"] |= recipe or {}
     config["data"]["train"] |= data or {}
+    config["optimiser"] |= optimiser or {}
     return training.fit(config, workdir, quiet=True)
 
 
@@ -89,10 +90,12 @@ def test_a_step_is_traced_once_and_stays_so_after_resuming(tmp_path):
     assert (trained, len(fake_recipe.TRACES)) == (2, 2)
 
 
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    fit(tmp_path / "whole", steps=12, devices=4)
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, name):
+    options = {"devices": 4, "optimiser": {"name": name}}
+    fit(tmp_path / "whole", steps=12, **options)
     for steps in (5, 8, 12):
-        assert fit(tmp_path / "parts", steps=steps, devices=4).step == steps
+        assert fit(tmp_path / "parts", steps=steps, **options).step == steps
     whole, parts = newest(tmp_path / "whole"), newest(tmp_path / "parts")
     assert whole[0] == parts[0] == 12
     assert set(whole[1]) == set(parts[1])

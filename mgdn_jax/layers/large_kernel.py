@@ -400,7 +400,7 @@ def _price(kernel: tuple[int, ...], gradient: bool) -> float:
     if max(kernel[:2]) >= _LARGE:
         return 1.5
     if gradient:
-        return 1.2 if kernel[3] <= _FEW else 2.9
+        return 0.9 if kernel[3] <= _FEW else 2.9
     return 3.5
 
 
