@@ -8,7 +8,8 @@ its length is 1000 epochs of sets whose sizes are unknown. ivf and mif are for a
 the most of twenty minutes of two CPU cores: the narrow network, Muon at 2e-2 on a cosine instead of
 Adam, smaller batches and no dropout; and a loss with SSIM of [0, 1] and more weight on gradients,
 since the released one is smaller for the pixelwise maximum than for what the narrow network learns
-by it (docs/models.md). smoke is ivf shrunk until a step takes milliseconds, for tests.
+by it (docs/models.md); for mif on intensities too. smoke is ivf shrunk until a step takes
+milliseconds, for tests.
 """
 
 import ml_collections
