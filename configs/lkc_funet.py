@@ -75,6 +75,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         if task == "mif":  # or else a copy of the MRI is cheap, and what training finds
             config.recipe.intensity = 4.0
         config.data.train.threads = 2
+        if task == "ivf":  # RoadScene has little fine detail, few bright scenes and no noise
+            config.data.train.jitter = {"scale": 2.5, "gamma": 1.6, "noise": 0.02}
         config.data.validation.limit = 16
         config.optimiser.update({"name": "muon", "learning_rate": 2e-2, "schedule": "cosine"})
         config.optimiser.update({"warmup": 50, "clip_norm": 1.0})

@@ -150,3 +150,15 @@ def test_the_pixel_limit_is_ours_and_pillows_is_left_alone(monkeypatch):
 def test_formats_that_cannot_hold_the_pixels(pixels, suffix, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
         codec.encode(pixels, suffix)
+
+
+def test_reduction_keeps_means_ranges_and_equals_without_a_change():
+    image = np.random.default_rng(0).uniform(0, 1, (30, 44, 2)).astype(np.float32)
+    np.testing.assert_array_equal(codec.downscale(image, 30, 44), image, strict=True)
+    small = codec.downscale(image, 10, 11)
+    assert small.shape == (10, 11, 2)
+    assert small.dtype == np.float32
+    np.testing.assert_allclose(small.mean((0, 1)), image.mean((0, 1)), atol=0.01)
+    assert image.min() <= small.min() < small.max() <= image.max()
+    # 3x4 pixels become one: the noise of a pixel falls to about a third, it is not picked out.
+    assert 0.2 < small.std() / image.std() < 0.45

@@ -10,6 +10,7 @@ import pytest
 
 from mgdn_jax import data
 from mgdn_jax.codec import encode_png
+from mgdn_jax.data import examples
 from mgdn_jax.errors import InputError
 
 SMALL = {"min_radius": 1.0, "max_radius": 2.0}
@@ -102,7 +103,7 @@ def test_one_crop_and_turn_for_all_images_of_an_example(pairs):
 
 def test_without_augmentation_crops_keep_their_orientation(pairs):
     source, _ = data.open_set(pairs, "train")
-    images = {data.loader._name(r): data.loader._decode(r, "a", 3) for r in source}
+    images = {examples._name(r): examples._decode(r, "a", 3) for r in source}
     for batch in take(
         3, dataset=pairs, task="pairs", batch_size=4, crop=6, split="train", augment=False
     ):
@@ -219,7 +220,7 @@ def test_evaluation_counts_every_example_once(pairs):
     np.testing.assert_array_equal(index, [0, 1, 2, 3, 4, 5, 6, 6])
     images = np.concatenate([b["a"] for b in batches])
     for record, image in zip(source, images, strict=False):
-        full = data.loader._decode(record, "a", 3)
+        full = examples._decode(record, "a", 3)
         top = (len(full) - 8) // 2
         np.testing.assert_array_equal(np.rint(image * 255), full[top : top + 8, 8:16])
     for one, two in zip(batches, loader, strict=True):
@@ -294,3 +295,127 @@ def test_bad_arguments_end_in_one_sentence(natural, change, message):
     with pytest.raises(InputError, match=message) as caught:
         data.make_loader(**{"dataset": natural, "batch_size": 2, "crop": 16} | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Five pairs without targets, 40x48 gray, each source one value."""
+    folder = tmp_path_factory.mktemp("plain")
+    for sub, value in (("a", 64), ("b", 191)):
+        (folder / sub).mkdir()
+        for k in range(5):
+            (folder / sub / f"{k}.png").write_bytes(encode_png(np.full((40, 48), value, np.uint8)))
+    return data.prepare("pairs", folder, folder / "out")
+
+
+def test_jitter_that_is_off_changes_no_bit(plain):
+    common = {"dataset": plain, "task": "pairs", "batch_size": 2, "crop": 16, "channels": 1}
+    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
+    for one, two in zip(take(4, **common), take(4, **common, jitter=off), strict=True):
+        assert_same(one, two)
+
+
+def test_tone_and_noise_are_drawn_for_each_source_and_within_their_ranges(plain):
+    common = {"dataset": plain, "task": "pairs", "batch_size": 5, "crop": 16, "channels": 1}
+    powers = {"a": [], "b": []}
+    for batch in take(20, **common, jitter={"gamma": 2.0}):
+        for role, value in (("a", 64 / 255), ("b", 191 / 255)):
+            assert (batch[role] == batch[role][:, :1, :1]).all()
+            powers[role] += list(np.log2(np.log(batch[role][:, 0, 0, 0]) / np.log(value)))
+    for drawn in powers.values():  # log-uniform in 1/2 .. 2
+        assert -1.001 < min(drawn) < -0.9
+        assert 0.9 < max(drawn) < 1.001
+        assert abs(np.mean(drawn)) < 0.2
+    assert abs(np.corrcoef(powers["a"], powers["b"])[0, 1]) < 0.3
+
+    spreads = {"a": [], "b": []}
+    for batch in take(20, **common, jitter={"noise": 0.05}):
+        for role, value in (("a", 64 / 255), ("b", 191 / 255)):
+            rest = batch[role] - value
+            assert rest.dtype == np.float32
+            assert abs(rest.mean()) < 2e-3
+            spreads[role] += list(rest.std((1, 2, 3)))
+    for drawn in spreads.values():
+        assert min(drawn) < 0.005
+        assert 0.045 < max(drawn) < 0.056
+    assert abs(np.corrcoef(spreads["a"], spreads["b"])[0, 1]) < 0.3
+    bright = take(1, **common, jitter={"noise": 1.0})[0]
+    assert bright["b"].max() == 1
+    assert bright["a"].min() == 0
+
+
+def test_scale_reduces_all_images_of_an_example_alike(pairs):
+    """Reduced windows average away what is random and keep what all images share."""
+    common = {"dataset": pairs, "task": "pairs", "batch_size": 7, "crop": 8, "split": "train"}
+    reduced = 0
+    for batch in take(10, **common, jitter={"scale": 2.0}):
+        np.testing.assert_allclose(batch["a"] + batch["b"], 1, atol=1e-5)
+        np.testing.assert_allclose(batch["target"], batch["a"] / 2, atol=4e-3)
+        assert batch["a"].shape == (7, 8, 8, 3)
+        number = batch["a"][..., 2] * 25.5  # is the same all over a picture
+        np.testing.assert_allclose(np.ptp(number, (1, 2)), 0, atol=1e-4)
+        reduced += (batch["a"][..., 0].std((1, 2)) < 0.24).sum()
+    assert 20 < reduced < 70
+    # A crop larger than the picture leaves no room: it is mirrored as before, and not reduced.
+    whole = {**common, "crop": 30, "augment": False}
+    for one, two in zip(take(2, **whole), take(2, **whole, jitter={"scale": 4.0}), strict=True):
+        assert_same(one, two)
+
+
+def test_jitter_depends_on_the_position_alone(plain):
+    common = {"dataset": plain, "task": "pairs", "batch_size": 4, "crop": 16, "channels": 1}
+    common["jitter"] = {"scale": 2.0, "gamma": 1.5, "noise": 0.02}
+    whole = take(6, **common, threads=2)
+    with data.make_loader(**common, threads=0) as loader:
+        for _ in range(3):
+            next(loader)
+        state = loader.state()
+    with data.make_loader(**common, threads=0) as loader:
+        loader.restore(state)
+        for batch in whole[3:]:
+            assert_same(next(loader), batch)
+
+
+def test_bad_jitter_is_named(pairs, plain, natural):
+    common = {"batch_size": 2, "crop": 8}
+    for dataset, task, jitter, message in (
+        (plain, "pairs", {"blur": 1.0}, "jitter has no field blur; choose from scale, gamma"),
+        (plain, "pairs", {"scale": 0.5}, r"jitter.scale is 0.5; use 1 \(off\) to 16"),
+        (plain, "pairs", {"gamma": float("nan")}, "jitter.gamma is nan"),
+        (plain, "pairs", {"noise": -0.1}, r"jitter.noise is -0.1; use 0 \(off\) to 1"),
+        (pairs, "pairs", {"gamma": 1.5}, "would part the sources from their target"),
+        (natural, "mff", {"noise": 0.1}, "jitter belongs to task 'pairs'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            data.make_loader(dataset, task=task, jitter=jitter, **common)
+
+
+def test_exposures_come_in_their_order_with_the_picture_as_target(natural):
+    clean = {"noise_share": 0.0, "jpeg_share": 0.0, "gamma": [2.0, 2.0]}
+    common = {"dataset": natural, "task": "mef", "batch_size": 7, "crop": 16}
+    for batch in take(4, **common, synthesis=clean):
+        assert batch["a"].shape == batch["b"].shape == batch["target"].shape == (7, 16, 16, 3)
+        assert (batch["a"] <= batch["b"]).all()
+        assert (batch["a"].mean((1, 2, 3)) < batch["b"].mean((1, 2, 3))).all()
+    gray = take(1, **common, channels=1)[0]
+    assert gray["target"].shape == (7, 16, 16, 1)
+    for one, two in zip(take(3, **common, threads=0), take(3, **common, threads=2), strict=True):
+        assert_same(one, two)
+    evaluated = list(data.make_eval_loader(natural, batch_size=4, split="train", task="mef"))
+    assert sum(float(b["_mask"].sum()) for b in evaluated) == len(
+        data.open_set(natural, "train")[0]
+    )
+
+
+def test_synthesis_that_does_not_fit_is_named(natural, plain):
+    common = {"batch_size": 2, "crop": 8}
+    for dataset, task, synthesis, message in (
+        (natural, "mef", {"max_radius": 3.0}, "synthesis has no field max_radius; choose from"),
+        (natural, "mff", {"expansion": 1.0}, "synthesis has no field expansion; choose from"),
+        (natural, "mef", {"lights": [2.0, 1.0]}, r"lights \(2.0, 1.0\) must be two numbers"),
+        (plain, "mef", None, "holds pairs; use task 'pairs'"),
+        (natural, "pairs", None, "segmentations; use task 'mff' or 'mef'"),
+        (plain, "pairs", {"expansion": 1.0}, "synthesis belongs to tasks 'mff' and 'mef'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            data.make_loader(dataset, task=task, synthesis=synthesis, **common)

@@ -1,4 +1,4 @@
-"""Data: TFDS builders, synthesis of multi-focus pairs, paired transforms, Grain loaders.
+"""Data: TFDS builders, synthesis of pairs, paired transforms, Grain loaders.
 
 The names are looked up on first use: most of them bring TFDS and Grain, which take seconds.
 """
@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mgdn_jax.data.augmentation import augment
+    from mgdn_jax.data.augmentation import Jitter, augment
     from mgdn_jax.data.builders import (
         FolderPairs,
         FolderPairsWithTarget,
@@ -15,17 +15,21 @@ if TYPE_CHECKING:
         open_set,
         prepare,
     )
+    from mgdn_jax.data.examples import TASKS
     from mgdn_jax.data.folders import SETS, data_root, find_pair_folders, is_prepared
-    from mgdn_jax.data.loader import TASKS, EvalLoader, Loader, make_eval_loader, make_loader
+    from mgdn_jax.data.loader import EvalLoader, Loader, make_eval_loader, make_loader
+    from mgdn_jax.data.multiexposure import Exposures, synthesise_multiexposure
     from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
 
 _HOMES = {
-    "augmentation": ("augment",),
+    "augmentation": ("Jitter", "augment"),
     "builders": (
         *("FolderPairs", "FolderPairsWithTarget", "SegmentedNatural", "open_set", "prepare"),
     ),
+    "examples": ("TASKS",),
     "folders": ("SETS", "data_root", "find_pair_folders", "is_prepared"),
-    "loader": ("TASKS", "EvalLoader", "Loader", "make_eval_loader", "make_loader"),
+    "loader": ("EvalLoader", "Loader", "make_eval_loader", "make_loader"),
+    "multiexposure": ("Exposures", "synthesise_multiexposure"),
     "multifocus": ("Synthesis", "synthesise_multifocus"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,8 +38,10 @@ __all__ = [
     "SETS",
     "TASKS",
     "EvalLoader",
+    "Exposures",
     "FolderPairs",
     "FolderPairsWithTarget",
+    "Jitter",
     "Loader",
     "SegmentedNatural",
     "Synthesis",
@@ -47,6 +53,7 @@ __all__ = [
     "make_loader",
     "open_set",
     "prepare",
+    "synthesise_multiexposure",
     "synthesise_multifocus",
 ]
 

@@ -1,8 +1,10 @@
-"""Crops, flips and quarter turns that treat all images of an example alike."""
+"""Crops, flips and quarter turns that treat all images of an example alike; jitter of sources."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -70,3 +72,59 @@ def draw_corner(rng: np.random.Generator, shape: Sequence[int], crop: int) -> tu
         int(rng.integers(n - crop + 1)) if n > crop else -((crop - n) // 2) for n in shape[:2]
     )
     return top, left
+
+
+@dataclasses.dataclass(frozen=True)
+class Jitter:
+    """Random scale, tone and noise, for networks that shall see more than the training pictures.
+
+    Attributes:
+      scale: pictures are reduced by a factor log-uniform in 1 .. scale, all of an example alike, as
+        far as the crop still fits; 1 turns it off. Fine detail and sharp edges become frequent.
+      gamma: each source is raised to a power log-uniform in 1 / gamma .. gamma; 1 turns it off.
+      noise: each source gets white Gaussian noise, its standard deviation uniform in 0 .. noise of
+        full scale; 0 turns it off.
+    """
+
+    scale: float = 1.0
+    gamma: float = 1.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        for name in ("scale", "gamma"):
+            if not 1 <= getattr(self, name) <= 16:
+                raise InputError(f"jitter.{name} is {getattr(self, name)}; use 1 (off) to 16.")
+        if not 0 <= self.noise <= 1:
+            raise InputError(f"jitter.noise is {self.noise}; use 0 (off) to 1, in full scales.")
+
+    def side(self, rng: np.random.Generator, shape: Sequence[int], crop: int) -> int:
+        """Side of the window that becomes a crop: crop .. scale * crop, within (H, W)."""
+        if self.scale == 1:
+            return crop
+        drawn = round(crop * math.exp(rng.uniform(0, math.log(self.scale))))
+        return max(crop, min(drawn, *shape[:2]))
+
+    def sources(
+        self, images: Mapping[str, np.ndarray], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """Tone and noise on "a" and "b", each drawn by itself; other images pass through.
+
+        Args:
+          images: (h, w, C) float32 in [0, 1].
+          rng: where the numbers come from.
+
+        Returns:
+          The images, float32 in [0, 1].
+        """
+        result = dict(images)
+        for role in ("a", "b"):
+            image = result[role]
+            if self.gamma > 1:
+                limit = math.log(self.gamma)
+                image = image ** np.float32(math.exp(rng.uniform(-limit, limit)))
+            if self.noise:
+                spread = np.float32(rng.uniform(0, self.noise))
+                image = image + spread * rng.standard_normal(image.shape, np.float32)
+            result[role] = image.clip(0, 1)
+        return result

@@ -9,20 +9,16 @@ number.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
-from mgdn_jax.codec import decode_image
-from mgdn_jax.data.augmentation import MODES, augment, crop_around, draw_corner
-from mgdn_jax.data.builders import label_ids, open_set
-from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
+from mgdn_jax.data.builders import open_set
+from mgdn_jax.data.examples import finish, make_draw
 from mgdn_jax.errors import InputError
-from mgdn_jax.image import LUMA
 
-TASKS = ("mff", "pairs")
 Batch = dict[str, np.ndarray]
 _TRAIN, _EVAL = 0, 1  # keeps the random streams of training and evaluation apart
 
@@ -156,14 +152,15 @@ def make_loader(
     threads: int = 4,
     prefetch: int = 8,
     synthesis: Mapping[str, Any] | None = None,
+    jitter: Mapping[str, float] | None = None,
 ) -> Loader:
     """Training batches from a prepared set.
 
     Args:
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
-      task: "mff": multi-focus pairs synthesised from pictures with segmentations; "pairs": the
-        stored pairs.
+      task: "mff", "mef": multi-focus pairs in random order, or multi-exposure pairs (under- before
+        over-exposed), synthesised from pictures with segmentations; "pairs": the stored pairs.
       crop: side of the square crops in pixels; smaller images are completed by reflection.
       augment: one of 8 flips and quarter turns at random; ``"flips"``: one of the 4 without a
         quarter turn, left-right and upside down independently.
@@ -176,7 +173,10 @@ def make_loader(
       process_count: processes that share each batch.
       threads: reading threads; the result does not depend on it.
       prefetch: batches held ready.
-      synthesis: fields of `Synthesis` that differ from its defaults, for "mff".
+      synthesis: fields of `Synthesis` ("mff") or `Exposures` ("mef") that differ from their
+        defaults.
+      jitter: fields of `Jitter` that differ from its defaults (all off), for "pairs": random
+        scale, tone and noise. A target is scaled with its sources; tone needs pairs without.
 
     Returns:
       A `Loader`.
@@ -192,10 +192,10 @@ def make_loader(
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; give 1 or more, or None for an endless stream.")
     source, manifest = open_set(dataset, split)
-    draw = _task(task, manifest, channels, synthesis)
+    draw = make_draw(task, manifest, channels, synthesis, jitter)
 
     def example(index: int, record: Mapping[str, Any]) -> Batch:
-        return _finish(draw(record, _rng(seed, _TRAIN, index), crop, augment), index)
+        return finish(draw(record, _rng(seed, _TRAIN, index), crop, augment), index)
 
     stream = grain.MapDataset.source(source).shuffle(seed=seed).repeat(epochs)
     stream = stream.map_with_index(example)
@@ -245,7 +245,7 @@ def make_eval_loader(
       process_index: of this process.
       process_count: processes that share each batch.
       threads: reading threads.
-      synthesis: fields of `Synthesis`, for "mff".
+      synthesis: as in `make_loader`.
 
     Returns:
       An `EvalLoader`.
@@ -257,7 +257,7 @@ def make_eval_loader(
     if (crop is not None and crop < 1) or (limit is not None and limit < 1):
         raise InputError(f"crop {crop} and limit {limit} must be 1 or more, or None.")
     source, manifest = open_set(dataset, split)
-    draw = _task(task, manifest, channels, synthesis)
+    draw = make_draw(task, manifest, channels, synthesis, None)
     count = min(len(source), limit or len(source))
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(count):
@@ -276,150 +276,10 @@ def make_eval_loader(
         examples = []
         for index, mask in entries[process_index::process_count]:
             drawn = draw(source[index], _rng(seed, _EVAL, index), crop, None)
-            examples.append({**_finish(drawn, index), "_mask": np.asarray(mask, np.float32)})
+            examples.append({**finish(drawn, index), "_mask": np.asarray(mask, np.float32)})
         return {key: np.stack([e[key] for e in examples]) for key in examples[0]}
 
     return EvalLoader(grain.MapDataset.source(plan).map(load), range(count), threads=threads)
-
-
-# A task turns (record, rng, crop, augment) into uint8 or uint16 images; augment True: random crop
-# and turn; False: random crop; None: centre crop, or the whole image where crop is None.
-_Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | str | None], Batch]
-
-
-def _task(
-    task: str, manifest: Mapping[str, Any], channels: int, synthesis: Mapping[str, Any] | None
-) -> _Draw:
-    if task not in TASKS:
-        raise InputError(f"there is no task {task!r} for data; choose one of {', '.join(TASKS)}.")
-    segmented = "labels" in manifest["roles"]
-    if segmented != (task == "mff"):
-        holds = "pictures with segmentations" if segmented else "pairs"
-        raise InputError(
-            f"task {task!r} does not fit the set {manifest['set']!r}, which holds {holds}; "
-            f"use task {'mff' if segmented else 'pairs'!r} or another set."
-        )
-    if task == "pairs":
-        if synthesis:
-            raise InputError("synthesis belongs to task 'mff'; leave it out for stored pairs.")
-        return lambda *args: _draw_pair(manifest["roles"], channels, *args)
-    given = dict(synthesis or {})
-    if unknown := given.keys() - Synthesis.__dataclass_fields__.keys():
-        raise InputError(
-            f"synthesis has no field {', '.join(sorted(unknown))}; "
-            f"choose from {', '.join(Synthesis.__dataclass_fields__)}."
-        )
-    if "quality" in given:
-        given["quality"] = tuple(given["quality"])
-    spec = Synthesis(**given)
-    return lambda *args: _draw_multifocus(spec, channels, *args)
-
-
-def _draw_multifocus(
-    spec: Synthesis,
-    channels: int,
-    record: Mapping[str, Any],
-    rng: np.random.Generator,
-    crop: int | None,
-    turned: bool | str | None,
-) -> Batch:
-    """A synthetic pair; only the crop and its surroundings are ever blurred."""
-    image = _decode(record, "image", channels)
-    if image.dtype == np.uint16:
-        image = image * np.float32(1 / 257)
-    labels = label_ids(decode_image(record["labels"], f"labels of {_name(record)}"))
-    margin = 0
-    if crop is not None:
-        margin = spec.reach
-        if turned is None:
-            top, left = ((n - crop) // 2 for n in labels.shape)
-            halve = False
-        else:
-            halve, top, left = _choose_window(image, rng, crop, margin)
-        scale = 2 if halve else 1
-        side = scale * (crop + 2 * margin)
-        image, labels = (
-            crop_around(x, top - scale * margin, left - scale * margin, side, side)
-            for x in (image, labels)
-        )
-        if halve:
-            image = image.reshape(side // 2, 2, side // 2, 2, -1).mean((1, 3), dtype=np.float32)
-            labels = labels[::2, ::2]
-    if turned:
-        mode = _draw_mode(rng, turned)
-        image, labels = augment(image, mode), augment(labels, mode)
-    near, far, target = synthesise_multifocus(image, labels, rng, spec, margin=margin)
-    if rng.random() < 0.5:
-        near, far = far, near
-    return {"a": near, "b": far, "target": target}
-
-
-def _choose_window(
-    image: np.ndarray, rng: np.random.Generator, crop: int, margin: int
-) -> tuple[bool, int, int]:
-    """Whether to halve the scale, and the corner; flat windows are drawn again, twice at most."""
-    halve = bool(rng.random() < 0.25) and min(image.shape[:2]) >= 2 * (crop + margin)
-    side = 2 * crop if halve else crop
-    for _ in range(3):
-        top, left = draw_corner(rng, image.shape, side)
-        part = image[max(top, 0) : top + side : 2, max(left, 0) : left + side, -1]
-        detail = np.abs(np.diff(part.astype(np.float32), axis=1)).mean()
-        if detail > 2.5:  # of 255: below is sky and the like, which teaches nothing about focus
-            break
-    return halve, top, left
-
-
-def _draw_pair(
-    roles: list[str],
-    channels: int,
-    record: Mapping[str, Any],
-    rng: np.random.Generator,
-    crop: int | None,
-    turned: bool | str | None,
-) -> Batch:
-    """A stored pair: one window and one turn for all its images."""
-    images = {role: _decode(record, role, channels) for role in roles}
-    if crop is not None:
-        shape = images["a"].shape
-        corner = ((n - crop) // 2 for n in shape[:2])
-        top, left = corner if turned is None else draw_corner(rng, shape, crop)
-        images = {r: crop_around(x, top, left, crop, crop) for r, x in images.items()}
-    if turned:
-        mode = _draw_mode(rng, turned)
-        images = {r: augment(x, mode) for r, x in images.items()}
-    return images
-
-
-def _draw_mode(rng: np.random.Generator, turned: bool | str) -> int:
-    """A mode of `augment`; the even ones are the flips, which leave rows rows."""
-    return 2 * int(rng.integers(MODES // 2)) if turned == "flips" else int(rng.integers(MODES))
-
-
-def _name(record: Mapping[str, Any]) -> str:
-    name = record["name"]
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _decode(record: Mapping[str, Any], role: str, channels: int) -> np.ndarray:
-    """(H, W, channels) in the integers it is stored with; luma is float32 of the same range."""
-    image = decode_image(record[role], f"{role} of {_name(record)}")
-    if image.ndim == 2:
-        image = image[..., None]
-        return np.repeat(image, 3, axis=-1) if channels == 3 else image
-    if channels == 3:
-        return image
-    luma = image.astype(np.float32) @ np.array(LUMA, np.float32)[:, None]
-    return np.rint(luma).astype(image.dtype)
-
-
-def _finish(images: Mapping[str, np.ndarray], index: int) -> Batch:
-    """Integers to float32 in [0, 1], and the index."""
-    example: Batch = {
-        key: x.astype(np.float32) * np.float32(1 / np.iinfo(x.dtype).max)
-        for key, x in images.items()
-    }
-    example["_index"] = np.asarray(index % 2**32, np.uint32)
-    return example
 
 
 def _rng(seed: int, purpose: int, index: int) -> np.random.Generator:

@@ -22,12 +22,12 @@ import math
 import numpy as np
 import scipy.fft
 
-from mgdn_jax.codec import decode_image, encode_jpeg
+from mgdn_jax.data.degradation import Degradation, degrade, to_uint8
 from mgdn_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthesis:
+class Synthesis(Degradation):
     """How pairs are drawn; every `*_share` is a probability in [0, 1].
 
     Attributes:
@@ -41,9 +41,7 @@ class Synthesis:
       light_share: blur in light (squared values) instead of stored values.
       soften_share: the scene itself is softened first by a Gaussian of sigma 0.3 to 0.7 pixels;
         real light-field pictures have that little fine detail.
-      noise_share: white noise on both sources, standard deviation 0.3 to 3 of 255.
-      jpeg_share: both sources pass through JPEG of the same quality.
-      quality: lowest and highest JPEG quality.
+      noise_share, jpeg_share, quality: see `Degradation`.
     """
 
     min_radius: float = 0.7
@@ -54,9 +52,6 @@ class Synthesis:
     gradient_share: float = 0.3
     light_share: float = 0.7
     soften_share: float = 0.6
-    noise_share: float = 0.5
-    jpeg_share: float = 0.7
-    quality: tuple[int, int] = (70, 98)
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -65,12 +60,7 @@ class Synthesis:
                 f"min_radius {self.min_radius} and max_radius {self.max_radius} must satisfy "
                 "0 < min_radius <= max_radius <= 64."
             )
-        for field in dataclasses.fields(self):
-            if field.name.endswith("_share") and not 0 <= getattr(self, field.name) <= 1:
-                raise InputError(f"{field.name} is a probability; give a number from 0 to 1.")
-        low, high = self.quality
-        if not 1 <= low <= high <= 100:
-            raise InputError(f"quality {self.quality} must be two numbers 1 <= low <= high <= 100.")
+        super().__post_init__()
 
     @property
     def reach(self) -> int:
@@ -148,9 +138,9 @@ def synthesise_multifocus(
         levels = _levels(plane, rng, rng.random() < spec.gradient_share)
         near, far = _compose(linear, alpha, behind, plane, kind, radii, levels)
 
-    target = _to_uint8(scene[:, *inner])
-    near, far = (_stored(x, light) for x in (near, far))
-    return (*_degrade(near, far, inner, rng, spec), target)
+    target = to_uint8(scene[:, *inner])
+    sources = degrade((_stored(near, light), _stored(far, light)), inner, rng, spec)
+    return (*sources, target)
 
 
 def _compose(
@@ -240,44 +230,6 @@ def _stored(linear: np.ndarray, light: bool) -> np.ndarray:
     """Light back to stored values in [0, 255]."""
     linear = np.clip(linear, 0, 1, out=linear)
     return 255 * (np.sqrt(linear, out=linear) if light else linear)
-
-
-def _to_uint8(planes: np.ndarray) -> np.ndarray:
-    """(C, H, W) in [0, 255] to (H, W, C) uint8, rounded."""
-    rounded = np.clip(np.rint(planes), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(rounded, 0, -1))
-
-
-def _degrade(
-    near: np.ndarray,
-    far: np.ndarray,
-    inner: tuple[slice, slice],
-    rng: np.random.Generator,
-    spec: Synthesis,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Noise and JPEG, the same kind on both; returns the inner parts as (h, w, C) uint8."""
-    sigma = 0.0
-    if rng.random() < spec.noise_share:
-        sigma = math.exp(rng.uniform(math.log(0.3), math.log(3.0)))
-    jpeg = rng.random() < spec.jpeg_share
-    quality = int(rng.integers(spec.quality[0], spec.quality[1] + 1))
-    chroma = "4:2:0" if rng.random() < 0.7 else "4:4:4"
-    # The inner part lies anywhere on the grid of JPEG blocks.
-    up, left = (int(min(rng.integers(16), s.start)) for s in inner) if jpeg else (0, 0)
-    rows = slice(inner[0].start - up, inner[0].stop)
-    columns = slice(inner[1].start - left, inner[1].stop)
-    results = []
-    for source in (near, far):
-        part = source[:, rows, columns]
-        if sigma:
-            part = part + np.float32(sigma) * rng.standard_normal(part.shape, dtype=np.float32)
-        picture = _to_uint8(part)
-        if jpeg:
-            data = encode_jpeg(picture, quality, subsampling=chroma)
-            picture = decode_image(data, "a synthesised picture")
-            picture = picture if picture.ndim == 3 else picture[..., None]
-        results.append(np.ascontiguousarray(picture[up:, left:]))
-    return results[0], results[1]
 
 
 # ------------------------------------------------------------------------------------- mattes
