@@ -23,6 +23,8 @@ CASES = {
     "depthwise": ((3, 23, 40), (7, 7), 4, 4, 4),
     "depthwise largest": ((1, 20, 50), (31, 31), 3, 3, 3),
     "depthwise one pixel": ((2, 1, 1), (11, 11), 3, 3, 3),
+    "depthwise in two loops": ((2, 20, 13), (11, 11), 3, 3, 3),
+    "depthwise narrow": ((1, 12, 17), (9, 7), 3, 3, 3),
     "depthwise small": ((2, 9, 20), (5, 5), 3, 3, 3),
 }
 
@@ -161,6 +163,18 @@ def test_layers_in_turn_need_no_more_memory_than_two():
     few, many = temporaries(2), temporaries(8)
     print(f"temporaries of 2 and 8 layers: {few / 2**20:.1f} and {many / 2**20:.1f} MiB")
     assert many < 1.05 * few
+
+
+def test_no_sum_over_many_taps_is_fused_into_the_next():
+    """XLA would work out the first one's last taps anew for every tap of the second."""
+    x, kernel = jnp.ones((1, 16, 16, 4)), jnp.ones((11, 11, 1, 4))
+
+    def twice(x, kernel):
+        one = large.large_kernel_conv(x, kernel, groups=4, method="shift")
+        return large.large_kernel_conv(2 * one, kernel, groups=4, method="shift")
+
+    program = jax.jit(twice).lower(x, kernel).compile().as_text()
+    assert program.count(" while(") == 2
 
 
 def test_the_rule():

@@ -346,17 +346,31 @@ def _by_shifts(x: Array, kernel: Array, groups: int) -> Array:
 
         start = jnp.zeros((b, h, w, o), x.dtype)
         return lax.scan(add_row, start, (jnp.arange(kh), kernel))[0]
-    if groups > 1:  # fused loops over a few rows of taps each
-        rows = max(1, _TAPS // kw)
-        total = jnp.zeros((b, h, w, o), x.dtype)
-        for top in range(0, kh, rows):
+    if groups > 1:
+
+        def sums(seen: Array, weights: Array) -> Array:
+            """Over the rows of taps in `weights`: one fused loop."""
             taps = [
-                framed[:, dy : dy + h, dx : dx + w] * kernel[dy, dx, 0]
-                for dy in range(top, min(kh, top + rows))
+                seen[:, dy : dy + h, dx : dx + w] * weights[dy, dx, 0]
+                for dy in range(weights.shape[0])
                 for dx in range(kw)
             ]
-            total = lax.optimization_barrier(total + functools.reduce(jnp.add, taps))
-        return total
+            return functools.reduce(jnp.add, taps)
+
+        if kh * kw <= _TAPS:
+            return sums(framed, kernel)
+        # The loop is there for what comes after: XLA would fuse the last sum into that, barrier or
+        # not, and work it out anew for every tap of a second convolution.
+        rows = min(kh // 2, _TAPS // kw)
+        first = kh % rows
+
+        def add_rows(n: Array, total: Array) -> Array:
+            top = first + n * rows
+            seen = lax.dynamic_slice_in_dim(framed, top, rows - 1 + h, 1)
+            return total + sums(seen, lax.dynamic_slice_in_dim(kernel, top, rows, 0))
+
+        total = sums(framed, kernel[:first]) if first else jnp.zeros((b, h, w, o), x.dtype)
+        return lax.fori_loop(0, kh // rows, add_rows, total)
 
     def add(total: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
         at, weights = tap
