@@ -16,6 +16,7 @@ import ml_collections
 TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif"}
+JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}  # of stored pairs: off
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -40,7 +41,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "dataset": DATASETS[task],
                 "task": "pairs",
                 "channels": 1,
-                "train": {"split": "train[:95%]", "crop": 128, "threads": 4},
+                "train": {"split": "train[:95%]", "crop": 128, "threads": 4, "jitter": JITTER},
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },
             "optimiser": {

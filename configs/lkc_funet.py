@@ -17,6 +17,7 @@ import ml_collections
 TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif"}
+JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}  # of stored pairs: off
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -40,7 +41,13 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "dataset": DATASETS[task],
                 "task": "pairs",
                 "channels": 1,
-                "train": {"split": "train[:95%]", "crop": 64, "augment": "flips", "threads": 4},
+                "train": {
+                    "split": "train[:95%]",
+                    "crop": 64,
+                    "augment": "flips",
+                    "jitter": JITTER,
+                    "threads": 4,
+                },
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },
             "optimiser": {
@@ -76,7 +83,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             config.recipe.intensity = 4.0
         config.data.train.threads = 2
         if task == "ivf":  # RoadScene has little fine detail, few bright scenes and no noise
-            config.data.train.jitter = {"scale": 2.5, "gamma": 1.6, "noise": 0.02}
+            config.data.train.jitter.update({"scale": 2.5, "gamma": 1.6, "noise": 0.02})
         config.data.validation.limit = 16
         config.optimiser.update({"name": "muon", "learning_rate": 2e-2, "schedule": "cosine"})
         config.optimiser.update({"warmup": 50, "clip_norm": 1.0})

@@ -4,11 +4,10 @@
     python train.py --config=configs/refusion.py:ivf --workdir=runs/refusion-ivf
 
 ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one folder b) and mef
-(under-, over-exposed) learn from stored pairs without targets, mff from synthetic pairs of the set
-`natural`; luminance only. Lengths are for a GPU, rates and coefficients of the training code
-nearest to ReFusion's (docs/refusion.md). NAME_cpu makes the most of a quarter of an hour of two CPU
-cores: ten times the rate, small crops in one order only, P by Adam and in one step of four, inner
-steps of equal length, and form T, whose gradient term needs no learned weights to be sharp.
+(under-, over-exposed) learn from stored pairs without targets, mff (and mef, by data.dataset and
+data.task) from synthetic pairs of the set `natural`; luminance only. Lengths are for a GPU, rates
+of the nearest training code. NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten
+times the rate, small crops in one order, P in one step of four, inner steps of equal length, form T.
 
 Variants of ivf_cpu: ivf_form_r (ReFusion's own losses, P slow and from weights of 1/2), ivf_mgdn
 (MGDN's network), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
@@ -21,6 +20,7 @@ TASKS = ("ivf", "mif", "mff", "mef")
 VARIANTS = ("ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
+JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -63,7 +63,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "dataset": DATASETS[task],
                 "task": "mff" if task == "mff" else "pairs",
                 "channels": 1,
-                "train": {"split": "train[:95%]", "crop": 128, "threads": 4},
+                "train": {"split": "train[:95%]", "crop": 128, "threads": 4, "jitter": JITTER},
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },
             "optimiser": {

@@ -419,3 +419,11 @@ def test_synthesis_that_does_not_fit_is_named(natural, plain):
     ):
         with pytest.raises(InputError, match=message):
             data.make_loader(dataset, task=task, synthesis=synthesis, **common)
+
+
+def test_jitter_that_is_off_may_stand_in_any_config(natural):
+    """Configs of all tasks have the fields, so that a flag can set them."""
+    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
+    common = {"dataset": natural, "task": "mff", "batch_size": 2, "crop": 16, "synthesis": SMALL}
+    for one, two in zip(take(2, **common), take(2, **common, jitter=off), strict=True):
+        assert_same(one, two)

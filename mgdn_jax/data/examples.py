@@ -55,17 +55,17 @@ def make_draw(
             f"task {task!r} does not fit the set {manifest['set']!r}, which holds {holds}; "
             f"use task {fits} or another set."
         )
+    vary = Jitter(**_fields("jitter", jitter, Jitter))
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
-        vary = Jitter(**_fields("jitter", jitter, Jitter))
         if vary.gamma > 1 and "target" in manifest["roles"]:
             raise InputError(
                 "jitter.gamma would part the sources from their target; leave it at 1 for pairs "
                 "with targets."
             )
         return lambda *args: _draw_pair(manifest["roles"], channels, vary, *args)
-    if jitter:
+    if vary != Jitter():
         raise InputError(f"jitter belongs to task 'pairs'; give synthesis for {task!r}.")
     kind, synthesise = _SYNTHESES[task]
     given: dict[str, Any] = _fields("synthesis", synthesis, kind)

@@ -336,16 +336,6 @@ def _by_shifts(x: Array, kernel: Array, groups: int) -> Array:
     kh, kw, i, o = kernel.shape
     b, h, w, c = x.shape
     framed = _padded(x, kernel.shape)
-    if groups > 1 and max(kh, kw) > _SHIFTED:  # compiles for minutes when unrolled, and is slow
-
-        def add_row(total: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-            dy, weights = row
-            part = lax.dynamic_slice_in_dim(framed, dy, h, 1)
-            taps = [part[:, :, dx : dx + w] * weights[dx, 0] for dx in range(kw)]
-            return total + functools.reduce(jnp.add, taps), None
-
-        start = jnp.zeros((b, h, w, o), x.dtype)
-        return lax.scan(add_row, start, (jnp.arange(kh), kernel))[0]
     if groups > 1:
 
         def sums(seen: Array, weights: Array) -> Array:
@@ -361,7 +351,7 @@ def _by_shifts(x: Array, kernel: Array, groups: int) -> Array:
             return sums(framed, kernel)
         # The loop is there for what comes after: XLA would fuse the last sum into that, barrier or
         # not, and work it out anew for every tap of a second convolution.
-        rows = min(kh // 2, _TAPS // kw)
+        rows = max(1, min(kh // 2, _TAPS // kw))
         first = kh % rows
 
         def add_rows(n: Array, total: Array) -> Array:
