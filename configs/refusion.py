@@ -7,7 +7,7 @@ ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one fol
 (under-, over-exposed) learn from stored pairs without targets, mff (and mef, by data.dataset and
 data.task) from synthetic pairs of the set `natural`; luminance only. Lengths are for a GPU, rates
 of the nearest training code. NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten
-times the rate, small crops in one order, P in one step of four, inner steps of equal length, form T.
+times the rate, small crops in one order, P in one step of four, equal inner steps, and form T.
 
 Variants of ivf_cpu: ivf_form_r (ReFusion's own losses, P slow and from weights of 1/2), ivf_mgdn
 (MGDN's network), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
