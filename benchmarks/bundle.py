@@ -76,7 +76,7 @@ NOTES: dict[str, dict[str, Any]] = {
     "refusion-mef": {
         "task": "multi-exposure photographs",
         "inputs": "under-, over-exposed",
-        "trained_on": "{dataset_size} pairs of MEFB, none of them a test pair",
+        "trained_on": "multi-exposure pairs synthesised from {dataset_size} BSDS500 photographs",
         "inference": _STRETCHED,
     },
 }
