@@ -6,7 +6,8 @@
 mff learns from photographs with segmentations, defocused on one side of a region's outline; the
 target is the sharp photograph. mff_cpu is the same on smaller crops for as many steps as two CPU
 cores take in about an hour. mef learns from stored pairs with a target (`mgdn data prepare
-pairs --name mef`). smoke is mff shrunk until a step takes milliseconds, for tests.
+pairs --name mef`), or from synthetic ones by data.dataset=natural and data.task=mef. smoke is mff
+shrunk until a step takes milliseconds, for tests.
 
 The authors of MGDN released no training code: losses, schedule and length are this project's;
 Adam without weight decay and the average's decay of 0.999 are read off their files.
@@ -46,7 +47,12 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
                 "loader": "mgdn_jax.data",
                 "dataset": "mef" if mef else "natural",
                 "task": "pairs" if mef else "mff",
-                "train": {"split": "train[:95%]", "crop": 128, "threads": 4},
+                "train": {
+                    "split": "train[:95%]",
+                    "crop": 128,
+                    "threads": 4,
+                    "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0},
+                },
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },
             "optimiser": {

@@ -181,7 +181,7 @@ def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
-# ---------------------------------------------------------------------------------- writing
+# --------------------------------------------------------------------------------- reduction
 
 
 def downscale(array: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -197,7 +197,12 @@ def downscale(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     planes = [Image.fromarray(array[..., k].astype(np.float32)) for k in range(array.shape[-1])]
     small = [p.resize((width, height), Image.Resampling.BICUBIC) for p in planes]
-    return np.stack([np.asarray(p) for p in small], axis=-1).clip(array.min(), array.max())
+    return np.stack([np.asarray(p) for p in small], axis=-1).clip(
+        np.float32(array.min()), np.float32(array.max())
+    )
+
+
+# ---------------------------------------------------------------------------------- writing
 
 
 def encode(array: np.ndarray, suffix: str, *, quality: int = 95) -> bytes:

@@ -37,6 +37,13 @@ FREE = frozenset(
     ]
 )
 
+# Fields that came later, with the value that does what was done before.
+LATER = {
+    "data.train.jitter.scale": 1.0,
+    "data.train.jitter.gamma": 1.0,
+    "data.train.jitter.noise": 0.0,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
@@ -336,7 +343,7 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> No
     Raises:
         InputError: a field other than durations, intervals and machinery differs.
     """
-    old, new = flatten(before), flatten(now)
+    old, new = LATER | flatten(before), LATER | flatten(now)
     for field in sorted(old.keys() | new.keys()):
         if field not in FREE and old.get(field) != new.get(field):
             raise InputError(

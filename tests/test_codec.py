@@ -162,3 +162,5 @@ def test_reduction_keeps_means_ranges_and_equals_without_a_change():
     assert image.min() <= small.min() < small.max() <= image.max()
     # 3x4 pixels become one: the noise of a pixel falls to about a third, it is not picked out.
     assert 0.2 < small.std() / image.std() < 0.45
+    whole = codec.downscale(np.arange(64, dtype=np.int64).reshape(8, 8, 1), 4, 4)
+    assert whole.dtype == np.float32

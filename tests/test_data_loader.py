@@ -5,6 +5,7 @@ import json
 import threading
 import time
 
+import ml_collections
 import numpy as np
 import pytest
 
@@ -339,6 +340,13 @@ def test_tone_and_noise_are_drawn_for_each_source_and_within_their_ranges(plain)
         assert min(drawn) < 0.005
         assert 0.045 < max(drawn) < 0.056
     assert abs(np.corrcoef(spreads["a"], spreads["b"])[0, 1]) < 0.3
+    rest = {
+        role: (batch[role] - value)[0].ravel()
+        for role, value in (("a", 64 / 255), ("b", 191 / 255))
+    }
+    assert abs(np.corrcoef(rest["a"], rest["b"])[0, 1]) < 0.2
+    colour = take(1, **{**common, "channels": 3}, jitter={"noise": 0.05})[0]["a"]
+    np.testing.assert_array_equal(colour, np.repeat(colour[..., :1], 3, -1))  # gray stays gray
     bright = take(1, **common, jitter={"noise": 1.0})[0]
     assert bright["b"].max() == 1
     assert bright["a"].min() == 0
@@ -356,6 +364,10 @@ def test_scale_reduces_all_images_of_an_example_alike(pairs):
         np.testing.assert_allclose(np.ptp(number, (1, 2)), 0, atol=1e-4)
         reduced += (batch["a"][..., 0].std((1, 2)) < 0.24).sum()
     assert 20 < reduced < 70
+    both = {**common, "jitter": {"noise": 0.05}}  # the target is a's half, and gets no noise
+    for one, two in zip(take(3, **common), take(3, **both), strict=True):
+        np.testing.assert_array_equal(one["target"], two["target"])
+        assert (one["a"] != two["a"]).any()
     # A crop larger than the picture leaves no room: it is mirrored as before, and not reduced.
     whole = {**common, "crop": 30, "augment": False}
     for one, two in zip(take(2, **whole), take(2, **whole, jitter={"scale": 4.0}), strict=True):
@@ -381,10 +393,14 @@ def test_bad_jitter_is_named(pairs, plain, natural):
     for dataset, task, jitter, message in (
         (plain, "pairs", {"blur": 1.0}, "jitter has no field blur; choose from scale, gamma"),
         (plain, "pairs", {"scale": 0.5}, r"jitter.scale is 0.5; use 1 \(off\) to 16"),
-        (plain, "pairs", {"gamma": float("nan")}, "jitter.gamma is nan"),
+        (plain, "pairs", {"gamma": float("nan")}, "jitter.gamma is nan; give a finite number"),
         (plain, "pairs", {"noise": -0.1}, r"jitter.noise is -0.1; use 0 \(off\) to 1"),
         (pairs, "pairs", {"gamma": 1.5}, "would part the sources from their target"),
-        (natural, "mff", {"noise": 0.1}, "jitter belongs to task 'pairs'"),
+        (natural, "mff", {"noise": 0.1}, "jitter belongs to task 'pairs'; for 'mff' set its"),
+        (plain, "pairs", {"scale": "2.5"}, "jitter.scale is '2.5'; give a finite number"),
+        (plain, "pairs", {"gamma": [1, 2]}, r"jitter.gamma is \[1, 2\]; give a finite number"),
+        (plain, "pairs", {1: 2.0}, "jitter has no field 1; choose from"),
+        (plain, "pairs", [2.0, 1.5], r"jitter is \[2.0, 1.5\]; give a block of fields"),
     ):
         with pytest.raises(InputError, match=message):
             data.make_loader(dataset, task=task, jitter=jitter, **common)
@@ -401,7 +417,13 @@ def test_exposures_come_in_their_order_with_the_picture_as_target(natural):
     assert gray["target"].shape == (7, 16, 16, 1)
     for one, two in zip(take(3, **common, threads=0), take(3, **common, threads=2), strict=True):
         assert_same(one, two)
+    # A whole picture's target is the stored picture.
     evaluated = list(data.make_eval_loader(natural, batch_size=4, split="train", task="mef"))
+    source = data.open_set(natural, "train")[0]
+    for batch in evaluated:
+        for index, target in zip(batch["_index"], batch["target"], strict=True):
+            stored = examples._decode(source[int(index)], "image", 3)
+            np.testing.assert_array_equal(target, stored * np.float32(1 / 255))
     assert sum(float(b["_mask"].sum()) for b in evaluated) == len(
         data.open_set(natural, "train")[0]
     )
@@ -412,6 +434,9 @@ def test_synthesis_that_does_not_fit_is_named(natural, plain):
     for dataset, task, synthesis, message in (
         (natural, "mef", {"max_radius": 3.0}, "synthesis has no field max_radius; choose from"),
         (natural, "mff", {"expansion": 1.0}, "synthesis has no field expansion; choose from"),
+        (natural, "mef", {"lights": 1.0}, "synthesis.lights is 1.0; give two finite numbers"),
+        (natural, "mef", {"lights": [1, 2, 3]}, "synthesis.lights is .*; give two finite"),
+        (natural, "mff", {"noise_share": "x"}, "synthesis.noise_share is 'x'; give a finite"),
         (natural, "mef", {"lights": [2.0, 1.0]}, r"lights \(2.0, 1.0\) must be two numbers"),
         (plain, "mef", None, "holds pairs; use task 'pairs'"),
         (natural, "pairs", None, "segmentations; use task 'mff' or 'mef'"),
@@ -427,3 +452,16 @@ def test_jitter_that_is_off_may_stand_in_any_config(natural):
     common = {"dataset": natural, "task": "mff", "batch_size": 2, "crop": 16, "synthesis": SMALL}
     for one, two in zip(take(2, **common), take(2, **common, jitter=off), strict=True):
         assert_same(one, two)
+
+
+def test_blocks_may_be_config_dicts_and_leave_defaults_open(natural, plain):
+    block = ml_collections.ConfigDict({"max_radius": 3.0, "quality": (80, 90), "min_radius": None})
+    common = {"dataset": natural, "task": "mff", "batch_size": 2, "crop": 16}
+    same = {"max_radius": 3.0, "quality": [80, 90]}
+    for one, two in zip(
+        take(2, **common, synthesis=block), take(2, **common, synthesis=same), strict=True
+    ):
+        assert_same(one, two)
+    common = {"dataset": plain, "task": "pairs", "batch_size": 2, "crop": 16}
+    off = ml_collections.ConfigDict({"scale": None, "noise": 0.0})
+    assert_same(take(1, **common)[0], take(1, **common, jitter=off)[0])

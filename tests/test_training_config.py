@@ -158,3 +158,13 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
     assert [runs.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
     with pytest.raises(InputError, match="'a' trains for 4 steps"):
         runs.optimisers(runs.Optimiser("adam", 1.0, warmup=5), plan)
+
+
+def test_a_run_from_before_a_field_goes_on_while_that_is_off():
+    before = {"data": {"train": {"crop": 8}}}
+    off = {"data": {"train": {"crop": 8, "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0}}}}
+    assert runs.compare(before, off, "runs/x") is None
+    assert runs.compare(off, before, "runs/x") is None
+    off["data"]["train"]["jitter"]["noise"] = 0.1
+    with pytest.raises(InputError, match=r"started with data.train.jitter.noise=0.0 .* says 0.1"):
+        runs.compare(before, off, "runs/x")

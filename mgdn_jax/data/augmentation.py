@@ -79,11 +79,12 @@ class Jitter:
     """Random scale, tone and noise, for networks that shall see more than the training pictures.
 
     Attributes:
-      scale: pictures are reduced by a factor log-uniform in 1 .. scale, all of an example alike, as
-        far as the crop still fits; 1 turns it off. Fine detail and sharp edges become frequent.
+      scale: pictures are reduced by a factor log-uniform in 1 .. scale, all of an example alike; a
+        larger window than there is becomes the largest there is. 1 turns it off. Fine detail and
+        sharp edges become frequent.
       gamma: each source is raised to a power log-uniform in 1 / gamma .. gamma; 1 turns it off.
       noise: each source gets white Gaussian noise, its standard deviation uniform in 0 .. noise of
-        full scale; 0 turns it off.
+        full scale; 0 turns it off. Gray sources stay gray.
     """
 
     scale: float = 1.0
@@ -125,6 +126,8 @@ class Jitter:
                 image = image ** np.float32(math.exp(rng.uniform(-limit, limit)))
             if self.noise:
                 spread = np.float32(rng.uniform(0, self.noise))
-                image = image + spread * rng.standard_normal(image.shape, np.float32)
+                gray = (image == image[..., :1]).all()
+                shape = image.shape[:2] + ((1,) if gray else image.shape[2:])
+                image = image + spread * rng.standard_normal(shape, np.float32)
             result[role] = image.clip(0, 1)
         return result

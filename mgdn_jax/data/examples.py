@@ -1,12 +1,13 @@
 """What a record becomes: an example of stored, jittered or synthesised pictures.
 
-A task turns (record, generator, crop, turn) into the images of one example; which random numbers
-it takes depends on the record and the task alone.
+A task turns (record, generator, crop, turn) into the images of one example. All that is random
+comes from the generator it is given.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,27 +62,41 @@ def make_draw(
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
         if vary.gamma > 1 and "target" in manifest["roles"]:
             raise InputError(
-                "jitter.gamma would part the sources from their target; leave it at 1 for pairs "
-                "with targets."
+                "jitter.gamma would part the sources from their target; set it to 1 for pairs with "
+                "targets."
             )
         return lambda *args: _draw_pair(manifest["roles"], channels, vary, *args)
     if vary != Jitter():
-        raise InputError(f"jitter belongs to task 'pairs'; give synthesis for {task!r}.")
+        raise InputError(
+            f"jitter belongs to task 'pairs'; for {task!r} set its scale and gamma to 1 and its "
+            "noise to 0."
+        )
     kind, synthesise = _SYNTHESES[task]
-    given: dict[str, Any] = _fields("synthesis", synthesis, kind)
-    given |= {key: tuple(value) for key, value in given.items() if isinstance(value, list)}
-    spec = kind(**given)
+    spec = kind(**_fields("synthesis", synthesis, kind))
     return lambda *args: _draw_synthetic(synthesise, spec, task == "mff", channels, *args)
 
 
-def _fields(name: str, given: Mapping[str, Any] | None, kind: type) -> dict[str, Any]:
-    """The mapping as keyword arguments of a dataclass, unknown ones refused."""
-    known = [field.name for field in dataclasses.fields(kind)]
-    if unknown := (given or {}).keys() - set(known):
+def _fields(name: str, given: Any, kind: type) -> dict[str, Any]:
+    """A mapping as keyword arguments of a dataclass of numbers and pairs; None is the default."""
+    if given is None:
+        return {}
+    if not hasattr(given, "items"):
+        raise InputError(f"{name} is {given!r}; give a block of fields.")
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    values = {key: value for key, value in dict(given).items() if value is not None}
+    if unknown := [key for key in values if key not in fields]:
         raise InputError(
-            f"{name} has no field {', '.join(sorted(unknown))}; choose from {', '.join(known)}."
+            f"{name} has no field {', '.join(map(str, unknown))}; choose from {', '.join(fields)}."
         )
-    return dict(given or {})
+    for key, value in values.items():
+        pair = isinstance(fields[key], tuple)
+        numbers = value if pair and isinstance(value, list | tuple) else (value,)
+        real = all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
+        if not real or len(numbers) != (2 if pair else 1):
+            wanted = "two finite numbers" if pair else "a finite number"
+            raise InputError(f"{name}.{key} is {value!r}; give {wanted}.")
+        values[key] = tuple(numbers) if pair else value
+    return values
 
 
 def _draw_synthetic(
@@ -134,8 +149,10 @@ def _choose_window(
     for _ in range(3):
         top, left = draw_corner(rng, image.shape, side)
         part = image[max(top, 0) : top + side : 2, max(left, 0) : left + side, -1]
-        detail = np.abs(np.diff(part.astype(np.float32), axis=1)).mean()
-        if detail > 2.5:  # of 255: below is sky and the like, which teaches nothing about focus
+        steps = np.abs(np.diff(part.astype(np.float32), axis=1))
+        if (
+            steps.size and steps.mean() > 2.5
+        ):  # of 255: below is sky and the like, which teaches nothing about focus
             break
     return halve, top, left
 
@@ -154,7 +171,7 @@ def _draw_pair(
     if crop is not None:
         shape = images["a"].shape
         side = vary.side(rng, shape, crop)
-        corner = ((n - crop) // 2 for n in shape[:2])
+        corner = ((n - side) // 2 for n in shape[:2])
         top, left = corner if turned is None else draw_corner(rng, shape, side)
         images = {r: _unit(crop_around(x, top, left, side, side)) for r, x in images.items()}
         if side > crop:

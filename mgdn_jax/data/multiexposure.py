@@ -8,9 +8,10 @@ put back region by region, and the scene is then exposed twice by a camera that 
     over  = min(1, R o / R_low)^(1/g)            u near 1 spares the lights; o lifts the shadows
 
 Regions are those of a segmentation, so the light changes where things change, as between a window
-and its room. The target is T: every detail there is in one of the two, unless k tears them
-so far apart that the middle is lost in both. This is the project's own formulation; the published
-systems were trained on comparable but unreleased pairs.
+and its room. Where u / R_high is above o / R_low, as in flat pictures, the two change places. The
+target is T. It may show what neither source does: lights above the high quantile where u is near
+1, and the middle where k is large. This is the project's own formulation; the published systems
+were trained on comparable but unreleased pairs.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Exposures(Degradation):
     """How pairs are drawn; every `*_share` is a probability in [0, 1].
 
     Attributes:
-      expansion: largest k; uniform in 0 .. expansion. At 1 the regions' contrast, as light, is
-        squared.
+      expansion: largest k, at most 2; uniform in 0 .. expansion. At 1 the regions' contrast, as
+        light, is squared.
       lights: range of u, the light that the 98 % quantile of the scene has in `under`.
       shadows: range of o, the light that the 15 % quantile of the scene has in `over`.
       gamma: range of g, the camera's curve.
@@ -44,9 +45,9 @@ class Exposures(Degradation):
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not 0 <= self.expansion <= 4:
-            raise InputError(f"expansion is {self.expansion}; give a number from 0 to 4.")
-        for name, limit in (("lights", 4.0), ("shadows", 4.0), ("gamma", 8.0)):
+        if not 0 <= self.expansion <= 2:
+            raise InputError(f"expansion is {self.expansion}; give a number from 0 to 2.")
+        for name, limit in (("lights", 4.0), ("shadows", 4.0), ("gamma", 4.0)):
             low, high = getattr(self, name)
             if not 0 < low <= high <= limit:
                 raise InputError(
@@ -109,7 +110,7 @@ def synthesise_multiexposure(
     low, high = np.quantile(scene.max(0)[::2, ::2], (0.15, 0.98))
     low = max(low, 2.0**-8 * high)  # below is no shadow but black, and its last bits
     gains = [rng.uniform(*spec.lights) / high, rng.uniform(*spec.shadows) / low]
-    # A flat window has its lights in its shadows: the order of the sources holds all the same.
+    # The lights of a flat window lie in its shadows: the darker source is `under` all the same.
     under, over = (
         255 * np.minimum(scene * np.float32(gain), 1) ** np.float32(1 / gamma)
         for gain in sorted(gains)
