@@ -2,11 +2,11 @@
 
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
     python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 1200]
-        [--change recipe.even_start=False recipe.meta_after=0.0]
+        [--change recipe.even_start=True recipe.meta_after=0.25]
 
-Pairs of runs of configs/refusion.py:ivf_form_r with networks of half the width and depth, equal in
-seed, initial F and R, and every batch; the control freezes the weights. Judged by the outer
-loss, R's reconstruction of both sources, on training pairs held out from both. Writes
+Pairs of runs of configs/refusion.py:ivf_cpu, without jitter and with networks of half the width and
+depth, equal in seed, initial F and R, and every batch; the control freezes the weights. Judged by
+the outer loss, R's reconstruction of both sources, on training pairs held out from both. Writes
 docs/learned_loss.csv and docs/learned_loss.svg. Goes on where it was interrupted. `--change` sets
 fields of the config in both runs of a pair; each set of changes wants a workdir of its own.
 """
@@ -46,7 +46,8 @@ def curve(
     kind: str, seed: int, steps: int, workdir: Path, changes: dict[str, object]
 ) -> list[tuple[int, float]]:
     """(step, held-out outer loss) of one run."""
-    config = get_config("ivf_form_r")
+    config = get_config("ivf_cpu")
+    config.data.train.jitter.update({"scale": 1.0, "gamma": 1.0, "noise": 0.0})
     config.update_from_flattened_dict(changes)
     config.recipe.frozen_weights = kind == "frozen"
     config.model.update({"features": 8, "blocks": 1, "heads": 4})

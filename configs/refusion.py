@@ -6,8 +6,8 @@
 ivf (infrared, visible), mif (CT/PET/SPECT, MRI: all in one folder a and one folder b) and mef
 (under-, over-exposed) learn from stored pairs without targets, mff (and mef, by data.dataset and
 data.task) from synthetic pairs of the set `natural`; luminance only. Lengths are for a GPU, rates
-of the nearest training code. NAME_cpu makes the most of a quarter of an hour of two CPU cores: ten
-times the rate, small crops in one order, P in one step of four, equal inner steps, and form T.
+of the nearest training code. NAME_cpu makes the most of a quarter of an hour of one CPU core: F
+and R by Muon, small crops in one order, P in one step of four, equal inner steps, and form T.
 
 Variants of ivf_cpu: ivf_form_r (ReFusion's own losses, P slow and from weights of 1/2), ivf_mgdn
 (MGDN's network), ivf_max_abs (P by the published rule), ivf_frozen (no P, all weights 1/2).
@@ -96,19 +96,19 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     )
     if preset.endswith("_cpu") or preset in VARIANTS:
         config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
-        config.recipe.inner_optimiser = "normalised_sgd"
+        config.recipe.update({"inner_optimiser": "normalised_sgd", "inner_rate": 1e-3})
         config.data.train.update({"crop": 32, "threads": 2})
+        if task == "ivf":  # RoadScene has little fine detail, few bright scenes and no noise
+            config.data.train.jitter.update({"scale": 2.5, "gamma": 1.6, "noise": 0.02})
         config.data.validation.update({"crop": 64, "limit": 16})
-        config.optimiser.update({"learning_rate": 1e-3, "schedule": "cosine", "warmup": 50})
+        config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
         config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
-        config.train.update({"steps": 800, "ema": 0.99, "save_every": 100, "eval_every": 100})
+        config.train.update({"steps": 1000, "ema": 0.99, "save_every": 100, "eval_every": 100})
     if preset == "ivf_form_r":
         config.recipe.update(form="R", ramp=True, meta_every=1, meta_after=0.25, even_start=True)
         config.optimiser.networks.proposal.learning_rate = 2e-4
-    if preset == "ivf_mgdn":
-        config.model.system = "mgdn"
-    if preset == "ivf_supervised":
-        config.recipe.outer = "supervised_l1"
+    config.model.system = "mgdn" if preset == "ivf_mgdn" else "refusion"
+    config.recipe.outer = "supervised_l1" if preset == "ivf_supervised" else "reconstruction"
     if preset == "ivf_max_abs":
         config.optimiser.networks.proposal = {"name": "max_abs"}
     config.recipe.frozen_weights = preset == "ivf_frozen"
