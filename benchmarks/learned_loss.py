@@ -54,7 +54,8 @@ def curve(
     config.train.update({"steps": steps, "ema": 0.9, "seed": seed, "keep": 1})
     config.train.update({"eval_every": max(1, steps // 8), "save_every": 50, "log_every": 50})
     folder = workdir / f"{kind}-{seed}"
-    fit(config, folder, command="python benchmarks/learned_loss.py")
+    if fit(config, folder, command="python benchmarks/learned_loss.py").status == "stopped":
+        sys.exit(f"{folder}: was stopped; the same command goes on")
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [(row["step"], row["outer_loss"]) for row in rows if row["kind"] == "validation"]
 
