@@ -113,9 +113,13 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
     assert worst <= 1e-5
 
 
-@pytest.mark.parametrize("ssim_range", ["network", "unit"])
-def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range):
-    recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, ssim_range=ssim_range)
+@pytest.mark.parametrize(
+    ("ssim_range", "gradient_rule"),
+    [("network", "strength"), ("unit", "strength"), ("unit", "signed")],
+)
+def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range, gradient_rule):
+    choices = {"ssim_range": ssim_range, "gradient_rule": gradient_rule}
+    recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, **choices)
     state, _ = start(recipe)
     images = {k: jnp.asarray(v) for k, v in batch().items()}
 
@@ -125,7 +129,11 @@ def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range):
 
     loss, new, terms, fused = jax.jit(values, compiler_options=QUICK)(state.params, state.stats)
     f, a, b = (2 * x - 1 for x in (fused, images["a"], images["b"]))
-    wanted = losses.intensity(f, a, b) + 2 * losses.sobel_max(f, a, b)
+    if gradient_rule == "signed":  # twice that of [0, 1], where what surrounds them is black
+        gradient = 2 * losses.gradient_signed_max(fused, images["a"], images["b"])
+    else:
+        gradient = losses.sobel_max(f, a, b)
+    wanted = losses.intensity(f, a, b) + 2 * gradient
     seen = (f, a, b) if ssim_range == "network" else (fused, images["a"], images["b"])
     wanted = float((wanted + 0.5 * losses.ssim_both(*seen)).mean())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
@@ -148,6 +156,10 @@ def test_options_of_the_recipe():
         ({"ssim": -1.0}, "recipe.ssim is -1.0 and must be a number"),
         ({"intensity": 0, "gradient": 0, "ssim": 0}, "recipe has no loss"),
         ({"ssim_range": "255"}, "recipe.ssim_range is '255'; it is one of network, unit"),
+        (
+            {"gradient_rule": "abs"},
+            "recipe.gradient_rule is 'abs'; it is one of strength, signed",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             read("smoke", **changes)

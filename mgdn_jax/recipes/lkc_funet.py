@@ -4,8 +4,9 @@
 
 with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). SSIM may be that
 of [0, 1] instead: its constants are for that range, and on [-1, 1], where means change sign at
-medium grey, it favours the pixelwise maximum (docs/models.md, with figures). Dropout, stochastic
-depth and batch statistics are on while training.
+medium grey, it favours the pixelwise maximum (docs/models.md, with figures). Gradients may be
+signed: each Sobel response after the larger one of the sources, in place of M, which slopes turned
+round reach as well. Dropout, stochastic depth and batch statistics are on while training.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from mgdn_jax.recipes import Phase
 Batch = dict[str, Array]
 Networks = dict[str, Flat]
 SSIM_RANGES = ("network", "unit")
+GRADIENT_RULES = ("strength", "signed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Recipe:
         model: fields of `mgdn_jax.models.lkc_funet.Config`, or {"preset": name, field: value, ...}.
         intensity: coefficient of the intensity term.
         gradient: coefficient of the gradient term.
+        gradient_rule: ``"strength"``, `losses.sobel_max` as released, or ``"signed"``,
+            `losses.gradient_signed_max`.
         ssim: coefficient of the SSIM term.
         ssim_range: values that SSIM sees: ``"network"``, the network's own as released, or
             ``"unit"``, [0, 1].
@@ -45,6 +49,7 @@ class Recipe:
     model: dict[str, Any]
     intensity: float = 1.0
     gradient: float = 1.0
+    gradient_rule: str = "strength"
     ssim: float = 1.0
     ssim_range: str = "network"
     model_config: Any = dataclasses.field(init=False)
@@ -62,10 +67,10 @@ class Recipe:
                 raise InputError(f"recipe.{name} is {value!r} and must be a number of 0 or more")
         if not self.intensity + self.gradient + self.ssim:
             raise InputError("recipe has no loss: set intensity, gradient or ssim above 0")
-        if self.ssim_range not in SSIM_RANGES:
-            raise InputError(
-                f"recipe.ssim_range is {self.ssim_range!r}; it is one of {', '.join(SSIM_RANGES)}"
-            )
+        for name, known in (("ssim_range", SSIM_RANGES), ("gradient_rule", GRADIENT_RULES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(f"recipe.{name} is {value!r}; it is one of {', '.join(known)}")
         fields = dict(self.model)
         config = models.preset(self.system, fields.pop("preset", "") or "ivf", **fields)
         if config.merged:
@@ -119,9 +124,14 @@ class Recipe:
             self._graphdef, params["fusion"], stats["fusion"], a, b, mode=mode
         )
         own = aux["raw"], *(self.model_config.to_range(x) for x in (a, b))
+        if self.gradient_rule == "signed":  # shifted, so that what surrounds the images is black
+            black = self.model_config.to_range(jnp.zeros(()))
+            gradient = losses.gradient_signed_max(*(x - black for x in own))
+        else:
+            gradient = losses.sobel_max(*own)
         terms = {
             "intensity": losses.intensity(*own),
-            "gradient": losses.sobel_max(*own),
+            "gradient": gradient,
             "ssim": losses.ssim_both(*(own if self.ssim_range == "network" else (unit, a, b))),
         }
         terms = {name: jnp.mean(value) for name, value in terms.items()}
@@ -134,7 +144,7 @@ class Recipe:
         return {
             "loss": {
                 name: getattr(self, name)
-                for name in ("intensity", "gradient", "ssim", "ssim_range")
+                for name in ("intensity", "gradient", "gradient_rule", "ssim", "ssim_range")
             },
             "inputs": "infrared, visible" if order == (1, 0) else "CT/PET/SPECT, MRI",
         }
