@@ -16,7 +16,7 @@ import ml_collections
 TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif"}
-JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}  # of stored pairs: off
+JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}  # of stored pairs: off
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:

@@ -51,7 +51,7 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
                     "split": "train[:95%]",
                     "crop": 128,
                     "threads": 4,
-                    "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0},
+                    "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
                 },
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },

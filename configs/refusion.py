@@ -20,7 +20,7 @@ TASKS = ("ivf", "mif", "mff", "mef")
 VARIANTS = ("ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
-JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
+JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -98,8 +98,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
         config.recipe.update({"inner_optimiser": "normalised_sgd", "inner_rate": 1e-3})
         config.data.train.update({"crop": 32, "threads": 2})
-        if task == "ivf":  # RoadScene has little fine detail, few bright scenes and no noise
-            config.data.train.jitter.update({"scale": 2.5, "gamma": 1.6, "noise": 0.02})
+        if task == "ivf":  # RoadScene lacks detail, noise, bright scenes and empty black
+            config.data.train.jitter.update(scale=2.5, gamma=1.6, noise=0.02, clip=0.4)
         config.data.validation.update({"crop": 64, "limit": 16})
         config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
         config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}

@@ -42,6 +42,7 @@ LATER = {
     "data.train.jitter.scale": 1.0,
     "data.train.jitter.gamma": 1.0,
     "data.train.jitter.noise": 0.0,
+    "data.train.jitter.clip": 0.0,
     "recipe.gradient_rule": "strength",
 }
 

@@ -311,7 +311,7 @@ def plain(tmp_path_factory):
 
 def test_jitter_that_is_off_changes_no_bit(plain):
     common = {"dataset": plain, "task": "pairs", "batch_size": 2, "crop": 16, "channels": 1}
-    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
+    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
     for one, two in zip(take(4, **common), take(4, **common, jitter=off), strict=True):
         assert_same(one, two)
 
@@ -350,6 +350,33 @@ def test_tone_and_noise_are_drawn_for_each_source_and_within_their_ranges(plain)
     bright = take(1, **common, jitter={"noise": 1.0})[0]
     assert bright["b"].max() == 1
     assert bright["a"].min() == 0
+
+
+def test_clip_spreads_the_levels_of_every_other_source(plain):
+    common = {"dataset": plain, "task": "pairs", "batch_size": 5, "crop": 16, "channels": 1}
+    drawn = {"a": [], "b": []}
+    for batch in take(40, **common, jitter={"clip": 0.4}):
+        for role, values in drawn.items():
+            assert (batch[role] == batch[role][:, :1, :1]).all()
+            assert batch[role].dtype == np.float32
+            values += list(batch[role][:, 0, 0, 0])
+    for role, value in (("a", 64 / 255), ("b", 191 / 255)):
+        values = np.asarray(drawn[role])
+        kept = np.isclose(values, value, atol=1e-6)
+        assert 0.4 < kept.mean() < 0.6
+        # Black and white are uniform: the level is under black (over white) in 37 % of the rest.
+        lost = values[~kept] == (0 if role == "a" else 1)
+        assert 0.25 < lost.mean() < 0.5
+        rest = values[~kept][~lost]
+        assert rest.min() > 0
+        assert rest.max() < 1
+        # With nothing cut off at the other end, or all that may be.
+        low, high = (0.0, value / 0.6) if role == "a" else (1 - (1 - value) / 0.6, 1.0)
+        assert low <= rest.min()
+        assert rest.max() <= high + 1e-6
+        assert np.ptp(rest) > 0.7 * (high - low)
+    changed = [~np.isclose(drawn[r], v, atol=1e-6) for r, v in (("a", 64 / 255), ("b", 191 / 255))]
+    assert abs(np.corrcoef(*changed)[0, 1]) < 0.3
 
 
 def test_scale_reduces_all_images_of_an_example_alike(pairs):
@@ -395,6 +422,8 @@ def test_bad_jitter_is_named(pairs, plain, natural):
         (plain, "pairs", {"scale": 0.5}, r"jitter.scale is 0.5; use 1 \(off\) to 16"),
         (plain, "pairs", {"gamma": float("nan")}, "jitter.gamma is nan; give a finite number"),
         (plain, "pairs", {"noise": -0.1}, r"jitter.noise is -0.1; use 0 \(off\) to 1"),
+        (plain, "pairs", {"clip": 0.5}, r"jitter.clip is 0.5; use 0 \(off\) to less than 0.5"),
+        (pairs, "pairs", {"clip": 0.1}, "jitter.clip would part the sources from their target"),
         (pairs, "pairs", {"gamma": 1.5}, "would part the sources from their target"),
         (natural, "mff", {"noise": 0.1}, "jitter belongs to task 'pairs'; for 'mff' set its"),
         (plain, "pairs", {"scale": "2.5"}, "jitter.scale is '2.5'; give a finite number"),
@@ -448,7 +477,7 @@ def test_synthesis_that_does_not_fit_is_named(natural, plain):
 
 def test_jitter_that_is_off_may_stand_in_any_config(natural):
     """Configs of all tasks have the fields, so that a flag can set them."""
-    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0}
+    off = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
     common = {"dataset": natural, "task": "mff", "batch_size": 2, "crop": 16, "synthesis": SMALL}
     for one, two in zip(take(2, **common), take(2, **common, jitter=off), strict=True):
         assert_same(one, two)

@@ -162,7 +162,8 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
 
 def test_a_run_from_before_a_field_goes_on_while_that_is_off():
     before = {"data": {"train": {"crop": 8}}}
-    off = {"data": {"train": {"crop": 8, "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0}}}}
+    jitter = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
+    off = {"data": {"train": {"crop": 8, "jitter": jitter}}}
     assert runs.compare(before, off, "runs/x") is None
     assert runs.compare(off, before, "runs/x") is None
     off["data"]["train"]["jitter"]["noise"] = 0.1

@@ -76,7 +76,7 @@ def draw_corner(rng: np.random.Generator, shape: Sequence[int], crop: int) -> tu
 
 @dataclasses.dataclass(frozen=True)
 class Jitter:
-    """Random scale, tone and noise, for networks that shall see more than the training pictures.
+    """Random scale, tone, noise and levels: for networks that shall see more than is stored.
 
     Attributes:
       scale: pictures are reduced by a factor log-uniform in 1 .. scale, all of an example alike; a
@@ -85,11 +85,15 @@ class Jitter:
       gamma: each source is raised to a power log-uniform in 1 / gamma .. gamma; 1 turns it off.
       noise: each source gets white Gaussian noise, its standard deviation uniform in 0 .. noise of
         full scale; 0 turns it off. Gray sources stay gray.
+      clip: every other source has its levels spread: values up to one uniform in 0 .. clip become
+        black, those from another one in 1 - clip .. 1 on white; 0 turns it off. Empty black (a cold
+        sky) and white (a lamp) become frequent, where noise and file compression left none.
     """
 
     scale: float = 1.0
     gamma: float = 1.0
     noise: float = 0.0
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -98,6 +102,8 @@ class Jitter:
                 raise InputError(f"jitter.{name} is {getattr(self, name)}; use 1 (off) to 16.")
         if not 0 <= self.noise <= 1:
             raise InputError(f"jitter.noise is {self.noise}; use 0 (off) to 1, in full scales.")
+        if not 0 <= self.clip < 0.5:
+            raise InputError(f"jitter.clip is {self.clip}; use 0 (off) to less than 0.5.")
 
     def side(self, rng: np.random.Generator, shape: Sequence[int], crop: int) -> int:
         """Side of the window that becomes a crop: crop .. scale * crop, within (H, W)."""
@@ -109,7 +115,7 @@ class Jitter:
     def sources(
         self, images: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Tone and noise on "a" and "b", each drawn by itself; other images pass through.
+        """Tone, noise and levels of "a" and "b", each drawn by itself; others pass through.
 
         Args:
           images: (h, w, C) float32 in [0, 1].
@@ -129,5 +135,8 @@ class Jitter:
                 gray = (image == image[..., :1]).all()
                 shape = image.shape[:2] + ((1,) if gray else image.shape[2:])
                 image = image + spread * rng.standard_normal(shape, np.float32)
+            if self.clip and rng.random() < 0.5:
+                black, white = rng.uniform(0, self.clip), 1 - rng.uniform(0, self.clip)
+                image = (image - np.float32(black)) * np.float32(1 / (white - black))
             result[role] = image.clip(0, 1)
         return result

@@ -60,16 +60,17 @@ def make_draw(
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
-        if vary.gamma > 1 and "target" in manifest["roles"]:
+        if (vary.gamma > 1 or vary.clip) and "target" in manifest["roles"]:
+            name, off = ("gamma", 1) if vary.gamma > 1 else ("clip", 0)
             raise InputError(
-                "jitter.gamma would part the sources from their target; set it to 1 for pairs with "
-                "targets."
+                f"jitter.{name} would part the sources from their target; set it to {off} for "
+                "pairs with targets."
             )
         return lambda *args: _draw_pair(manifest["roles"], channels, vary, *args)
     if vary != Jitter():
         raise InputError(
-            f"jitter belongs to task 'pairs'; for {task!r} set its scale and gamma to 1 and its "
-            "noise to 0."
+            f"jitter belongs to task 'pairs'; for {task!r} set its scale and gamma to 1, and its "
+            "noise and clip to 0."
         )
     kind, synthesise = _SYNTHESES[task]
     spec = kind(**_fields("synthesis", synthesis, kind))
