@@ -88,8 +88,8 @@ def main() -> None:
 
     def optimum(name: str):
         def fuse(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-            a, b = (jnp.asarray(x[None, ..., None], jnp.float32) / 255 for x in (a, b))
-            return np.asarray(jnp.round(255 * minimise(name, a, b, args.steps)[0, ..., 0]))
+            a, b = (x[None, ..., None].astype(np.float32) / 255 for x in (a, b))
+            return np.rint(255 * np.asarray(minimise(name, a, b, args.steps)))[0, ..., 0]
 
         return fuse
 
