@@ -57,7 +57,7 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     config.data.validation.update({"crop": args.crop, "limit": args.pictures})
     config.train.update({"steps": args.steps, "seed": seed, "eval_every": 0})
     # What docs/ablation.csv was made with; the preset has Muon and jitter since.
-    config.data.train.jitter.update({"scale": 1.0, "gamma": 1.0, "noise": 0.0})
+    config.data.train.jitter.update(lkc_funet.JITTER)
     config.optimiser.update({"name": "adam", "learning_rate": 1e-3})
     config.optimiser.warmup = min(config.optimiser.warmup, args.steps // 4)
     config.name = f"{variant}-{seed}"

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.curves import drawing  # noqa: E402
-from configs.refusion import get_config  # noqa: E402
+from configs.refusion import JITTER, get_config  # noqa: E402
 from mgdn_jax.training import fit  # noqa: E402
 
 KINDS = ("learned", "frozen")
@@ -47,7 +47,7 @@ def curve(
 ) -> list[tuple[int, float]]:
     """(step, held-out outer loss) of one run."""
     config = get_config("ivf_cpu")
-    config.data.train.jitter.update({"scale": 1.0, "gamma": 1.0, "noise": 0.0})
+    config.data.train.jitter.update(JITTER)
     config.update_from_flattened_dict(changes)
     config.recipe.frozen_weights = kind == "frozen"
     config.model.update({"features": 8, "blocks": 1, "heads": 4})

@@ -60,12 +60,12 @@ def make_draw(
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
-        if (vary.gamma > 1 or vary.clip) and "target" in manifest["roles"]:
-            name, off = ("gamma", 1) if vary.gamma > 1 else ("clip", 0)
-            raise InputError(
-                f"jitter.{name} would part the sources from their target; set it to {off} for "
-                "pairs with targets."
-            )
+        for name, off in (("gamma", 1), ("clip", 0)):
+            if getattr(vary, name) != off and "target" in manifest["roles"]:
+                raise InputError(
+                    f"jitter.{name} would part the sources from their target; set it to {off} for "
+                    "pairs with targets."
+                )
         return lambda *args: _draw_pair(manifest["roles"], channels, vary, *args)
     if vary != Jitter():
         raise InputError(
