@@ -5,10 +5,10 @@
         --csv ours.csv
     python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors FOLDER
 
-The tensors are copied bit for bit; the card gains task, inputs, data, what is done with pictures
-before and after, and the figures of the model's own rows, beside those of other methods. With
-``--card`` the weights get their card where they lie, so that they are measured as they will be
-used. Nothing is chosen here: one run, one file.
+The tensors are copied bit for bit, or as float16 with ``--half`` (then both times). The card gains
+task, inputs, data, what is done with pictures before and after, and the figures of the model's own
+rows, beside those of other methods. With ``--card`` the weights get their card where they lie, so
+that they are measured as they will be used. Nothing is chosen here: one run, one file.
 """
 
 import argparse
@@ -140,19 +140,20 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="CSV of benchmarks/tables.py")
     parser.add_argument("--anchors", type=Path, help="folder of CSVs of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
+    parser.add_argument("--half", action="store_true", help="store them as float16")
     told = parser.parse_args()
     weights = load_weights(told.weights)
     card = described(weights, told.remark)
     name = card["name"]
     if told.card:
-        save_weights(told.weights, **dataclasses.asdict(weights) | {"card": card})
+        save_weights(told.weights, **dataclasses.asdict(weights) | {"card": card}, half=told.half)
         return
     if told.figures is None:
         parser.error("--figures is needed, or --card")
     own, text = tabled(name, told.figures, told.anchors)
     folder = ROOT / "mgdn_jax" / "weights"
     stored = dataclasses.asdict(weights) | {"card": card | {"figures": own}}
-    save_weights(folder / f"{name}.safetensors", **stored)
+    save_weights(folder / f"{name}.safetensors", **stored, half=told.half)
     (folder / f"{name}.md").write_text(card_text(name, card) + text)
     print(f"bundled {folder / name}.safetensors")
 

@@ -31,6 +31,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "recipe": {
                 "name": "lkc_funet",
                 "intensity": 1.0,
+                "intensity_rule": "max",  # or "mean", "sum", "screen"
+                "intensity_share": 1.0,  # of the way there from the maximum
                 "gradient": 1.0,
                 "gradient_rule": "strength",  # or "signed"
                 "ssim": 1.0,
@@ -79,12 +81,12 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     if preset.endswith("_cpu"):
         config.name = f"lkc-funet-small-{task}"
         config.model.update({"preset": f"{task}_small", "dropout": 0.0, "drop_path": 0.0})
-        config.recipe.update({"gradient": 4.0, "ssim_range": "unit"})
-        if task == "mif":  # or else a copy of the MRI is cheap, and what training finds
-            config.recipe.intensity = 4.0
+        config.recipe.update({"intensity": 4.0, "gradient": 4.0, "ssim_range": "unit"})
+        config.recipe.update({"gradient_rule": "signed", "intensity_share": 0.5})
+        config.recipe.intensity_rule = "sum" if task == "ivf" else "screen"
         config.data.train.threads = 2
-        if task == "ivf":  # RoadScene has little fine detail, few bright scenes and no noise
-            config.data.train.jitter.update({"scale": 2.5, "gamma": 1.6, "noise": 0.02})
+        if task == "ivf":  # RoadScene lacks detail, noise, bright scenes and empty black
+            config.data.train.jitter.update(scale=2.5, gamma=1.6, noise=0.02, clip=0.4)
         config.data.validation.limit = 16
         config.optimiser.update({"name": "muon", "learning_rate": 2e-2, "schedule": "cosine"})
         config.optimiser.update({"warmup": 50, "clip_norm": 1.0})

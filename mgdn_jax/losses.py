@@ -45,19 +45,44 @@ def mse(fused: Image, target: Image) -> PerExample:
     return jnp.mean(jnp.square(fused - target), (1, 2, 3))
 
 
+INTENSITY_RULES = ("max", "mean", "sum", "screen")
+
+
+def intensity_target(a: Image, b: Image, rule: str = "max") -> Image:
+    """What a result's intensities are compared with, in [0, 1] as the sources are.
+
+    Args:
+        a: first source.
+        b: second source.
+        rule: ``"max"``, the pixel-wise maximum; ``"mean"``; ``"sum"``, a + b less the mean of both
+            images, cut off at black and white, so that each source keeps its full contrast;
+            ``"screen"``, a + b - a b, where black changes nothing and nothing passes white.
+
+    Raises:
+        ValueError: unknown rule.
+    """
+    _same_shape(a, b)
+    if rule not in INTENSITY_RULES:
+        raise ValueError(f"rule is one of {', '.join(INTENSITY_RULES)}, got {rule!r}")
+    if rule == "max":
+        return jnp.maximum(a, b)
+    if rule == "mean":
+        return 0.5 * (a + b)
+    if rule == "sum":
+        return jnp.clip(a + b - 0.5 * jnp.mean(a + b, (1, 2, 3), keepdims=True), 0.0, 1.0)
+    return a + b - a * b
+
+
 def intensity(fused: Image, a: Image, b: Image, *, rule: str = "max") -> PerExample:
-    """L1 distance to the pixel-wise maximum or mean of the sources.
+    """L1 distance to the `intensity_target` of the sources.
 
     Args:
         fused: result.
         a: first source.
         b: second source.
-        rule: ``"max"`` or ``"mean"``.
+        rule: of `INTENSITY_RULES`; ``"max"`` and ``"mean"`` hold for any range of values.
     """
-    _same_shape(fused, a, b)
-    if rule not in ("max", "mean"):
-        raise ValueError(f"rule is 'max' or 'mean', got {rule!r}")
-    return l1(fused, jnp.maximum(a, b) if rule == "max" else 0.5 * (a + b))
+    return l1(fused, intensity_target(a, b, rule))
 
 
 def gradient_max(fused: Image, a: Image, b: Image) -> PerExample:

@@ -44,6 +44,8 @@ LATER = {
     "data.train.jitter.noise": 0.0,
     "data.train.jitter.clip": 0.0,
     "recipe.gradient_rule": "strength",
+    "recipe.intensity_rule": "max",
+    "recipe.intensity_share": 1.0,
 }
 
 

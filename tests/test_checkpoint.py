@@ -48,6 +48,31 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
 
 
+def test_half_stored_weights_come_back_as_float32(tmp_path):
+    values = np.random.default_rng(0).uniform(1e-4, 2.0, (64, 64)).astype(np.float32)
+    params = {"kernel": values, "tiny": np.float32([6e-8, 0.0]), "count": np.int32([3])}
+    stats = {"mean": values[0]}
+    whole = write(tmp_path / "whole.safetensors", params=params, stats=stats)
+    half = write(tmp_path / "half.safetensors", params=params, stats=stats, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    weights = load_weights(half)
+    assert {v.dtype for v in weights.params.values()} == {np.dtype("f4"), np.dtype("i4")}
+    assert weights.params["count"] == [3]
+    assert weights.stats["mean"].tobytes() == values[0].tobytes()
+    assert np.abs(weights.params["tiny"] - params["tiny"]).max() < 3e-8
+    worst = np.abs(weights.params["kernel"] / values - 1).max()
+    print(f"relative error of a parameter: {worst:.1e}")
+    assert 0 < worst <= 2**-11
+    # Once rounded they stay as they are.
+    again = write(tmp_path / "again.safetensors", params=weights.params, stats=stats, half=True)
+    for name, value in load_weights(again).params.items():
+        assert value.tobytes() == weights.params[name].tobytes(), name
+    before = half.read_bytes()
+    with pytest.raises(ValueError, match="kernel has values too large for float16"):
+        write(half, params={"kernel": np.float32([1e5])}, half=True)
+    assert half.read_bytes() == before
+
+
 def test_weights_refuse_names_that_would_not_come_back(tmp_path):
     for params in ({}, {"stats:x": np.ones(1)}):
         with pytest.raises(ValueError, match="non-empty flat dict"):

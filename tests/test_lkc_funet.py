@@ -347,7 +347,7 @@ def test_parameter_counts():
     stats = models.abstract("lkc_funet", Config(norm_in="batch"))[2]
     assert models.count_parameters(stats) == 1_616 - 10  # without the counters of batches
     small = models.abstract("lkc_funet", PRESETS["mif_small"])[1]
-    assert models.count_parameters(small) == 665_928
+    assert models.count_parameters(small) == 2_612_090
 
 
 def test_published_files_convert_by_what_is_in_them(tmp_path):

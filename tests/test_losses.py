@@ -78,7 +78,19 @@ def test_l1_mse_and_intensity_by_hand():
     assert np.allclose(losses.mse(A, B), np.square(np.asarray(A) - np.asarray(B)).mean((1, 2, 3)))
     assert np.allclose(losses.intensity(jnp.maximum(A, B), A, B), 0.0)
     assert np.allclose(losses.intensity((A + B) / 2, A, B, rule="mean"), 0.0, atol=1e-7)
-    with pytest.raises(ValueError, match="rule"):
+    a, b = jnp.float32([0.2, 0.9, 0.0, 1.0]), jnp.float32([0.4, 0.8, 0.0, 0.7])
+    a, b = (x.reshape(1, 2, 2, 1) for x in (a, b))  # the mean of both is 0.5
+    for rule, by_hand in (
+        ("max", [0.4, 0.9, 0.0, 1.0]),
+        ("mean", [0.3, 0.85, 0.0, 0.85]),
+        ("sum", [0.1, 1.0, 0.0, 1.0]),
+        ("screen", [0.52, 0.98, 0.0, 1.0]),
+    ):
+        target = losses.intensity_target(a, b, rule)
+        assert np.allclose(target.ravel(), by_hand, atol=1e-6), rule
+        assert np.allclose(losses.intensity(target, a, b, rule=rule), 0.0)
+        assert np.allclose(losses.intensity_target(b, a, rule), target), rule
+    with pytest.raises(ValueError, match="rule is one of max, mean, sum, screen, got 'median'"):
         losses.intensity(A, A, B, rule="median")
 
 

@@ -114,11 +114,21 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-    ("ssim_range", "gradient_rule"),
-    [("network", "strength"), ("unit", "strength"), ("unit", "signed")],
+    ("ssim_range", "gradient_rule", "intensity_rule"),
+    [
+        ("network", "strength", "max"),
+        ("unit", "strength", "sum"),
+        ("unit", "signed", "screen"),
+    ],
 )
-def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range, gradient_rule):
-    choices = {"ssim_range": ssim_range, "gradient_rule": gradient_rule}
+def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(
+    ssim_range, gradient_rule, intensity_rule
+):
+    choices = {
+        "ssim_range": ssim_range,
+        "gradient_rule": gradient_rule,
+        "intensity_rule": intensity_rule,
+    }
     recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, **choices)
     state, _ = start(recipe)
     images = {k: jnp.asarray(v) for k, v in batch().items()}
@@ -133,7 +143,9 @@ def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(ssim_range, gradient
         gradient = 2 * losses.gradient_signed_max(fused, images["a"], images["b"])
     else:
         gradient = losses.sobel_max(f, a, b)
-    wanted = losses.intensity(f, a, b) + 2 * gradient
+    # twice that of [0, 1], where a sum and a screen have their meaning
+    level = 2 * losses.intensity(fused, images["a"], images["b"], rule=intensity_rule)
+    wanted = level + 2 * gradient
     seen = (f, a, b) if ssim_range == "network" else (fused, images["a"], images["b"])
     wanted = float((wanted + 0.5 * losses.ssim_both(*seen)).mean())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
@@ -154,11 +166,16 @@ def test_options_of_the_recipe():
         assert config.dropout == (0.0 if preset.endswith("_cpu") else 0.2)
     for changes, message in (
         ({"ssim": -1.0}, "recipe.ssim is -1.0 and must be a number"),
+        ({"intensity_share": 1.5}, "recipe.intensity_share is 1.5 and must be between 0 and 1"),
         ({"intensity": 0, "gradient": 0, "ssim": 0}, "recipe has no loss"),
         ({"ssim_range": "255"}, "recipe.ssim_range is '255'; it is one of network, unit"),
         (
             {"gradient_rule": "abs"},
             "recipe.gradient_rule is 'abs'; it is one of strength, signed",
+        ),
+        (
+            {"intensity_rule": "median"},
+            "recipe.intensity_rule is 'median'; it is one of max, mean, sum, screen",
         ),
     ):
         with pytest.raises(InputError, match=message):

@@ -159,7 +159,7 @@ class Config:
         return 0.5 * (y + 1.0) if self.io_range == "symmetric" else y
 
 
-_NARROW = {"features": 4, "norm_groups": 4}
+_NARROW = {"features": 8, "norm_groups": 8}
 
 # The small ones are this project's, for a laptop: the same network, narrower.
 PRESETS: dict[str, Config] = {

@@ -6,7 +6,9 @@ with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own rang
 of [0, 1] instead: its constants are for that range, and on [-1, 1], where means change sign at
 medium grey, it favours the pixelwise maximum (docs/models.md, with figures). Gradients may be
 signed: each Sobel response after the larger one of the sources, in place of M, which slopes turned
-round reach as well. Dropout, stochastic depth and batch statistics are on while training.
+round reach as well. Intensities may be those of the sum of the sources or of their screen, or
+between those and the maximum, which has nothing of the darker source. Dropout, stochastic depth
+and batch statistics are on while training.
 """
 
 import dataclasses
@@ -38,6 +40,9 @@ class Recipe:
     Attributes:
         model: fields of `mgdn_jax.models.lkc_funet.Config`, or {"preset": name, field: value, ...}.
         intensity: coefficient of the intensity term.
+        intensity_rule: what it compares with, of `losses.INTENSITY_RULES`: ``"max"`` as released.
+        intensity_share: how far from the maximum to that rule's target, in [0, 1]: at 0 the
+            maximum, at 1 the target, between them their mixture.
         gradient: coefficient of the gradient term.
         gradient_rule: ``"strength"``, `losses.sobel_max` as released, or ``"signed"``,
             `losses.gradient_signed_max`.
@@ -48,6 +53,8 @@ class Recipe:
 
     model: dict[str, Any]
     intensity: float = 1.0
+    intensity_rule: str = "max"
+    intensity_share: float = 1.0
     gradient: float = 1.0
     gradient_rule: str = "strength"
     ssim: float = 1.0
@@ -65,9 +72,16 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int | float) or value < 0:
                 raise InputError(f"recipe.{name} is {value!r} and must be a number of 0 or more")
+        share = self.intensity_share
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise InputError(f"recipe.intensity_share is {share!r} and must be between 0 and 1")
         if not self.intensity + self.gradient + self.ssim:
             raise InputError("recipe has no loss: set intensity, gradient or ssim above 0")
-        for name, known in (("ssim_range", SSIM_RANGES), ("gradient_rule", GRADIENT_RULES)):
+        for name, known in (
+            ("intensity_rule", losses.INTENSITY_RULES),
+            ("gradient_rule", GRADIENT_RULES),
+            ("ssim_range", SSIM_RANGES),
+        ):
             value = getattr(self, name)
             if value not in known:
                 raise InputError(f"recipe.{name} is {value!r}; it is one of {', '.join(known)}")
@@ -129,8 +143,11 @@ class Recipe:
             gradient = losses.gradient_signed_max(*(x - black for x in own))
         else:
             gradient = losses.sobel_max(*own)
+        share = self.intensity_share
+        target = share * losses.intensity_target(a, b, self.intensity_rule)
+        target = target + (1.0 - share) * jnp.maximum(a, b)
         terms = {
-            "intensity": losses.intensity(*own),
+            "intensity": losses.l1(aux["raw"], self.model_config.to_range(target)),
             "gradient": gradient,
             "ssim": losses.ssim_both(*(own if self.ssim_range == "network" else (unit, a, b))),
         }
@@ -144,7 +161,15 @@ class Recipe:
         return {
             "loss": {
                 name: getattr(self, name)
-                for name in ("intensity", "gradient", "gradient_rule", "ssim", "ssim_range")
+                for name in (
+                    "intensity",
+                    "intensity_rule",
+                    "intensity_share",
+                    "gradient",
+                    "gradient_rule",
+                    "ssim",
+                    "ssim_range",
+                )
             },
             "inputs": "infrared, visible" if order == (1, 0) else "CT/PET/SPECT, MRI",
         }
