@@ -5,11 +5,11 @@
 
 Luminance, without targets. Losses, rate, crops, flips, batch and dropout are the released code's;
 its length is 1000 epochs of sets whose sizes are unknown. ivf and mif are for a GPU. NAME_cpu makes
-the most of twenty minutes of two CPU cores: the narrow network, Muon at 2e-2 on a cosine instead of
-Adam, smaller batches and no dropout; and a loss with SSIM of [0, 1] and more weight on gradients,
-since the released one is smaller for the pixelwise maximum than for what the narrow network learns
-by it (docs/models.md); for mif on intensities too. smoke is ivf shrunk until a step takes
-milliseconds, for tests.
+the most of twenty minutes of two CPU cores: the small network, Muon at 2e-2 on a cosine instead of
+Adam, smaller batches and no dropout; and a loss that also asks for what the darker source has
+(intensity_rule), with signed gradients and SSIM of [0, 1], since the released one is smaller for
+the pixelwise maximum than for what a small network learns by it (docs/models.md).
+smoke is ivf shrunk until a step takes milliseconds, for tests.
 """
 
 import ml_collections
