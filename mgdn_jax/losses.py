@@ -48,7 +48,7 @@ def mse(fused: Image, target: Image) -> PerExample:
 INTENSITY_RULES = ("max", "mean", "sum", "screen")
 
 
-def intensity_target(a: Image, b: Image, rule: str = "max") -> Image:
+def intensity_target(a: Image, b: Image, rule: str = "max", share: float = 1.0) -> Image:
     """What a result's intensities are compared with, in [0, 1] as the sources are.
 
     Args:
@@ -57,6 +57,7 @@ def intensity_target(a: Image, b: Image, rule: str = "max") -> Image:
         rule: ``"max"``, the pixel-wise maximum; ``"mean"``; ``"sum"``, a + b less the mean of both
             images, cut off at black and white, so that each source keeps its full contrast;
             ``"screen"``, a + b - a b, where black changes nothing and nothing passes white.
+        share: how far from the maximum to what `rule` says, in [0, 1].
 
     Raises:
         ValueError: unknown rule.
@@ -64,13 +65,16 @@ def intensity_target(a: Image, b: Image, rule: str = "max") -> Image:
     _same_shape(a, b)
     if rule not in INTENSITY_RULES:
         raise ValueError(f"rule is one of {', '.join(INTENSITY_RULES)}, got {rule!r}")
+    brighter = jnp.maximum(a, b)
     if rule == "max":
-        return jnp.maximum(a, b)
+        return brighter
     if rule == "mean":
-        return 0.5 * (a + b)
-    if rule == "sum":
-        return jnp.clip(a + b - 0.5 * jnp.mean(a + b, (1, 2, 3), keepdims=True), 0.0, 1.0)
-    return a + b - a * b
+        target = 0.5 * (a + b)
+    elif rule == "sum":
+        target = jnp.clip(a + b - 0.5 * jnp.mean(a + b, (1, 2, 3), keepdims=True), 0.0, 1.0)
+    else:
+        target = a + b - a * b
+    return share * target + (1.0 - share) * brighter
 
 
 def intensity(fused: Image, a: Image, b: Image, *, rule: str = "max") -> PerExample:

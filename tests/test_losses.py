@@ -90,6 +90,9 @@ def test_l1_mse_and_intensity_by_hand():
         assert np.allclose(target.ravel(), by_hand, atol=1e-6), rule
         assert np.allclose(losses.intensity(target, a, b, rule=rule), 0.0)
         assert np.allclose(losses.intensity_target(b, a, rule), target), rule
+        for share in (0.0, 0.25):
+            mixed = np.maximum(a, b) + share * (target - np.maximum(a, b))
+            assert np.allclose(losses.intensity_target(a, b, rule, share), mixed, atol=1e-6), rule
     with pytest.raises(ValueError, match="rule is one of max, mean, sum, screen, got 'median'"):
         losses.intensity(A, A, B, rule="median")
 

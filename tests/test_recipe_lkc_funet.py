@@ -114,20 +114,21 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
 
 
 @pytest.mark.parametrize(
-    ("ssim_range", "gradient_rule", "intensity_rule"),
+    ("ssim_range", "gradient_rule", "intensity_rule", "intensity_share"),
     [
-        ("network", "strength", "max"),
-        ("unit", "strength", "sum"),
-        ("unit", "signed", "screen"),
+        ("network", "strength", "max", 1.0),
+        ("unit", "strength", "sum", 1.0),
+        ("unit", "signed", "screen", 0.5),
     ],
 )
 def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(
-    ssim_range, gradient_rule, intensity_rule
+    ssim_range, gradient_rule, intensity_rule, intensity_share
 ):
     choices = {
         "ssim_range": ssim_range,
         "gradient_rule": gradient_rule,
         "intensity_rule": intensity_rule,
+        "intensity_share": intensity_share,
     }
     recipe = Recipe({"preset": "ivf", **TINY}, gradient=2.0, ssim=0.5, **choices)
     state, _ = start(recipe)
@@ -144,8 +145,8 @@ def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(
     else:
         gradient = losses.sobel_max(f, a, b)
     # twice that of [0, 1], where a sum and a screen have their meaning
-    level = 2 * losses.intensity(fused, images["a"], images["b"], rule=intensity_rule)
-    wanted = level + 2 * gradient
+    target = losses.intensity_target(images["a"], images["b"], intensity_rule, intensity_share)
+    wanted = 2 * losses.l1(fused, target) + 2 * gradient
     seen = (f, a, b) if ssim_range == "network" else (fused, images["a"], images["b"])
     wanted = float((wanted + 0.5 * losses.ssim_both(*seen)).mean())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)

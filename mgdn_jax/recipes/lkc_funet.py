@@ -41,8 +41,7 @@ class Recipe:
         model: fields of `mgdn_jax.models.lkc_funet.Config`, or {"preset": name, field: value, ...}.
         intensity: coefficient of the intensity term.
         intensity_rule: what it compares with, of `losses.INTENSITY_RULES`: ``"max"`` as released.
-        intensity_share: how far from the maximum to that rule's target, in [0, 1]: at 0 the
-            maximum, at 1 the target, between them their mixture.
+        intensity_share: how far from the maximum to what that rule says, in [0, 1].
         gradient: coefficient of the gradient term.
         gradient_rule: ``"strength"``, `losses.sobel_max` as released, or ``"signed"``,
             `losses.gradient_signed_max`.
@@ -143,9 +142,7 @@ class Recipe:
             gradient = losses.gradient_signed_max(*(x - black for x in own))
         else:
             gradient = losses.sobel_max(*own)
-        share = self.intensity_share
-        target = share * losses.intensity_target(a, b, self.intensity_rule)
-        target = target + (1.0 - share) * jnp.maximum(a, b)
+        target = losses.intensity_target(a, b, self.intensity_rule, self.intensity_share)
         terms = {
             "intensity": losses.l1(aux["raw"], self.model_config.to_range(target)),
             "gradient": gradient,
