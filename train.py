@@ -1,9 +1,11 @@
 """Trains a fusion network: `python train.py --config=configs/mgdn.py:mff --workdir=runs/mff`.
 
 The same command resumes an interrupted run. Any field of the config can be set on the command
-line (`--config.train.batch=16`). Several processes: give each one --coordinator=HOST:PORT,
---processes and its own --process. Exit codes: 0 complete or stopped by a signal and saved, 1
-diverged or failed, 2 something in the command, the config or the data cannot be used.
+line (`--config.train.batch=16`). On a CPU --cpu_devices=N, with the number of its cores, spreads
+each batch over them; N must divide the batch, or half of it for a learned loss. Several processes:
+give each one --coordinator=HOST:PORT, --processes and its own --process. Exit codes: 0 complete or
+stopped by a signal and saved, 1 diverged or failed, 2 something in the command, the config or the
+data cannot be used.
 """
 
 import os
@@ -21,6 +23,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made, or res
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0", short_name=None)
 _PROCESSES = flags.DEFINE_integer("processes", None, "number of processes of the run")
 _PROCESS = flags.DEFINE_integer("process", None, "index of this process, from 0")
+_CPU_DEVICES = flags.DEFINE_integer("cpu_devices", None, "devices a CPU counts as; default 1")
 _QUIET = flags.DEFINE_boolean("quiet", False, "print nothing but errors")
 
 USAGE = "usage: python train.py --config=configs/mgdn.py:mff --workdir=runs/mff"
@@ -79,6 +82,8 @@ def main(argv: list[str]) -> int:
         lacking = [name for name, value in told.items() if value is None]
         if 0 < len(lacking) < len(told):
             raise InputError(f"several processes need --{lacking[0]} as well.")
+        if _CPU_DEVICES.value is not None:
+            processes.split_cpu(_CPU_DEVICES.value)
         if not lacking:
             processes.connect(**told)
         command = shlex.join(["python", *argv])

@@ -1,7 +1,7 @@
 """Does learning the loss help? ReFusion with P against the same run with all weights at 1/2.
 
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
-    python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 1200]
+    python benchmarks/learned_loss.py --workdir runs/learned_loss [--seeds 0 1 2] [--steps 3000]
         [--change recipe.even_start=True recipe.meta_after=0.25]
 
 Pairs of runs of configs/refusion.py:ivf_cpu, without jitter and with networks of half the width and
@@ -51,7 +51,7 @@ def curve(
     config.update_from_flattened_dict(changes)
     config.recipe.frozen_weights = kind == "frozen"
     config.model.update({"features": 8, "blocks": 1, "heads": 4})
-    config.train.update({"steps": steps, "ema": 0.9, "seed": seed, "keep": 1})
+    config.train.update({"steps": steps, "ema": 0.99, "seed": seed, "keep": 1})
     config.train.update({"eval_every": max(1, steps // 8), "save_every": 50, "log_every": 50})
     folder = workdir / f"{kind}-{seed}"
     if fit(config, folder, command="python benchmarks/learned_loss.py").status == "stopped":
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--change", type=changed, nargs="+", default=[], metavar="FIELD=VALUE")
     told = parser.parse_args()
     # Seeds differ in values only: the second run of a kind finds its program compiled.

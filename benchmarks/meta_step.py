@@ -1,15 +1,19 @@
 """One K = 1 meta pair of ReFusion (form R) on a CPU against plain PyTorch; compile time; memory.
 
-    python benchmarks/meta_step.py [--part pair|memory] [--rounds 5] [--remat example]
+    python benchmarks/meta_step.py [--part pair|memory] [--rounds 9] [--remat example] [--devices 2]
 
 pair: the meta-gradient of P with the temporary step of R, default networks, 4 + 4 examples of
-64x64, ours jitted against PyTorch with `create_graph=True` from the same parameters; values are
-compared first, then both sides are timed in turns and the ratio of the medians is the result. The
-time to trace and compile is printed, too. memory: the compiler's count of temporaries at K = 2
+64x64, ours against PyTorch with `create_graph=True` from the same parameters; values are compared
+first, then the sides are timed in turns and the ratio of the medians is the result. Ours is timed
+twice: jitted for one JAX device with the threads that XLA takes, and mapped over `--devices` parts
+of the CPU (1, 2 or 4; by default one a core), as `train.py --cpu_devices` trains.
+The time to trace and compile is printed, too. memory: the compiler's count of temporaries at K = 2
 and K = 8. `--remat` is `model.remat` of all three networks; configs/refusion.py leaves it at "row".
 """
 
 import argparse
+import functools
+import os
 import statistics
 import time
 
@@ -17,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgdn_jax import bilevel
+from mgdn_jax import bilevel, processes
 from mgdn_jax.layers import functional
 from mgdn_jax.recipes.refusion import Recipe
 
@@ -25,7 +29,7 @@ RATE, SIDE, BATCH = 1e-2, 64, 4
 FLOOR = 1e-3
 
 
-def problem(steps: int, remat: str):
+def problem(steps: int, remat: str, axis_name: str | None = None):
     """Our meta-gradient as a function, its arguments, and the recipe."""
     import optax
 
@@ -34,19 +38,17 @@ def problem(steps: int, remat: str):
     sgd = optax.sgd(RATE)
 
     def inner_loss(theta, maps, batch):
-        return recipe.inner_loss(theta, {}, maps, batch, 1.0)[0]
+        value, (fused, *_) = recipe.inner_loss(theta, {}, maps, batch, 1.0)
+        return value, fused
 
     def outer_loss(theta, phi, batch, psi):
         del phi
         return recipe.outer_loss(psi, recipe.adapted(theta, {}, batch), batch)
 
-    def auxiliary_loss(psi, theta, batch):
-        fused = jax.lax.stop_gradient(recipe.adapted(theta, {}, batch))
-        return recipe.auxiliary_loss(psi, fused, batch)
-
     meta = bilevel.meta_gradient(
         inner_loss, outer_loss, optimiser=sgd, steps=steps, mode=recipe.meta.mode,
-        propose=recipe.propose, auxiliary=bilevel.Auxiliary(auxiliary_loss, sgd),
+        propose=recipe.propose, inner_has_aux=True, axis_name=axis_name,
+        auxiliary=bilevel.Auxiliary(recipe.auxiliary_loss, sgd, from_aux=True),
     )  # fmt: skip
 
     def run(theta, phi, psi, train, test):
@@ -198,34 +200,66 @@ def torch_pair(theta, phi, psi, train, test):
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def pair(rounds: int, remat: str) -> None:
+def mapped(run, arguments, devices: int):
+    """`run` over several devices, and arguments for it: (function, arguments)."""
+    theta, phi, psi, *batches = arguments
+
+    def placed(trees, axis):
+        return jax.pmap(lambda tree: tree, in_axes=axis, axis_size=devices)(trees)
+
+    def shared(x):
+        return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
+
+    parts = placed(jax.tree.map(shared, batches), 0)
+    return jax.pmap(run, axis_name="devices"), (*placed((theta, phi, psi), None), *parts)
+
+
+def pair(rounds: int, remat: str, devices: int) -> None:
     """Values, then times in turns."""
     import torch
 
     run, arguments = problem(1, remat)
     theirs = torch_pair(*arguments)
-    start, cpu = time.perf_counter(), time.process_time()
-    lowered = jax.jit(run).lower(*arguments)
-    traced = time.perf_counter()
-    ours = lowered.compile()
-    end, cpu = time.perf_counter(), time.process_time() - cpu
-    print(f"traced in {traced - start:.1f} s, compiled in {end - traced:.1f} s, {cpu:.1f} s of CPU")
-    (value, g), (other, h) = ours(*arguments), theirs()
+    other, h = theirs()
     scale = max(np.abs(x).max() for x in h.values())
-    worst = max(float(np.abs(g[n] - x).max()) for n, x in h.items()) / scale
-    off = abs(float(value) / float(other) - 1)
-    print(f"outer loss differs by {off:.1e}, meta-gradient by {worst:.1e} of max|g| = {scale:.1e}")
-    assert off < 1e-3
-    assert worst < 1e-3
-    seconds: dict[str, list[float]] = {"ours": [], "torch": []}
+    sides = {"ours, 1 device": (jax.jit(run), arguments)}
+    if devices > 1:
+        several = problem(1, remat, "devices")[0]
+        sides[f"ours, {devices} devices"] = mapped(several, arguments, devices)
+    calls = {"torch": theirs}
+    for name, (function, given) in sides.items():
+        start, cpu = time.perf_counter(), time.process_time()
+        lowered = function.lower(*given)
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        end, cpu = time.perf_counter(), time.process_time() - cpu
+        print(
+            f"{name}: traced in {traced - start:.1f} s, compiled in {end - traced:.1f} s,"
+            f" {cpu:.1f} s of CPU"
+        )
+        value, g = jax.tree.map(np.asarray, compiled(*given))
+        if value.ndim:
+            value, g = value[0], {n: x[0] for n, x in g.items()}
+        worst = max(float(np.abs(g[n] - x).max()) for n, x in h.items()) / scale
+        off = abs(float(value) / float(other) - 1)
+        print(f"outer loss differs by {off:.1e}, meta-gradient by {worst:.1e} of max|g|")
+        assert off < 1e-3
+        assert worst < 1e-3
+        calls[name] = functools.partial(compiled, *given)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, call in (("ours", lambda: ours(*arguments)), ("torch", theirs)):
+        for name, call in calls.items():
             start = time.perf_counter()
             jax.block_until_ready(call())
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(s) for name, s in seconds.items()}
     print(f"{torch.get_num_threads()} threads, medians of {rounds}: {medians}")
-    print(f"PyTorch / ours: {medians['torch'] / medians['ours']:.2f}")
+    for name in sides:
+        ratios = sorted(t / o for t, o in zip(seconds["torch"], seconds[name], strict=True))
+        print(
+            f"PyTorch / {name}: {medians['torch'] / medians[name]:.2f}"
+            f" (round by round {ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
 
 
 def memory(remat: str) -> None:
@@ -245,11 +279,14 @@ def main() -> None:
     """Runs one part or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("pair", "memory"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--devices", type=int, choices=(1, 2, 4), help="parts of the CPU")
     parser.add_argument("--remat", default="example", choices=functional.REMATS)
     told = parser.parse_args()
+    devices = told.devices or max(n for n in (1, 2, 4) if n <= (os.cpu_count() or 1))
+    processes.split_cpu(devices)
     if told.part in (None, "pair"):
-        pair(told.rounds, told.remat)
+        pair(told.rounds, told.remat, devices)
     if told.part in (None, "memory"):
         memory(told.remat)
 

@@ -50,11 +50,15 @@ class Auxiliary:
         loss: `(psi, inner, batch) -> scalar`.
         optimiser: an Optax transformation; its state is fresh at every call.
         steps: number of updates, 0 to hand psi on as it is.
+        from_aux: the loss is `(psi, aux, batch)` instead, aux being the inner loss's auxiliary
+            outputs at the base theta (what the inner network made of the batch, say), for which
+            theta then need not be used a second time.
     """
 
     loss: Loss
     optimiser: optax.GradientTransformation
     steps: int = 1
+    from_aux: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -408,6 +412,8 @@ def meta_gradient(
             an optimiser whose derivative is not finite at zero gradients.
     """
     _check(steps, mode, difference, solver, batch_per_step)
+    if auxiliary is not None and auxiliary.from_aux and (batch_per_step or not inner_has_aux):
+        raise InputError("Auxiliary's from_aux needs inner_has_aux, and one batch for all steps.")
     differentiable: set[Any] = set()
 
     def source_of(outer: PyTree, batch: PyTree) -> PyTree:
@@ -430,17 +436,24 @@ def meta_gradient(
         if mode != "implicit" and kind not in differentiable:
             _refuse_unsafe(optimiser, theta)
             differentiable.add(kind)
-        psi_losses = None
         if (auxiliary is None) != (psi is None):
             raise InputError("psi (parameters) and auxiliary (their problem) go together.")
-        if auxiliary is not None:
-            psi, psi_losses = _fit(auxiliary, psi, inner, (batch, batches), axis_name)
+        early: tuple[PyTree, Any] = (None, None)
+        if auxiliary is not None and not auxiliary.from_aux:
+            early = _fit(auxiliary, psi, inner, (batch, batches), axis_name)
+
+        def fitted(record: PyTree) -> tuple[PyTree, Any]:
+            """What `_fit` gives, where it needs what the inner steps left."""
+            if auxiliary is None or not auxiliary.from_aux:
+                return early
+            first = jax.tree.map(lambda x: lax.stop_gradient(x[0]), record[1])
+            return _fit(auxiliary, psi, first, (batch, None), axis_name)
 
         def loss(theta: PyTree, source: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
             out = inner_loss(combine(theta, rest), source, batch)
             return out if inner_has_aux else (out, None)
 
-        def judge(theta: PyTree, outer: PyTree) -> tuple[Any, PyTree]:
+        def judge(theta: PyTree, outer: PyTree, psi: PyTree) -> tuple[Any, PyTree]:
             extra = () if auxiliary is None else (psi,)
             out = outer_loss(combine(theta, rest), outer, test_batch, *extra)
             return out if outer_has_aux else (out, None)
@@ -456,11 +469,12 @@ def meta_gradient(
                     return source_of(outer, now) if batches is not None else shared
 
                 carry, record = descent.run((theta, state), source_at, batch, batches, steps)
-                value, outer_aux = judge(carry[0], outer)
-                return value, (carry, record, outer_aux)
+                own = fitted(record)
+                value, outer_aux = judge(carry[0], outer, own[0])
+                return value, (carry, record, outer_aux, own)
 
             (value, out), gradient = jax.value_and_grad(objective, has_aux=True)(outer)
-            carry, record, outer_aux = out
+            carry, record, outer_aux, own = out
         else:
             source, pull_source = jax.vjp(lambda outer: source_of(outer, batch), outer)
             if mode == "implicit":
@@ -472,7 +486,8 @@ def meta_gradient(
                 slope, pull_slope, (value, aux) = descent.gradient_of_source(theta, source, batch)
                 carry = descent.update(theta, state, slope)
                 record = jax.tree.map(lambda x: jnp.asarray(x)[None], (value, aux))
-            judged = jax.value_and_grad(judge, (0, 1), has_aux=True)(carry[0], outer)
+            own = fitted(record)
+            judged = jax.value_and_grad(judge, (0, 1), has_aux=True)(carry[0], outer, own[0])
             (value, outer_aux), (u, direct) = judged
             u = descent.mean(u)
             if mode == "implicit":
@@ -492,6 +507,7 @@ def meta_gradient(
         value, gradient = descent.mean((value, gradient))
         inner, state = (combine(carry[0], rest), carry[1]) if keep_inner else (None, None)
         losses, inner_aux = record
+        psi, psi_losses = own
         aux = MetaAux(losses, inner_aux, outer_aux, inner, state, psi, psi_losses, solution)
         return value, gradient, aux
 
@@ -524,16 +540,16 @@ def _split_batches(batch: PyTree, steps: int, batch_per_step: bool) -> tuple[PyT
 
 
 def _fit(
-    problem: Auxiliary, psi: PyTree, inner: PyTree, batches: tuple[PyTree, PyTree], axis: str | None
+    problem: Auxiliary, psi: PyTree, seen: PyTree, batches: tuple[PyTree, PyTree], axis: str | None
 ) -> tuple[PyTree, Array]:
-    """Fits psi: psi' and the losses on the way to it."""
+    """Fits psi to what its loss sees of the inner problem: psi' and the losses on the way to it."""
     batch, batches = batches
     if batches is not None:
         turns = jnp.arange(problem.steps)
         batches = jax.tree.map(lambda x: x[turns % x.shape[0]], batches)
 
     descent = _Descent(
-        lambda psi, _, batch: (problem.loss(psi, inner, batch), None), problem.optimiser, axis
+        lambda psi, _, batch: (problem.loss(psi, seen, batch), None), problem.optimiser, axis
     )
     carry = psi, problem.optimiser.init(psi)
     (psi, _), (losses, _) = descent.run(carry, lambda _: None, batch, batches, problem.steps)

@@ -42,6 +42,27 @@ def connect(coordinator: str, processes: int, process: int) -> None:
     jax.distributed.initialize(coordinator, processes, process)
 
 
+def split_cpu(count: int) -> None:
+    """Makes JAX see the CPU as several devices; to be called before anything touches a device.
+
+    A step is mapped over them as over any devices. XLA's own threads gain little on what training
+    of small crops is made of, many short loops, where each device works through examples of its
+    own (docs/speed.md).
+
+    Args:
+        count: how many devices; one a core is usually the quickest.
+
+    Raises:
+        InputError: not a positive number, or too late.
+    """
+    if count < 1:
+        raise InputError(f"cpu_devices is {count} and must be 1 or more.")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise InputError("the CPU cannot be split: JAX has used its devices already.") from error
+
+
 def local_devices(wanted: int) -> list[jax.Device]:
     """Devices of this process that the run uses.
 

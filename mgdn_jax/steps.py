@@ -273,26 +273,26 @@ def make_meta_step(
         stats = state.stats[meta.inner]
         train, test = _halves(batch)
 
-        def inner_loss(theta: Flat, maps: Any, batch: Batch) -> jax.Array:
-            return recipe.inner_loss(theta, stats, maps, batch, progress)[0]
+        def inner_loss(theta: Flat, maps: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+            value, (fused, *_) = recipe.inner_loss(theta, stats, maps, batch, progress)
+            return value, fused
 
         def outer_loss(theta: Flat, phi: Flat, batch: Batch, psi: Any = None) -> jax.Array:
             del phi
             return recipe.outer_loss(psi, recipe.adapted(theta, stats, batch), batch)
 
-        def auxiliary_loss(psi: Flat, theta: Flat, batch: Batch) -> jax.Array:
-            fused = jax.lax.stop_gradient(recipe.adapted(theta, stats, batch))
-            return recipe.auxiliary_loss(psi, fused, batch)
-
         theta, phi = state.params[meta.inner], state.params[meta.learns]
         fitted: dict[str, Any] = {}
         if meta.auxiliary:
             optimiser = optax.chain(meta.auxiliary_optimiser, optax.scale(alpha))  # type: ignore[arg-type]
-            fitted["auxiliary"] = bilevel.Auxiliary(auxiliary_loss, optimiser, meta.auxiliary_steps)
+            fitted["auxiliary"] = bilevel.Auxiliary(
+                recipe.auxiliary_loss, optimiser, meta.auxiliary_steps, from_aux=True
+            )
         gradient = bilevel.meta_gradient(
             inner_loss, outer_loss, optimiser=inner_optimiser, propose=recipe.propose,
             steps=meta.steps, mode=meta.mode, trainable=meta.trainable,
-            difference=meta.difference, solver=meta.solver, axis_name=axis_name, **fitted,
+            difference=meta.difference, solver=meta.solver, axis_name=axis_name,
+            inner_has_aux=True, **fitted,
         )  # fmt: skip
         moved = bilevel.partition(theta, meta.trainable)[0]
         value, g, aux = gradient(

@@ -463,6 +463,38 @@ def test_auxiliary_parameters_follow_the_base_inner_ones():
     assert np.array_equal(meta(other, inner, train, test, psi=psi)[2].auxiliary, aux.auxiliary)
 
 
+@pytest.mark.parametrize(
+    ("mode", "steps"), [("unrolled", 1), ("unrolled", 2), ("mixed_product", 1), ("implicit", 2)]
+)
+def test_the_auxiliary_problem_may_use_what_the_inner_loss_made(mode, steps):
+    outer, inner, train, test = problem()
+    psi = normal(9, 2, 2)
+
+    def on_made(psi, made, batch):
+        return jnp.mean((made @ psi - batch["y"]) ** 2)
+
+    def on_inner(psi, theta, batch):
+        return on_made(psi, net(theta, batch["x"]), batch)
+
+    def both(theta, outer, batch):
+        return inner_loss(theta, outer, batch), net(theta, batch["x"])
+
+    def judge(theta, outer, batch, psi):
+        return on_inner(psi, theta, batch) + 0.01 * outer["penalty"] ** 2
+
+    found = []
+    for loss, from_aux in ((on_inner, False), (on_made, True)):
+        meta = meta_gradient(
+            both, judge, optimiser=SGD, steps=steps, mode=mode, inner_has_aux=True,
+            auxiliary=Auxiliary(loss, optax.sgd(0.2), steps=2, from_aux=from_aux),
+            solver=Solver(damping=1.0) if mode == "implicit" else None,
+        )  # fmt: skip
+        value, gradient, aux = jax.jit(meta)(outer, inner, train, test, psi=psi)
+        found.append((value, gradient, aux.auxiliary, aux.auxiliary_losses))
+    assert gap(*found) <= 1e-12
+    assert float(jnp.abs(found[1][2] - psi).max()) > 1e-3
+
+
 def test_auxiliary_parameters_may_stay_as_they_are():
     auxiliary = Auxiliary(lambda psi, theta, batch: jnp.sum(psi * theta), SGD, steps=0)
     meta = meta_gradient(
@@ -703,6 +735,12 @@ def test_bad_solvers_and_auxiliaries():
             Solver(**options)
     with pytest.raises(InputError, match="steps of at least 0"):
         Auxiliary(inner_loss, SGD, steps=-1)
+    for given in ({}, {"inner_has_aux": True, "batch_per_step": True, "steps": 2}):
+        with pytest.raises(InputError, match="from_aux needs inner_has_aux"):
+            meta_gradient(
+                inner_loss, outer_loss, optimiser=SGD,
+                auxiliary=Auxiliary(inner_loss, SGD, from_aux=True), **given,
+            )  # fmt: skip
 
 
 def test_bad_arguments_of_a_call():

@@ -9,7 +9,12 @@ from jax import lax
 from jax.test_util import check_grads
 
 from mgdn_jax.layers import conv, dynamic_filter, functional
-from mgdn_jax.layers.attention import ChannelCrossAttention, WindowAttention, shift_masks
+from mgdn_jax.layers.attention import (
+    ChannelCrossAttention,
+    WindowAttention,
+    channel_sums,
+    shift_masks,
+)
 
 KEY = jax.random.key(0)
 
@@ -28,6 +33,7 @@ def xla(x, kernel, dilation=1, groups=1):
     )
 
 
+@pytest.mark.parametrize("channels", [(4, 5), (5, 2), (1, 3), (3, 3)])
 @pytest.mark.parametrize(
     ("size", "dilation", "shape"),
     [
@@ -37,9 +43,9 @@ def xla(x, kernel, dilation=1, groups=1):
         ((3, 3), 1, (1, 1, 1)),
     ],
 )
-def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape):
-    x = jax.random.normal(KEY, (*shape, 4))
-    kernel = jax.random.normal(jax.random.key(1), (*size, 4, 5))
+def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape, channels):
+    x = jax.random.normal(KEY, (*shape, channels[0]))
+    kernel = jax.random.normal(jax.random.key(1), (*size, *channels))
 
     def loss(f):
         return lambda x, k: jnp.sum(jnp.square(f(x, k)))
@@ -72,6 +78,51 @@ def test_second_derivatives_of_convolutions():
         single = jax.random.normal(KEY, (3, 3, 1, 2), jnp.float64)
         check_grads(conv.conv2d, (x, dense), 2, modes=["rev"])
         check_grads(conv.depthwise, (x, single), 2, modes=["rev"])
+        narrow = jax.random.normal(KEY, (3, 3, 2, 1), jnp.float64)
+        check_grads(conv.conv2d, (x, narrow), 2, modes=["rev"])
+
+
+def _normalised(x, scale, bias):
+    mean = jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean((x - mean) ** 2, -1, keepdims=True)
+    return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize("c", [1, 2, 16])
+def test_layer_norm_and_its_derivatives(c):
+    with jax.enable_x64(True):
+        draw = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 4, c), c, c]))
+        x, scale, bias = given = tuple(draw)
+        away = jax.random.normal(KEY, x.shape)
+        value, pull = jax.vjp(conv.layer_norm, *given)
+        wanted, wanted_pull = jax.vjp(_normalised, *given)
+        np.testing.assert_allclose(value, wanted, atol=1e-13)
+        for ours, theirs in zip(pull(away), wanted_pull(away), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+        def second(norm):
+            def along(*given):
+                return sum(jnp.vdot(jnp.sin(d), d) for d in jax.vjp(norm, *given)[1](away))
+
+            return jax.grad(along, (0, 1, 2))(*given)
+
+        for ours, theirs in zip(second(conv.layer_norm), second(_normalised), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    # Pixels all alike, far from zero: no slope of the mean may be left in rounding.
+    flat = jnp.full((1, 2, 2, 16), 3.0)
+    dx, _, _ = jax.vjp(conv.layer_norm, flat, jnp.ones(16), jnp.zeros(16))[1](jnp.ones_like(flat))
+    assert np.abs(dx).max() < 1e-3
+    half = conv.layer_norm(x.astype(jnp.bfloat16), *(v.astype(jnp.float32) for v in (scale, bias)))
+    assert half.dtype == jnp.bfloat16
+
+
+def test_sums_of_attention_and_their_derivatives():
+    with jax.enable_x64(True):
+        q, k = (jax.random.normal(jax.random.key(i), (2, 3, 4, 5)) for i in range(2))
+        weights = jax.random.uniform(KEY, (2, 3, 4, 1))
+        sums = channel_sums(q, k, weights)
+        np.testing.assert_allclose(sums["qk"], np.einsum("bhwc,bhwd->bcd", q * weights, k))
+        check_grads(lambda q, k: channel_sums(q, k, weights), (q, k), 2, modes=["rev"])
 
 
 def _by_hand(x, kernel):
@@ -88,6 +139,20 @@ def _filtered(x, kernel):
     flat = kernel.reshape(1, 1, 1, 9)
     kernels = jnp.broadcast_to(flat, (*x.shape[:3], 9))
     return dynamic_filter.dynamic_filter(x, kernels, kernel_size=3, border="zero")
+
+
+def _after_inner_steps(network, kernels):
+    """Slope of a loss after two inner steps to a factor of the inner loss."""
+
+    def value(phi):
+        def step(kernels, _):
+            slope = jax.grad(lambda k: phi * jnp.sum(network(k) ** 2))(kernels)
+            return kernels - 0.1 * slope, None
+
+        fast = lax.scan(jax.checkpoint(step, prevent_cse=False), kernels, None, length=2)[0]
+        return jnp.sum(network(fast))
+
+    return jax.grad(value)(1.0)
 
 
 @pytest.mark.parametrize(
@@ -115,18 +180,33 @@ def test_gradients_through_nested_scans_and_inner_steps(layer):
             y = jnp.tanh(_by_hand(y, kernel))
         return y
 
-    def outer(network):
-        def value(phi):
-            def step(kernels, _):
-                slope = jax.grad(lambda k: phi * jnp.sum(network(k) ** 2))(kernels)
-                return kernels - 0.1 * slope, None
+    ours, wanted = (_after_inner_steps(network, kernels) for network in (scanned, unrolled))
+    assert np.isclose(ours, wanted, rtol=1e-5)
 
-            fast = lax.scan(jax.checkpoint(step, prevent_cse=False), kernels, None, length=2)[0]
-            return jnp.sum(network(fast))
 
-        return jax.grad(value)(1.0)
+def test_norms_and_sums_through_nested_scans_and_inner_steps():
+    x = jax.random.normal(KEY, (1, 4, 4, 2))
+    scales = jnp.stack([jnp.array([0.5, 0.8]), jnp.array([1.1, -0.7])])
 
-    assert np.isclose(outer(scanned), outer(unrolled), rtol=1e-5)
+    def network(norm, gram):
+        def block(x, scale):
+            y = norm(x, scale, 0.1 * scale).reshape(1, 16, 2)
+            return jnp.tanh(y @ gram(y)).reshape(x.shape), None
+
+        return block
+
+    def scanned(scales):
+        block = network(conv.layer_norm, lambda y: channel_sums(y, 2 * y)["qk"])
+        return lax.scan(block, x, scales)[0]
+
+    def unrolled(scales):
+        block, y = network(_normalised, lambda y: 2 * jnp.einsum("bpc,bpd->bcd", y, y)), x
+        for scale in scales:
+            y = block(y, scale)[0]
+        return y
+
+    ours, wanted = (_after_inner_steps(f, scales) for f in (scanned, unrolled))
+    assert np.isclose(ours, wanted, rtol=1e-4)
 
 
 def test_strips_equal_the_whole_map(monkeypatch):

@@ -212,12 +212,35 @@ def test_bad_commands_are_one_sentence_and_exit_2(tmp_path, config, argument, wo
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cpu_counts_as_several_devices(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for workdir, devices in ((one, 1), (two, 2)):
+        code, out = finish(
+            start(workdir, f"--cpu_devices={devices}", "--config.train.steps=8", XLA_FLAGS="")
+        )
+        assert code == 0, out
+        assert f"on 1 x {devices} cpu" in out
+    for mine, other in zip(log(one), log(two), strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
+
+
+def test_a_cpu_is_not_split_too_late():
+    from mgdn_jax import processes
+    from mgdn_jax.errors import InputError
+
+    assert len(processes.local_devices(0)) == 4
+    with pytest.raises(InputError, match="used its devices already"):
+        processes.split_cpu(2)
+
+
 def test_bad_runs_are_one_sentence_and_exit_2(tmp_path):
     (tmp_path / "file").touch()
     for workdir, arguments, words in [
         ("file", (), "file: cannot be made"),
         ("run", ("--config.train.epochs=3.0",), "exactly one of train.steps"),
         ("run", ("--coordinator=localhost:1",), "several processes need --processes as well"),
+        ("run", ("--cpu_devices=0",), "cpu_devices is 0 and must be 1 or more"),
+        ("uneven", ("--cpu_devices=3",), "does not divide"),
     ]:
         code, out = finish(start(tmp_path / workdir, *arguments))
         assert code == 2, out

@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
+from mgdn_jax.layers.functional import keep
 
 
 def weighted(x: Array, pixel_weights: Array | None) -> Array:
@@ -30,10 +31,28 @@ def channel_sums(
     q, k = q.reshape(b, -1, c), k.reshape(b, -1, c)
     # The full c x c Gram matrix is one large product; heads use its diagonal blocks.
     return {
-        "qk": jnp.einsum("bpc,bpd->bcd", qw, k, preferred_element_type=wide),
+        "qk": _gram(qw, k),
         "qq": jnp.sum(qw.astype(wide) * q.astype(wide), 1),
         "kk": jnp.sum(kw.astype(wide) * k.astype(wide), 1),
     }
+
+
+@jax.custom_vjp
+def _gram(q: Float[Array, "b p c"], k: Float[Array, "b p d"]) -> Float[Array, "b c d"]:
+    """Sums over pixels of outer products, in float32 at least. Reverse mode only."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    return jnp.einsum("bpc,bpd->bcd", q, k, preferred_element_type=wide)
+
+
+def _gram_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    # Written so that results lie pixel by pixel, like the maps they are gradients of; those that
+    # differentiation makes are transposed, and slow to read for whatever follows.
+    q, k = (x[0] for x in residuals)
+    g = g.astype(q.dtype)
+    return jnp.einsum("bpd,bcd->bpc", k, g), jnp.einsum("bpc,bcd->bpd", q, g)
+
+
+_gram.defvjp(lambda q, k: (_gram(q, k), keep(q, k)), _gram_bwd)
 
 
 def channel_map(

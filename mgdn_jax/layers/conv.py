@@ -18,7 +18,9 @@ from jaxtyping import Array, Float
 from mgdn_jax.layers.functional import keep
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
-_BANDS = 16
+_BANDS = 8
+_EPSILON = 1e-5  # of layer norms
+_EXACT = lax.Precision.HIGHEST
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -62,23 +64,21 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
     def by_patches(x: Array, g: Array) -> Array:
         h, w, i = x.shape[1:]
         o = g.shape[-1]
-        ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+        # What has fewer channels is unfolded: the narrow factor on the left, transposed, is what
+        # matrix products of a CPU are quick at.
+        mirrored = o < i
 
         def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
-            xe, ge = example
-            padded = jnp.pad(xe, ((ph, ph), (pw, pw), (0, 0)))
-            patches = [
-                padded[dy * dilation : dy * dilation + h, dx * dilation : dx * dilation + w]
-                for dy in range(kh)
-                for dx in range(kw)
-            ]
-            unfolded = jnp.concatenate(patches, axis=-1).reshape(h * w, kh * kw * i)
-            product = jnp.matmul(unfolded.T, ge.reshape(h * w, o), preferred_element_type=wide)
-            return total + product, None
+            whole, unfolded = example if mirrored else example[::-1]
+            patches = _patches(unfolded, kh, kw, dilation, mirrored)
+            left = whole.reshape(h * w, -1).T
+            return total + jnp.matmul(left, patches, preferred_element_type=wide), None
 
-        start = jnp.zeros((kh * kw * i, o), wide)
+        start = jnp.zeros((i, kh * kw * o) if mirrored else (o, kh * kw * i), wide)
         total, _ = lax.scan(add_example, start, (x, g))
-        return total.reshape(kh, kw, i, o)
+        if mirrored:
+            return total.reshape(i, kh, kw, o).transpose(1, 2, 0, 3)
+        return total.reshape(o, kh, kw, i).transpose(1, 2, 3, 0)
 
     def by_xla(x: Array, g: Array) -> Array:
         shape = jax.ShapeDtypeStruct((kh, kw, x.shape[-1], g.shape[-1]), x.dtype)
@@ -86,6 +86,18 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
         return transpose(g)[0].astype(wide)
 
     return lax.platform_dependent(x, g, cpu=by_patches, default=by_xla)
+
+
+def _patches(x: Array, kh: int, kw: int, dilation: int, mirrored: bool) -> Array:
+    """What each tap sees from a pixel, or is seen from if mirrored: (h w, kh kw c)."""
+    h, w, c = x.shape
+    ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+    padded = jnp.pad(x, ((ph, ph), (pw, pw), (0, 0)))
+    shifts = [(dilation * dy, dilation * dx) for dy in range(kh) for dx in range(kw)]
+    if mirrored:
+        shifts = [(2 * ph - dy, 2 * pw - dx) for dy, dx in shifts]
+    seen = [padded[dy : dy + h, dx : dx + w] for dy, dx in shifts]
+    return jnp.concatenate(seen, axis=-1).reshape(h * w, kh * kw * c)
 
 
 def _kernel_gradient_bwd(
@@ -122,6 +134,12 @@ conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 def pointwise(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
     """1x1 convolution or linear map: one flat matrix product (its gradients are flat too)."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def pixel_sums(x: Float[Array, "*p c"]) -> Float[Array, " c"]:
+    """Sums over all but the last axis, as a product with ones."""
+    x = x.reshape(-1, x.shape[-1])
+    return jnp.matmul(jnp.ones((1, x.shape[0]), x.dtype), x, precision=_EXACT)[0]
 
 
 @jax.custom_vjp
@@ -185,8 +203,8 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
     kh, kw = size
     h, w, c = x.shape[1:]
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    # One fused loop adds up bands of rows in registers; nine reductions by XLA would each write
-    # their products to memory first (3 times slower on a CPU).
+    # Fused loops add up bands of rows in registers, one for each tap, and products with ones add up
+    # the rest; reductions by XLA would write all products to memory (a CPU takes 5 times as long).
     bands = min(_BANDS, h)
     rows = -(-h // bands)
     more = bands * rows - h
@@ -200,8 +218,8 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
         ]
         return functools.reduce(jnp.add, products)
 
-    taps = jnp.stack([one(dy, dx) for dy in range(kh) for dx in range(kw)])
-    return lax.optimization_barrier(taps).sum((1, 2, 3)).reshape(kh, kw, 1, c)
+    taps = lax.optimization_barrier([one(dy, dx) for dy in range(kh) for dx in range(kw)])
+    return jnp.stack([pixel_sums(tap) for tap in taps]).reshape(kh, kw, 1, c)
 
 
 def _tap_products_bwd(
@@ -310,6 +328,50 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
+@jax.custom_vjp
+def layer_norm(
+    x: Float[Array, "*b c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "*b c"]:
+    """Layer normalisation over the last axis, epsilon 1e-5, biased variance, affine.
+
+    Computes in float32 at least and returns the dtype of ``x``. Reverse mode only (to any order):
+    what differentiation would write out takes a CPU three to five times as long.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean = jnp.mean(wide, -1, keepdims=True)
+    variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
+    normal = (wide - mean) * lax.rsqrt(variance + _EPSILON)
+    return (normal * scale + bias).astype(x.dtype)
+
+
+def _layer_norm_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
+    x, scale = (x[0] for x in residuals)
+    c = x.shape[-1]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rows, slope = x.reshape(-1, c).astype(wide), g.reshape(-1, c).astype(wide)
+    # Means over few channels are matrix-vector products: XLA's reductions along the last axis are
+    # slow on a CPU, and spread their results over memory.
+    mean = jnp.full((c, 1), 1 / c, wide)
+    product = functools.partial(jnp.matmul, precision=_EXACT)
+    centred = rows - product(rows, mean)
+    inverse = lax.rsqrt(product(jnp.square(centred), mean) + _EPSILON)
+    normal = centred * inverse
+    by_scale = mean * scale.astype(wide)[:, None]
+    along = product(slope * normal, by_scale)
+    dx = (slope * scale - product(slope, by_scale) - normal * along) * inverse
+    d_scale, d_bias = pixel_sums(slope * normal), pixel_sums(slope)
+    return (
+        dx.reshape(x.shape).astype(x.dtype),
+        d_scale.astype(scale.dtype),
+        d_bias.astype(scale.dtype),
+    )
+
+
+layer_norm.defvjp(
+    lambda x, scale, bias: (layer_norm(x, scale, bias), keep(x, scale)), _layer_norm_bwd
+)
+
+
 class LayerNorm(nnx.Module):
     """Layer normalisation over channels, epsilon 1e-5, biased variance, affine."""
 
@@ -319,8 +381,4 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         """Normalise in float32 and return the dtype of ``x``."""
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean = jnp.mean(wide, -1, keepdims=True)
-        variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
-        normal = (wide - mean) * lax.rsqrt(variance + 1e-5)
-        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...])

@@ -22,7 +22,7 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import REMATS, above, below, chain
+from mgdn_jax.layers.functional import REMATS, above, below, chain, given_alone
 from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
@@ -275,9 +275,19 @@ class Network(nnx.Module):
         )
         for branch, own in zip(branches, owns, strict=True):
             sums |= above(branch, own)
-        joint, own = self.fusion(
-            *encoded, context=below(context, "fusion"), pixel_weights=pixel_weights, extent=extent
-        )
+        if given_alone(self.config.remat, context, pixel_weights, extent) == "example":
+            one = tuple(x[None] for x in encoded)
+            _, fused = chain(
+                [self.fusion], lambda fusion, _, x: (None, fusion(*x)), xs=one, remat="example"
+            )
+            joint, own = jax.tree.map(lambda x: x[0], fused)
+        else:
+            joint, own = self.fusion(
+                *encoded,
+                context=below(context, "fusion"),
+                pixel_weights=pixel_weights,
+                extent=extent,
+            )
         sums |= above("fusion", own)
         (decoded,), (own,) = run_rows(
             [self.decoder],
@@ -345,7 +355,10 @@ class ProposalNetwork(nnx.Module):
             return {"w": self.intensity(a, b)}
         seen = [jnp.stack([x, gradient_magnitude(x)]) for x in (a, b)]
         _, (w, v) = chain(
-            [self.intensity, self.gradient], lambda branch, _, x: (None, branch(*x)), None, seen
+            [self.intensity, self.gradient],
+            lambda branch, _, x: (None, branch(*x)),
+            xs=seen,
+            remat="none",  # the branches' rows of blocks have their own
         )
         return {"w": w, "v": v}
 
