@@ -203,15 +203,16 @@ def torch_pair(theta, phi, psi, train, test):
 def mapped(run, arguments, devices: int):
     """`run` over several devices, and arguments for it: (function, arguments)."""
     theta, phi, psi, *batches = arguments
+    place = jax.pmap(lambda tree: tree)
 
-    def placed(trees, axis):
-        return jax.pmap(lambda tree: tree, in_axes=axis, axis_size=devices)(trees)
+    def repeated(x):
+        return jnp.stack([x] * devices)
 
     def shared(x):
         return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
 
-    parts = placed(jax.tree.map(shared, batches), 0)
-    return jax.pmap(run, axis_name="devices"), (*placed((theta, phi, psi), None), *parts)
+    networks = place(jax.tree.map(repeated, (theta, phi, psi)))
+    return jax.pmap(run, axis_name="devices"), (*networks, *place(jax.tree.map(shared, batches)))
 
 
 def pair(rounds: int, remat: str, devices: int) -> None:

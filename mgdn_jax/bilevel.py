@@ -14,8 +14,7 @@ through the inner loss, that gradient is identically zero. docs/bilevel.md has t
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,16 +25,15 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.subsets import PyTree, Trainable, combine, partition
 
 __all__ = ["MODES", "Auxiliary", "MetaAux", "Solution", "Solver", "combine", "meta_gradient"]
 __all__ += ["partition", "scale_by_max_abs"]
 
 MODES = ("unrolled", "mixed_product", "mixed_difference", "implicit")
 
-PyTree = Any
 Scalar = Float[Array, ""]
 Loss = Callable[..., Any]
-Trainable = str | Sequence[str] | Callable[[str], bool] | PyTree | None
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ class Auxiliary:
         loss: `(psi, inner, batch) -> scalar`.
         optimiser: an Optax transformation; its state is fresh at every call.
         steps: number of updates, 0 to hand psi on as it is.
-        from_aux: the loss is `(psi, aux, batch)` instead, aux being the inner loss's auxiliary
-            outputs at the base theta (what the inner network made of the batch, say), for which
-            theta then need not be used a second time.
+        from_aux: the loss is `(psi, aux, batch)` instead, with the inner loss's auxiliary outputs
+            at the base theta: the images fused, say, which then need not be made twice.
     """
 
     loss: Loss
@@ -140,73 +137,6 @@ class MetaAux(NamedTuple):
     auxiliary: PyTree
     auxiliary_losses: Float[Array, " j"] | None
     solution: Solution | None
-
-
-# ---- parameter subsets ---------------------------------------------------------------------------
-
-
-def partition(tree: PyTree, trainable: Trainable = None) -> tuple[PyTree, PyTree]:
-    """Splits a pytree into the leaves that train and the rest, None in place of the others.
-
-    Args:
-        tree: parameters.
-        trainable: regular expressions (a leaf trains when one of them is found in its path, the
-            keys joined by "/"; one string is one expression), a predicate over such paths, or a
-            pytree of booleans of the same structure. None takes every leaf. Leaves that are not
-            floating-point never train.
-
-    Returns:
-        `(trained, rest)`, which `combine` puts together again.
-
-    Raises:
-        InputError: nothing is selected, an expression finds nothing, or the mask does not fit.
-    """
-    keyed, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    structure: Any = treedef
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in keyed]
-    wanted = _selected(paths, structure, trainable)
-    chosen = [
-        w and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        for w, (_, leaf) in zip(wanted, keyed, strict=True)
-    ]
-    if not any(chosen):
-        raise InputError(f"trainable selects none of the inner parameters; {_examples(paths)}.")
-    pairs = [(leaf, c) for (_, leaf), c in zip(keyed, chosen, strict=True)]
-    trained = [leaf if c else None for leaf, c in pairs]
-    rest = [None if c else leaf for leaf, c in pairs]
-    return structure.unflatten(trained), structure.unflatten(rest)
-
-
-def _examples(paths: list[str]) -> str:
-    return "their paths look like " + ", ".join(map(repr, paths[:3]))
-
-
-def _selected(paths: list[str], structure: Any, trainable: Trainable) -> list[bool]:
-    if trainable is None:
-        return [True] * len(paths)
-    if callable(trainable):
-        return [bool(trainable(path)) for path in paths]
-    expressions = [trainable] if isinstance(trainable, str) else trainable
-    if isinstance(expressions, list | tuple) and all(isinstance(e, str) for e in expressions):
-        for expression in expressions:
-            if not any(re.search(expression, path) for path in paths):
-                missed = f"trainable: {expression!r} fits no inner parameter"
-                raise InputError(f"{missed}; {_examples(paths)}.")
-        return [any(re.search(e, path) for e in expressions) for path in paths]
-    flags, mask_structure = jax.tree.flatten(trainable)
-    if mask_structure != structure:
-        raise InputError(
-            "trainable must be regular expressions, a predicate over paths, or booleans in the "
-            "structure of the inner parameters."
-        )
-    return [bool(flag) for flag in flags]
-
-
-def combine(trained: PyTree, rest: PyTree) -> PyTree:
-    """Undoes `partition`."""
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, trained, rest, is_leaf=lambda x: x is None
-    )
 
 
 # ---- the inner problem ---------------------------------------------------------------------------
@@ -438,16 +368,14 @@ def meta_gradient(
             differentiable.add(kind)
         if (auxiliary is None) != (psi is None):
             raise InputError("psi (parameters) and auxiliary (their problem) go together.")
-        early: tuple[PyTree, Any] = (None, None)
-        if auxiliary is not None and not auxiliary.from_aux:
-            early = _fit(auxiliary, psi, inner, (batch, batches), axis_name)
 
         def fitted(record: PyTree) -> tuple[PyTree, Any]:
-            """What `_fit` gives, where it needs what the inner steps left."""
-            if auxiliary is None or not auxiliary.from_aux:
-                return early
+            """What `_fit` gives, after the inner steps."""
+            if auxiliary is None:
+                return None, None
             first = jax.tree.map(lambda x: lax.stop_gradient(x[0]), record[1])
-            return _fit(auxiliary, psi, first, (batch, None), axis_name)
+            seen = first if auxiliary.from_aux else inner
+            return _fit(auxiliary, psi, seen, (batch, batches), axis_name)
 
         def loss(theta: PyTree, source: PyTree, batch: PyTree) -> tuple[Any, PyTree]:
             out = inner_loss(combine(theta, rest), source, batch)
@@ -547,7 +475,6 @@ def _fit(
     if batches is not None:
         turns = jnp.arange(problem.steps)
         batches = jax.tree.map(lambda x: x[turns % x.shape[0]], batches)
-
     descent = _Descent(
         lambda psi, _, batch: (problem.loss(psi, seen, batch), None), problem.optimiser, axis
     )
