@@ -6,7 +6,8 @@
 
 Pairs of runs of configs/refusion.py:ivf_cpu, without jitter and with networks of half the width and
 depth, equal in seed, initial F and R, and every batch; the control freezes the weights. Judged by
-the outer loss, R's reconstruction of both sources, on training pairs held out from both. Writes
+the outer loss, R's reconstruction of both sources, on training pairs held out from both; R's loss
+on the batches it trained on, over the last tenth of the run, is printed beside it. Writes
 docs/learned_loss.csv and docs/learned_loss.svg. Goes on where it was interrupted. `--change` sets
 fields of the config in both runs of a pair; each set of changes wants a workdir of its own.
 """
@@ -44,20 +45,22 @@ def changed(text: str) -> tuple[str, object]:
 
 def curve(
     kind: str, seed: int, steps: int, workdir: Path, changes: dict[str, object]
-) -> list[tuple[int, float]]:
-    """(step, held-out outer loss) of one run."""
+) -> tuple[list[tuple[int, float]], float]:
+    """(step, held-out outer loss) of one run, and R's loss on its last training batches."""
     config = get_config("ivf_cpu")
     config.data.train.jitter.update(JITTER)
-    config.update_from_flattened_dict(changes)
     config.recipe.frozen_weights = kind == "frozen"
     config.model.update({"features": 8, "blocks": 1, "heads": 4})
-    config.train.update({"steps": steps, "ema": 0.99, "seed": seed, "keep": 1})
+    config.train.update({"steps": steps, "ema": 0.9, "seed": seed, "keep": 1})
     config.train.update({"eval_every": max(1, steps // 8), "save_every": 50, "log_every": 50})
+    config.update_from_flattened_dict(changes)
     folder = workdir / f"{kind}-{seed}"
     if fit(config, folder, command="python benchmarks/learned_loss.py").status == "stopped":
         sys.exit(f"{folder}: was stopped; the same command goes on")
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [(row["step"], row["outer_loss"]) for row in rows if row["kind"] == "validation"]
+    points = [(row["step"], row["outer_loss"]) for row in rows if row["kind"] == "validation"]
+    late = [row for row in rows if row["kind"] == "train" and row["step"] > 0.9 * steps]
+    return points, statistics.mean(row["recon"] for row in late)
 
 
 def main() -> None:
@@ -70,11 +73,12 @@ def main() -> None:
     told = parser.parse_args()
     # Seeds differ in values only: the second run of a kind finds its program compiled.
     jax.config.update("jax_compilation_cache_dir", str(told.workdir / "compiled"))
-    curves = {
+    runs = {
         (kind, seed): curve(kind, seed, told.steps, told.workdir, dict(told.change))
         for seed in told.seeds
         for kind in KINDS
     }
+    curves = {key: points for key, (points, _) in runs.items()}
     with (ROOT / "docs" / "learned_loss.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["kind", "seed", "step", "outer_loss"])
@@ -87,7 +91,9 @@ def main() -> None:
     for seed in told.seeds:
         learned, frozen = (curves[kind, seed][-1][1] for kind in KINDS)
         gains.append(frozen / learned)
-        print(f"seed {seed}: learned {learned:.5f}, frozen {frozen:.5f}")
+        print(f"seed {seed}: learned {learned:.5f}, frozen {frozen:.5f}", end="; ")
+        learned, frozen = (runs[kind, seed][1] for kind in KINDS)
+        print(f"on training batches {learned:.5f}, {frozen:.5f}")
     print(f"frozen over learned: {statistics.median(gains):.3f} (median of {len(gains)} seeds)")
 
 
