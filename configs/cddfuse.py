@@ -70,6 +70,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "save_every": 1000,
                 "keep": 2,
                 "devices": 0,
+                "init": "",  # weights to start from: a bundled name or a file
             },
         }
     )

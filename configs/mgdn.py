@@ -80,6 +80,7 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "eval_batch": 0,
                 "devices": 0,
+                "init": "",  # weights to start from: a bundled name or a file
             },
         }
     )

@@ -56,8 +56,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "frozen_weights": False,
                 "auxiliary": {},
             },
-            # --config.model.system=mgdn trains MGDN instead; "" is a system's first preset.
-            "model": {"system": "refusion", "preset": ""},
+            "model": {"system": "refusion", "preset": ""},  # mgdn trains MGDN; "": its first preset
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": DATASETS[task],
@@ -91,6 +90,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "save_every": 1000,
                 "keep": 2,
                 "devices": 0,
+                "init": "",
             },
         }
     )

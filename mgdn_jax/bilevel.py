@@ -373,8 +373,9 @@ def meta_gradient(
             """What `_fit` gives, after the inner steps."""
             if auxiliary is None:
                 return None, None
-            first = jax.tree.map(lambda x: lax.stop_gradient(x[0]), record[1])
-            seen = first if auxiliary.from_aux else inner
+            seen = inner
+            if auxiliary.from_aux:  # of the first step, which is the one from the base theta
+                seen = jax.tree.map(lambda x: lax.stop_gradient(x[0]), record[1])
             return _fit(auxiliary, psi, seen, (batch, batches), axis_name)
 
         def loss(theta: PyTree, source: PyTree, batch: PyTree) -> tuple[Any, PyTree]:

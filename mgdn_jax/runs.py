@@ -46,6 +46,7 @@ LATER = {
     "recipe.gradient_rule": "strength",
     "recipe.intensity_rule": "max",
     "recipe.intensity_share": 1.0,
+    "train.init": "",
 }
 
 
@@ -90,6 +91,7 @@ class Train:
         keep: newest checkpoints kept (the best one stays besides).
         eval_batch: examples per validation step over all devices; 0 for `batch`.
         devices: local devices to use; 0 for all.
+        init: weights to start from, a bundled name or a file, in place of random ones; "" for none.
     """
 
     batch: int
@@ -105,6 +107,7 @@ class Train:
     keep: int = 2
     eval_batch: int = 0
     devices: int = 0
+    init: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mgdn_jax import processes, recipes, runs
+from mgdn_jax import processes, recipes, runs, zoo
 from mgdn_jax.checkpoint import Checkpoints, load_weights, save_weights
 from mgdn_jax.disk import make_folder, write_atomically
 from mgdn_jax.errors import InputError
@@ -187,17 +187,18 @@ class _Trainer:
                     " workdir."
                 ) from error
             runs.compare(before, self.plain, str(self.workdir))
-        write_atomically(stored, (json.dumps(self.plain, indent=1) + "\n").encode())
         return checkpoints
 
     def _start(self) -> tuple[TrainState, int]:
         """The state to go on from, the same in every process, and its step."""
-        seed, ema = jax.random.key(self.settings.train.seed), self.settings.train.ema > 0
-        key = jax.random.fold_in(seed, zlib.crc32(b"init"))
+        train = self.settings.train
+        key = jax.random.fold_in(jax.random.key(train.seed), zlib.crc32(b"init"))
 
-        def fresh(key: jax.Array) -> TrainState:
+        def fresh(key: jax.Array, init: str = "") -> TrainState:
             params, stats = self.recipe.init(key)
-            return init_state(params, stats, self.optimisers, ema=ema)
+            if init:
+                params, stats = self._given(init, params, stats)
+            return init_state(params, stats, self.optimisers, ema=train.ema > 0)
 
         shapes = jax.eval_shape(fresh, key)
         state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
@@ -208,10 +209,12 @@ class _Trainer:
             del trees["step"]
             restored = self.checkpoints.restore(trees, warn=lambda line: print("warning:", line))
             if restored is None:
-                state = fresh(key)
+                state = fresh(key, train.init)
             else:
                 state = shapes._replace(step=np.int32(restored.step), **restored.trees)
                 found = {"data": restored.data, **restored.meta}
+            text = json.dumps(self.plain, indent=1) + "\n"
+            write_atomically(self.workdir / "config.json", text.encode())
         state, found = processes.from_first(state, found)
         step = int(state.step)
         if step:
@@ -219,6 +222,33 @@ class _Trainer:
             self.metrics, self.saved = found["metrics"], step
         self.clock = Clock(found.get("hours", 0.0))
         return jax.device_put(state, self.mesh), step
+
+    def _given(self, init: str, params: Any, stats: Any) -> tuple[Any, Any]:
+        """Fresh networks, those that ship replaced by the ones of a weight file."""
+        path = zoo.resolve(init)
+        weights = load_weights(path)
+        if weights.system != self.recipe.system:
+            raise InputError(
+                f"{path}: holds weights of {weights.system} and the run trains"
+                f" {self.recipe.system}; name other weights in train.init."
+            )
+        if hasattr(self.recipe, "part"):  # what ships is several networks, joined
+            found = self.recipe.part(weights.params, weights.stats)
+        else:
+            found = tuple({self.recipe.ships: x} for x in (weights.params, weights.stats))
+        whole: list[dict[str, Any]] = []
+        for own, given in zip((params, stats), found, strict=True):
+            for name, values in given.items():
+                wanted, got = ({k: np.shape(v) for k, v in x.items()} for x in (own[name], values))
+                off = [k for k in sorted(wanted.keys() | got.keys()) if wanted.get(k) != got.get(k)]
+                if off:
+                    raise InputError(
+                        f"{path}: holds a network of another shape than the config's model"
+                        f" ({name}: {len(off)} arrays differ, {off[0]} first); make `model` that"
+                        " of the weights' card."
+                    )
+            whole.append({**own, **given})
+        return whole[0], whole[1]
 
     # ---- the loop -------------------------------------------------------------------------
 

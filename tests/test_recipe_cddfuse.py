@@ -172,6 +172,16 @@ def test_options_of_the_recipe():
         recipe.loss({}, {}, colour, None)
 
 
+def test_what_ships_comes_apart_again():
+    recipe, _ = read("smoke")
+    networks = recipe.init(jax.random.key(0))
+    joined = recipe.join(*networks)
+    parts = recipe.part(*joined)
+    assert parts[1] == networks[1]
+    assert jax.tree.structure(parts[0]) == jax.tree.structure(networks[0])
+    assert jax.tree.all(jax.tree.map(np.array_equal, parts[0], networks[0]))
+
+
 def test_both_forms_in_both_phases():
     """The forms differ by the gradient term and by how correlations meet the batch."""
     built = {form: read("smoke", form=form)[0] for form in ("released", "paper")}

@@ -296,6 +296,23 @@ def test_a_config_may_change_while_nothing_is_trained(tmp_path):
     assert fit(tmp_path, steps=1).status == "complete"
 
 
+def test_a_run_may_start_from_weights(tmp_path):
+    weights = fit(tmp_path / "first", steps=3).weights
+    given = load_weights(weights)
+    for folder in ("whole", "parts"):
+        weights = weights.rename(tmp_path / "given.safetensors")
+        tiny = {"learning_rate": 1e-9}
+        stop = 4 if folder == "whole" else 2
+        fit(tmp_path / folder, optimiser=tiny, steps=stop, init=str(weights), save_every=2)
+    weights.unlink()  # it is part of how the run began, not of going on
+    fit(tmp_path / "parts", optimiser=tiny, steps=4, init=str(weights), save_every=2)
+    whole, parts = (newest(tmp_path / folder)[1] for folder in ("whole", "parts"))
+    for name, value in given.params.items():
+        np.testing.assert_allclose(whole[f"params/fusion/{name}"], value, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(whole[f"ema/fusion/{name}"], value, rtol=1e-4, atol=1e-7)
+    assert {k: v.tobytes() for k, v in whole.items()} == {k: v.tobytes() for k, v in parts.items()}
+
+
 # Orbax leaves its other reads behind when the first of them fails.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_passed_over_on_resume(tmp_path, capsys):
@@ -320,6 +337,9 @@ def test_a_damaged_checkpoint_is_passed_over_on_resume(tmp_path, capsys):
         ({"data": {"loader": "json"}}, "name a module with make_loader"),
         ({"data": {"sizes": 3}}, "no field 'data.train.sizes'; did you mean 'size'"),
         ({"optimiser": {"warmup": 99}}, "trains for 10 steps; lower it"),
+        ({"train": {"init": "no-such"}}, "there is no model 'no-such'"),
+        ({"train": {"init": "mgdn-mff"}}, "holds weights of mgdn and the run trains fake"),
+        ({"train": {"init": 3}}, "'train.init' is 3 and must be a text"),
     ],
 )
 def test_bad_configs_write_nothing(tmp_path, change, words):
@@ -329,6 +349,15 @@ def test_bad_configs_write_nothing(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         training.fit(config, tmp_path)
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    weights = fit(tmp_path / "first", steps=1).weights
+    config = fake_recipe.config(init=str(weights))
+    config["model"]["width"] = 5
+    with pytest.raises(InputError, match=r"fusion: 2 arrays differ, layers/0/kernel first"):
+        training.fit(config, tmp_path / "second")
+    assert not list((tmp_path / "second").rglob("*.json*"))
 
 
 def test_a_workdir_that_is_a_file(tmp_path):

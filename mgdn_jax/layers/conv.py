@@ -136,7 +136,7 @@ def pointwise(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Arr
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def pixel_sums(x: Float[Array, "*p c"]) -> Float[Array, " c"]:
+def _pixel_sums(x: Float[Array, "*p c"]) -> Float[Array, " c"]:
     """Sums over all but the last axis, as a product with ones."""
     x = x.reshape(-1, x.shape[-1])
     return jnp.matmul(jnp.ones((1, x.shape[0]), x.dtype), x, precision=_EXACT)[0]
@@ -204,7 +204,7 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
     h, w, c = x.shape[1:]
     wide = jnp.promote_types(x.dtype, jnp.float32)
     # Fused loops add up bands of rows in registers, one for each tap, and products with ones add up
-    # the rest; reductions by XLA would write all products to memory (a CPU takes 5 times as long).
+    # the rest; reductions by XLA would write all products to memory first.
     bands = min(_BANDS, h)
     rows = -(-h // bands)
     more = bands * rows - h
@@ -219,7 +219,7 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
         return functools.reduce(jnp.add, products)
 
     taps = lax.optimization_barrier([one(dy, dx) for dy in range(kh) for dx in range(kw)])
-    return jnp.stack([pixel_sums(tap) for tap in taps]).reshape(kh, kw, 1, c)
+    return jnp.stack([_pixel_sums(tap) for tap in taps]).reshape(kh, kw, 1, c)
 
 
 def _tap_products_bwd(
@@ -335,7 +335,7 @@ def layer_norm(
     """Layer normalisation over the last axis, epsilon 1e-5, biased variance, affine.
 
     Computes in float32 at least and returns the dtype of ``x``. Reverse mode only (to any order):
-    what differentiation would write out takes a CPU three to five times as long.
+    what differentiation would write out takes a CPU several times as long.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(wide, -1, keepdims=True)
@@ -359,7 +359,7 @@ def _layer_norm_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Arra
     by_scale = mean * scale.astype(wide)[:, None]
     along = product(slope * normal, by_scale)
     dx = (slope * scale - product(slope, by_scale) - normal * along) * inverse
-    d_scale, d_bias = pixel_sums(slope * normal), pixel_sums(slope)
+    d_scale, d_bias = _pixel_sums(slope * normal), _pixel_sums(slope)
     return (
         dx.reshape(x.shape).astype(x.dtype),
         d_scale.astype(scale.dtype),

@@ -22,7 +22,14 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import restormer
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import REMATS, above, below, chain, given_alone
+from mgdn_jax.layers.functional import (
+    REMATS,
+    above,
+    below,
+    chain,
+    given_alone,
+    rematerialised,
+)
 from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
@@ -275,19 +282,20 @@ class Network(nnx.Module):
         )
         for branch, own in zip(branches, owns, strict=True):
             sums |= above(branch, own)
-        if given_alone(self.config.remat, context, pixel_weights, extent) == "example":
-            one = tuple(x[None] for x in encoded)
-            _, fused = chain(
-                [self.fusion], lambda fusion, _, x: (None, fusion(*x)), xs=one, remat="example"
-            )
-            joint, own = jax.tree.map(lambda x: x[0], fused)
-        else:
-            joint, own = self.fusion(
-                *encoded,
+        graph, state = nnx.split(self.fusion)
+
+        def fuse(state: Any, maps: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
+            return nnx.merge(graph, state)(
+                *maps,
                 context=below(context, "fusion"),
                 pixel_weights=pixel_weights,
                 extent=extent,
             )
+
+        # It is no row of blocks: only where these take turns by examples does it do so, too.
+        remat = given_alone(self.config.remat, context, pixel_weights, extent)
+        one = rematerialised(fuse, remat if remat == "example" else "none")
+        joint, own = one(state, (encoded[0], encoded[1]))
         sums |= above("fusion", own)
         (decoded,), (own,) = run_rows(
             [self.decoder],

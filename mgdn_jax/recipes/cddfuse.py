@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mgdn_jax import losses, models
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
-from mgdn_jax.layers.functional import Flat, above
+from mgdn_jax.layers.functional import Flat, above, below
 from mgdn_jax.recipes import Phase
 
 Batch = dict[str, Array]
@@ -98,6 +98,12 @@ class Recipe:
         for name in CLASSES:
             joined |= above(name, params[name])
         return joined, {}
+
+    def part(self, params: Flat, stats: Flat) -> tuple[Networks, Networks]:
+        """Inverse of `join`."""
+        del stats
+        own = {name: below(params, name) or {} for name in CLASSES}
+        return own, {name: {} for name in own}
 
     def sources(self, batch: Batch) -> list[jax.Array]:
         """Input images of a batch in the network's order."""
