@@ -108,8 +108,9 @@ def _add_fuse(commands) -> None:
     )
     fuse.add_argument(
         "--stretch",
-        choices=("none", "minmax"),
-        help="spread the fused values over the full range, per picture (per model)",
+        choices=("none", "minmax", "fill"),
+        help="spread the fused values over the full range, per picture; "
+        "fill cuts off what is beyond black and white first (per model)",
     )
     fuse.add_argument(
         "--batch",

@@ -24,7 +24,7 @@ AUTO_OVERLAP = 64
 PADDINGS = ("script", "network")
 CONTEXTS = ("global", "local")
 CHROMAS = ("centred", "parity")
-STRETCHES = ("none", "minmax")
+STRETCHES = ("none", "minmax", "fill")
 _BAND_ROWS = 512
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
@@ -177,10 +177,11 @@ class Fuser:
             distance from neutral) or "parity" (the rounded constants and the uncentred mix of
             ReFusion's published code); None is `self.chroma`. A picture whose channels are equal
             everywhere counts as gray.
-          stretch: "none" (the network's values) or "minmax" (every result of the network spread
+          stretch: "none" (the network's values), "minmax" (every result of the network spread
             over the full range before colour comes back, which some published figures rest on and
-            which discards brightness and contrast; a constant result stays as it is); None is
-            `self.stretch`. Stacks are stretched once, at the end.
+            which discards brightness and contrast; a constant result stays as it is) or "fill"
+            (cut off at black and white first, so that contrast never falls, whatever few values
+            lie beyond); None is `self.stretch`. Stacks are stretched once, at the end.
           bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; where not `has_buckets` it has no effect.
@@ -405,12 +406,14 @@ class Fuser:
         """
         colour = any(x.shape[-1] == 3 for x in pictures)
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
-        stretched = finish.stretch == "minmax" and dtype is not None
+        stretched = finish.stretch != "none" and dtype is not None
         if not (self._chroma_goes_around or stretched):
             return self._assemble(pictures, plan, dtype, gray, ticks, piece)
         whole = self._readied(pictures)
         fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks, piece)
         low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
+        if finish.stretch == "fill":
+            low, high = (min(max(value, 0.0), 1.0) for value in (low, high))
         if high == low:
             low, high = 0.0, 1.0
         out = np.empty((*fused.shape[:2], 1 if gray else 3), dtype or np.float32)

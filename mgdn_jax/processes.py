@@ -50,7 +50,7 @@ def split_cpu(count: int) -> None:
     own (docs/speed.md).
 
     Args:
-        count: how many devices; one a core is usually the quickest.
+        count: how many devices; the number of cores, for instance.
 
     Raises:
         InputError: not a positive number, or too late.

@@ -117,6 +117,22 @@ def test_a_stack_is_a_balanced_tree_of_unrounded_results():
     assert gray.shape == (6, 5, 3)
 
 
+@pytest.mark.parametrize(
+    ("bias", "low", "high"),  # where the results lie, and what "fill" takes for black and white
+    [(0.0, 0.25, 0.75), (0.5, 0.75, 1.0), (-0.5, 0.0, 0.25), (2.0, None, None)],
+)
+def test_fill_cuts_off_before_it_spreads(bias, low, high):
+    ramp = np.linspace(0.25, 0.75, 40, dtype=np.float32).reshape(5, 8)
+    fuser = make(**GRAY)
+    fuser.params["bias"] = np.float32(bias)
+    filled = fuser(ramp, ramp, stretch="fill")
+    moved = np.clip(ramp + bias, 0, 1)
+    wanted = moved if low is None else (moved - low) / (high - low)  # all white: left alone
+    np.testing.assert_allclose(filled, wanted, atol=1e-5)
+    spread = fuser(ramp, ramp, stretch="minmax")
+    np.testing.assert_allclose(spread, (ramp - 0.25) / 0.5, atol=1e-5)
+
+
 def test_values_between_stages_are_not_clipped():
     fuser = make()
     ones = np.ones((4, 4, 3), np.float32)

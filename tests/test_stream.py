@@ -97,7 +97,7 @@ def test_a_program_error_ends_it():
 
 
 @pytest.mark.parametrize("channels", [(3, 3), (1, 1)])
-@pytest.mark.parametrize("stretch", ["none", "minmax"])
+@pytest.mark.parametrize("stretch", ["none", "minmax", "fill"])
 def test_batches_equal_single_calls(channels, stretch):
     save_model("n.safetensors", uses_mean=True, in_channels=channels, out_channels=channels[0])
     fuser = mgdn_jax.load("n.safetensors")
