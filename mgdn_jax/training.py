@@ -197,7 +197,7 @@ class _Trainer:
         def fresh(key: jax.Array, init: str = "") -> TrainState:
             params, stats = self.recipe.init(key)
             if init:
-                params, stats = self._given(init, params, stats)
+                params, stats = _given(self.recipe, init, params, stats)
             return init_state(params, stats, self.optimisers, ema=train.ema > 0)
 
         shapes = jax.eval_shape(fresh, key)
@@ -222,33 +222,6 @@ class _Trainer:
             self.metrics, self.saved = found["metrics"], step
         self.clock = Clock(found.get("hours", 0.0))
         return jax.device_put(state, self.mesh), step
-
-    def _given(self, init: str, params: Any, stats: Any) -> tuple[Any, Any]:
-        """Fresh networks, those that ship replaced by the ones of a weight file."""
-        path = zoo.resolve(init)
-        weights = load_weights(path)
-        if weights.system != self.recipe.system:
-            raise InputError(
-                f"{path}: holds weights of {weights.system} and the run trains"
-                f" {self.recipe.system}; name other weights in train.init."
-            )
-        if hasattr(self.recipe, "part"):  # what ships is several networks, joined
-            found = self.recipe.part(weights.params, weights.stats)
-        else:
-            found = tuple({self.recipe.ships: x} for x in (weights.params, weights.stats))
-        whole: list[dict[str, Any]] = []
-        for own, given in zip((params, stats), found, strict=True):
-            for name, values in given.items():
-                wanted, got = ({k: np.shape(v) for k, v in x.items()} for x in (own[name], values))
-                off = [k for k in sorted(wanted.keys() | got.keys()) if wanted.get(k) != got.get(k)]
-                if off:
-                    raise InputError(
-                        f"{path}: holds a network of another shape than the config's model"
-                        f" ({name}: {len(off)} arrays differ, {off[0]} first); make `model` that"
-                        " of the weights' card."
-                    )
-            whole.append({**own, **given})
-        return whole[0], whole[1]
 
     # ---- the loop -------------------------------------------------------------------------
 
@@ -482,6 +455,34 @@ class _Trainer:
             card=card,
         )
         self.log.say(f"complete at step {step}; the weights are in {path}")
+
+
+def _given(recipe: Any, init: str, params: Any, stats: Any) -> tuple[Any, Any]:
+    """Fresh networks, those that ship replaced by the ones of a weight file."""
+    path = zoo.resolve(init)
+    weights = load_weights(path)
+    if weights.system != recipe.system:
+        raise InputError(
+            f"{path}: holds weights of {weights.system} and the run trains"
+            f" {recipe.system}; name other weights in train.init."
+        )
+    if hasattr(recipe, "part"):  # what ships is several networks, joined
+        found = recipe.part(weights.params, weights.stats)
+    else:
+        found = tuple({recipe.ships: x} for x in (weights.params, weights.stats))
+    whole: list[dict[str, Any]] = []
+    for own, given in zip((params, stats), found, strict=True):
+        for name, values in given.items():
+            wanted, got = ({k: v.shape for k, v in x.items()} for x in (own[name], values))
+            off = [k for k in sorted(wanted.keys() | got.keys()) if wanted.get(k) != got.get(k)]
+            if off:
+                raise InputError(
+                    f"{path}: holds a network of another shape than the config's model"
+                    f" ({name}: {len(off)} arrays differ, {off[0]} first); make `model` that"
+                    " of the weights' card."
+                )
+        whole.append({**own, **given})
+    return whole[0], whole[1]
 
 
 def _due(step: int, every: int) -> bool:

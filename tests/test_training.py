@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgdn_jax import training
+from mgdn_jax import recipes, runs, training, zoo
 from mgdn_jax.checkpoint import Checkpoints, load_weights
 from mgdn_jax.codec import decode_image
 from mgdn_jax.errors import InputError
@@ -349,6 +349,19 @@ def test_bad_configs_write_nothing(tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         training.fit(config, tmp_path)
     assert not list(tmp_path.rglob("*.json*"))
+
+
+@pytest.mark.parametrize("name", ["mgdn-mff", "refusion-ivf", "cddfuse-ivf", "lkc-funet-small-ivf"])
+def test_bundled_networks_can_be_trained_further(name):
+    weights = load_weights(zoo.resolve(name))
+    run = runs.check(weights.card["config"])
+    values = {key: value for key, value in run.recipe.items() if key != "name"}
+    recipe = recipes.get(run.recipe["name"]).Recipe(model=run.model, **values)
+    params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
+    params, _ = training._given(recipe, name, params, stats)
+    given = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(params))
+    assert given == len(weights.params)
+    assert set(params) == set(recipe.networks)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
