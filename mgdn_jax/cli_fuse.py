@@ -206,6 +206,7 @@ class _Work:
             "height": height,
             "dtype": str(fused.dtype),
             "tiles": self._fuser.plan(height, width, **self._options).tiles,
+            "stretch": self._arguments.stretch or self._fuser.stretch,
             "seconds": round(result.seconds, 3),
         }
         if self._arguments.score:
@@ -280,7 +281,9 @@ class _Voice:
             return
         size = f"{result['width']}x{result['height']} {result['dtype']}"
         tiles = f", {result['tiles']} tiles" if result["tiles"] > 1 else ""
-        print(f"fused   {' + '.join(result['inputs'])} ({size}{tiles}, {result['seconds']:.1f} s)")
+        tone = "" if result["stretch"] == "none" else f", stretched ({result['stretch']})"
+        done = f"{size}{tiles}{tone}, {result['seconds']:.1f} s"
+        print(f"fused   {' + '.join(result['inputs'])} ({done})")
         print(f"result  {result['output']}")
         if "scores" in result:
             print("scores  " + "  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))

@@ -49,9 +49,18 @@ def test_json_is_one_object(capsys):
     assert result["inputs"] == ["a.png", "b.png"]
     assert result["output"] == "c.png"
     assert (result["width"], result["height"], result["dtype"]) == (20, 16, "uint8")
-    assert result["tiles"] == 12
+    assert (result["tiles"], result["stretch"]) == (12, "none")
     assert set(result["scores"]) == {"EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM"}
     assert result["scores"]["VIF"] is None  # needs a larger picture
+
+
+def test_a_stretch_is_said(capsys):
+    save_pictures("a.png", "b.png")
+    for option, words in (("", "(20x16 uint8, "), ("--stretch fill", "uint8, stretched (fill), ")):
+        assert mgdn(f"fuse a.png b.png -o c.png --model m.safetensors {option}") == 0
+        said = rows(capsys.readouterr().out)["fused"]
+        assert words in said
+        assert ("stretched" in said) == bool(option)
 
 
 def test_quiet_says_nothing(capsys):
