@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 _STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
 _LINEAR = _STRETCHED | {"stretch": "none"}
+_FILLED = _STRETCHED | {"stretch": "fill"}
 NOTES: dict[str, dict[str, Any]] = {
     "mgdn-mff": {
         "task": "multi-focus photographs",
@@ -59,7 +60,7 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
         "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _LINEAR,
+        "inference": _FILLED,
     },
     "lkc-funet-small-mif": {
         "task": "medical: CT, PET or SPECT with MRI",

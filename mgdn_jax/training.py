@@ -468,6 +468,8 @@ def _given(recipe: Any, init: str, params: Any, stats: Any) -> tuple[Any, Any]:
         )
     if hasattr(recipe, "part"):  # what ships is several networks, joined
         found = recipe.part(weights.params, weights.stats)
+    elif hasattr(recipe, "join"):
+        raise InputError("train.init: the recipe joins networks and has no `part` to undo that.")
     else:
         found = tuple({recipe.ships: x} for x in (weights.params, weights.stats))
     whole: list[dict[str, Any]] = []

@@ -133,6 +133,19 @@ def test_fill_cuts_off_before_it_spreads(bias, low, high):
     np.testing.assert_allclose(spread, (ramp - 0.25) / 0.5, atol=1e-5)
 
 
+def test_fill_cuts_off_before_colour_comes_back():
+    fuser = make(**GRAY)
+    gray, colour = noise((6, 8), np.float32), noise((6, 8, 3), np.float32, seed=1)
+    ycbcr = np.asarray(image.rgb_to_ycbcr(colour))
+    fuser.params["bias"] = np.float32(0.4)
+    filled = fuser(gray, colour, stretch="fill")
+    y = np.clip(FIRST * gray + (1 - FIRST) * ycbcr[..., 0] + 0.4, 0, 1)
+    y = (y - y.min()) / (y.max() - y.min())
+    assert (y == 1).sum() > 5
+    wanted = image.ycbcr_to_rgb(np.concatenate([y[..., None], ycbcr[..., 1:]], -1))
+    np.testing.assert_allclose(filled, np.clip(wanted, 0, 1), atol=1e-4)
+
+
 def test_values_between_stages_are_not_clipped():
     fuser = make()
     ones = np.ones((4, 4, 3), np.float32)

@@ -358,10 +358,20 @@ def test_bundled_networks_can_be_trained_further(name):
     values = {key: value for key, value in run.recipe.items() if key != "name"}
     recipe = recipes.get(run.recipe["name"]).Recipe(model=run.model, **values)
     params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
-    params, _ = training._given(recipe, name, params, stats)
-    given = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(params))
-    assert given == len(weights.params)
+    params, stats = training._given(recipe, name, params, stats)
+    for networks, values in ((params, weights.params), (stats, weights.stats)):
+        given = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(networks))
+        assert given == len(values)
     assert set(params) == set(recipe.networks)
+
+
+def test_running_statistics_come_with_the_weights(tmp_path):
+    weights = fit(tmp_path, steps=3).weights
+    recipe = fake_recipe.Recipe(model={})
+    networks = recipe.init(jax.random.key(0))
+    stats = training._given(recipe, str(weights), *networks)[1]["fusion"]
+    assert np.array_equal(stats["mean"], load_weights(weights).stats["mean"])
+    assert not np.array_equal(stats["mean"], networks[1]["fusion"]["mean"])
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
