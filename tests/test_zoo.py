@@ -66,3 +66,22 @@ def test_what_is_bundled_can_be_described():
         assert zoo.resolve(name).is_file()
         assert about["parameters"] > 0
         assert about["card"].get("task"), f"the card of {name} names no task"
+
+
+def test_each_card_names_the_stretch_its_figures_were_measured_with():
+    """Changing one changes every result: then the tables are to be measured again."""
+    found = {
+        name: about["card"]["inference"].get("stretch", "none")
+        for name, about in zoo.list_models().items()
+    }
+    assert found == {
+        "cddfuse-ivf": "minmax",
+        "cddfuse-mif": "minmax",
+        "lkc-funet-small-ivf": "fill",
+        "lkc-funet-small-mif": "none",
+        "mgdn-mff": "none",
+        "refusion-ivf": "minmax",
+        "refusion-mef": "minmax",
+        "refusion-mff": "none",
+        "refusion-mif": "minmax",
+    }
