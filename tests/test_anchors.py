@@ -27,7 +27,7 @@ SETS = {
 }
 # Beyond the half unit of the last printed digit; everything else agrees to all digits.
 GAPS = {
-    ("MRI_CT", "Q_CB"): 2e-5,
+    ("MRI_CT", "Q_CB"): 4e-5,  # up to 2e-5 or 2.9e-5, by the processor: rounding where it is flat
     ("MEFB-test20", "SSIM_dr2"): 3e-5,
 }
 
