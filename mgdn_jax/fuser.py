@@ -411,17 +411,15 @@ class Fuser:
             return self._assemble(pictures, plan, dtype, gray, ticks, piece)
         whole = self._readied(pictures)
         fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks, piece)
-        low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
         if stretched and finish.stretch == "fill":
-            low, high = (min(max(value, 0.0), 1.0) for value in (low, high))
+            np.clip(fused, 0.0, 1.0, out=fused)
+        low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
         if high == low:
             low, high = 0.0, 1.0
         out = np.empty((*fused.shape[:2], 1 if gray else 3), dtype or np.float32)
         for top in range(0, len(out), _BAND_ROWS):
             rows = slice(top, top + _BAND_ROWS)
             band = (fused[rows] - np.float32(low)) / np.float32(high - low)
-            if stretched and finish.stretch == "fill":
-                band = np.clip(band, 0.0, 1.0)
             if self._chroma_goes_around:
                 band = finish.colour(band, [files.to_float(x[rows]) for x in whole])
             out[rows] = files.from_float(band, dtype)

@@ -27,7 +27,9 @@ SETS = {
 }
 # Beyond the half unit of the last printed digit; everything else agrees to all digits.
 GAPS = {
-    ("MRI_CT", "Q_CB"): 4e-5,  # up to 2e-5 or 2.9e-5, by the processor: rounding where it is flat
+    # On empty black its contrast is a ratio of two rounding errors: noise of 1e-13 grey levels
+    # moves this set's mean by 3e-5 to 5e-5, and so may another machine.
+    ("MRI_CT", "Q_CB"): 6e-5,
     ("MEFB-test20", "SSIM_dr2"): 3e-5,
 }
 

@@ -365,6 +365,13 @@ def test_bundled_networks_can_be_trained_further(name):
     assert set(params) == set(recipe.networks)
 
 
+def test_a_recipe_that_joins_must_be_able_to_part(tmp_path, monkeypatch):
+    weights = fit(tmp_path / "first", steps=1).weights
+    monkeypatch.setattr(fake_recipe.Recipe, "join", lambda *_: None, raising=False)
+    with pytest.raises(InputError, match="has no `part` to undo that"):
+        fit(tmp_path / "second", steps=1, init=str(weights))
+
+
 def test_running_statistics_come_with_the_weights(tmp_path):
     weights = fit(tmp_path, steps=3).weights
     recipe = fake_recipe.Recipe(model={})
