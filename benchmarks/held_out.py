@@ -21,15 +21,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import mgdn_jax
-from mgdn_jax import baselines, metrics
-from mgdn_jax.data import open_set
-from mgdn_jax.errors import InputError
-from mgdn_jax.scores import mean_ranks
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
 
-COLUMNS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
-RULES = {"base_mean": baselines.mean, "base_max": baselines.maximum}
-RULES["base_laplacian"] = baselines.laplacian
+import mgdn_jax  # noqa: E402
+from benchmarks.bundle import SHOWN as COLUMNS  # noqa: E402
+from mgdn_jax import metrics  # noqa: E402
+from mgdn_jax.baselines import BASELINES  # noqa: E402
+from mgdn_jax.data import open_set  # noqa: E402
+from mgdn_jax.disk import write_atomically  # noqa: E402
+from mgdn_jax.errors import InputError  # noqa: E402
+from mgdn_jax.scores import mean_ranks  # noqa: E402
+
+RULES = {name: rule for name, rule in BASELINES.items() if name != "base_focus_guided"}
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 Row = dict[str, float]
 
@@ -63,11 +67,7 @@ def held_out(dataset: str, split: str, size: tuple[int, int], enlarged: float) -
 
 def scored(fuse, pairs: Pairs) -> Row:
     """Means of `COLUMNS` over pairs."""
-    rows = []
-    for a, b in pairs:
-        fused = np.asarray(fuse(a, b))
-        fused = fused[..., 0] if fused.ndim == 3 else fused
-        rows.append(metrics.evaluate(fused.astype(np.float64), a, b, COLUMNS))
+    rows = [metrics.evaluate(fuse(a, b), a, b, COLUMNS) for a, b in pairs]
     return {name: statistics.mean(row[name] for row in rows) for name in COLUMNS}
 
 
@@ -75,8 +75,7 @@ def fuser(told: str):
     """A function of two pictures from NAME or FILE, or either with :STRETCH."""
     weights, _, stretch = told.partition(":")
     network = mgdn_jax.load(weights)
-    given = {"stretch": stretch} if stretch else {}
-    return lambda a, b: network(a, b, **given)
+    return lambda a, b: network(a, b, stretch=stretch or None)
 
 
 def ranked(fixed: dict[str, Row], candidates: dict[str, Row]) -> dict[str, float]:
@@ -101,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     for enlarged in told.enlarged:
         pairs = held_out(told.data, told.split, tuple(told.size), enlarged)
         print(f"\n{len(pairs)} pairs, enlarged {enlarged:g}: {', '.join(COLUMNS)}, mean rank")
-        rows = {name: scored(fuse, pairs) for name, fuse in {**RULES, **fusers}.items()}
+        rows = {name: scored(fuse, pairs) for name, fuse in {**fusers, **RULES}.items()}
         fixed = {name: row for name, row in rows.items() if name not in told.weights}
         own = ranked(fixed, {name: rows[name] for name in told.weights})
         for name, row in rows.items():
@@ -114,8 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in sorted(ranks, key=lambda name: statistics.mean(ranks[name])):
         print(f"{statistics.mean(ranks[name]):.3f}  {name}")
     if told.csv is not None:
-        with told.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([["enlarged", "method", *COLUMNS, "mean_rank"], *lines])
+        text = io.StringIO()
+        head = ["enlarged", "method", *COLUMNS, "mean_rank"]
+        csv.writer(text, lineterminator="\n").writerows([head, *lines])
+        write_atomically(told.csv, text.getvalue().encode())
 
 
 if __name__ == "__main__":
