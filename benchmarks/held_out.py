@@ -4,11 +4,11 @@
     python benchmarks/held_out.py runs/a/NAME.safetensors runs/b/NAME.safetensors:fill \
         --beside refusion-ivf cddfuse-ivf ReFusion_IVIF.safetensors:minmax
 
-Weights are bundled names or files, after a colon the stretch if not the card's. Centres of the
-held-out pairs, cut out smaller and enlarged again, stand for softer pictures than the set's. Every
-candidate is ranked by itself among the rules without learning and the rows beside, so that
-candidates, which are alike, do not push each other about; the mean over the enlargements decides.
-Luminance, 8 bit.
+Weights are bundled names or files, after a colon the stretch and after another the ensemble if not
+the card's. Centres of the held-out pairs, cut out smaller and enlarged again, stand for softer
+pictures than the set's. Every candidate is ranked by itself among the rules without learning and
+the rows beside, so that candidates, which are alike, do not push each other about; the mean over
+the enlargements decides. Luminance, 8 bit.
 """
 
 import argparse
@@ -72,10 +72,11 @@ def scored(fuse, pairs: Pairs) -> Row:
 
 
 def fuser(told: str):
-    """A function of two pictures from NAME or FILE, or either with :STRETCH."""
-    weights, _, stretch = told.partition(":")
+    """A function of two pictures from NAME or FILE, or either with :STRETCH:ENSEMBLE."""
+    weights, _, rules = told.partition(":")
+    stretch, _, ensemble = rules.partition(":")
     network = mgdn_jax.load(weights)
-    return lambda a, b: network(a, b, stretch=stretch or None)
+    return lambda a, b: network(a, b, stretch=stretch or None, ensemble=ensemble or None)
 
 
 def ranked(fixed: dict[str, Row], candidates: dict[str, Row]) -> dict[str, float]:
@@ -86,7 +87,7 @@ def ranked(fixed: dict[str, Row], candidates: dict[str, Row]) -> dict[str, float
 def main(arguments: list[str] | None = None) -> None:
     """Prints the rows of every enlargement, then the mean ranks, best first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", nargs="+", help="candidates: NAME or FILE, or with :STRETCH")
+    parser.add_argument("weights", nargs="+", help="NAME or FILE, or with :STRETCH:ENSEMBLE")
     parser.add_argument("--beside", nargs="*", default=[], help="rows that all are ranked among")
     parser.add_argument("--data", default="ivf", help="a prepared set")
     parser.add_argument("--split", default="train[95%:]", help="held out by all candidates")

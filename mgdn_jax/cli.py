@@ -113,6 +113,11 @@ def _add_fuse(commands) -> None:
         "fill cuts off what is beyond black and white first (per model)",
     )
     fuse.add_argument(
+        "--ensemble",
+        choices=("none", "flips"),
+        help="average over the mirrored pictures, four times the work (per model)",
+    )
+    fuse.add_argument(
         "--batch",
         type=int,
         metavar="N",

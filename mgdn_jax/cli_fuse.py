@@ -20,6 +20,8 @@ from mgdn_jax import codec, files, stream, zoo
 from mgdn_jax.cli_output import print_json
 from mgdn_jax.errors import InputError
 
+_RULES = ("chroma", "stretch", "ensemble")
+
 
 def cache_folder() -> Path | None:
     """Where compiled programs are kept between runs.
@@ -187,10 +189,10 @@ class _Work:
 
     def fuse(self, scenes: Sequence[Sequence[np.ndarray]]) -> list[_Timed]:
         """Results, each with its share of the time."""
-        finish = {"chroma": self._arguments.chroma, "stretch": self._arguments.stretch}
+        rules = {name: getattr(self._arguments, name) for name in _RULES}
         started = time.perf_counter()
         with self._voice.progress() as progress:
-            fused = self._fuser.batch(scenes, **self._options, **finish, progress=progress)
+            fused = self._fuser.batch(scenes, **self._options, **rules, progress=progress)
         seconds = (time.perf_counter() - started) / len(scenes)
         return [_Timed(pixels, seconds) for pixels in fused]
 
@@ -207,6 +209,7 @@ class _Work:
             "dtype": str(fused.dtype),
             "tiles": self._fuser.plan(height, width, **self._options).tiles,
             "stretch": self._arguments.stretch or self._fuser.stretch,
+            "ensemble": self._arguments.ensemble or self._fuser.ensemble,
             "seconds": round(result.seconds, 3),
         }
         if self._arguments.score:
@@ -282,7 +285,8 @@ class _Voice:
         size = f"{result['width']}x{result['height']} {result['dtype']}"
         tiles = f", {result['tiles']} tiles" if result["tiles"] > 1 else ""
         tone = "" if result["stretch"] == "none" else f", stretched ({result['stretch']})"
-        done = f"{size}{tiles}{tone}, {result['seconds']:.1f} s"
+        mean = "" if result["ensemble"] == "none" else f", averaged ({result['ensemble']})"
+        done = f"{size}{tiles}{mean}{tone}, {result['seconds']:.1f} s"
         print(f"fused   {' + '.join(result['inputs'])} ({done})")
         print(f"result  {result['output']}")
         if "scores" in result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from mgdn_jax import files, image, models, tiling
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
+from mgdn_jax.rendering import CHROMAS, ENSEMBLES, STRETCHES, Rendering, choose
 
 AUTO_TILE_PIXELS = 1_500_000
 """Pictures above this many pixels are tiled unless `tile` says otherwise."""
@@ -23,9 +23,6 @@ AUTO_TILE = 512
 AUTO_OVERLAP = 64
 PADDINGS = ("script", "network")
 CONTEXTS = ("global", "local")
-CHROMAS = ("centred", "parity")
-STRETCHES = ("none", "minmax", "fill")
-_BAND_ROWS = 512
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
 Progress = Callable[[int, int], None]
@@ -49,6 +46,7 @@ class Fuser:
         "network".
       chroma: likewise how colour is treated; `card["inference"]["chroma"]`, else "centred".
       stretch: likewise what becomes of the range; `card["inference"]["stretch"]`, else "none".
+      ensemble: likewise over which views it averages; `card["inference"]["ensemble"]`, else "none".
       has_buckets: whether the network takes the `bucket` option (all but MGDN do).
     """
 
@@ -71,7 +69,7 @@ class Fuser:
 
         Raises:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
-            for a padding, chroma or stretch that does not exist.
+            for a padding, chroma, stretch or ensemble that does not exist.
         """
         # What is kept for gradients does not matter, for there are none.
         lean = {"remat": "none"} if hasattr(config, "remat") else {}
@@ -89,9 +87,11 @@ class Fuser:
         self.padding = inference.get("padding", "network")
         self.chroma = inference.get("chroma", "centred")
         self.stretch = inference.get("stretch", "none")
-        _choose("padding on the weights' card", self.padding, PADDINGS)
-        _choose("chroma on the weights' card", self.chroma, CHROMAS)
-        _choose("stretch on the weights' card", self.stretch, STRETCHES)
+        self.ensemble = inference.get("ensemble", "none")
+        choose("padding on the weights' card", self.padding, PADDINGS)
+        choose("chroma on the weights' card", self.chroma, CHROMAS)
+        choose("stretch on the weights' card", self.stretch, STRETCHES)
+        choose("ensemble on the weights' card", self.ensemble, ENSEMBLES)
         self._window = int(getattr(config, "window", 1))
         call = inspect.signature(models.get(system).Network.__call__)
         self._has_context = {"context", "pixel_weights"} <= set(call.parameters)
@@ -148,6 +148,7 @@ class Fuser:
         tile_context: str = "global",
         chroma: str | None = None,
         stretch: str | None = None,
+        ensemble: str | None = None,
         bucket: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
@@ -182,6 +183,10 @@ class Fuser:
             which discards brightness and contrast; a constant result stays as it is) or "fill"
             (cut off at black and white first, so that contrast never falls, whatever few values
             lie beyond); None is `self.stretch`. Stacks are stretched once, at the end.
+          ensemble: "none", or "flips": the mean over the picture as it is and mirrored along
+            either axis and both, each turned back, before any stretch: four times the work, no
+            more memory (the geometric self-ensemble of EDSR, Lim et al. 2017, section 3.4, less
+            its quarter turns); None is `self.ensemble`.
           bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; where not `has_buckets` it has no effect.
@@ -212,13 +217,14 @@ class Fuser:
             tile_context=tile_context,
             bucket=bucket,
         )
-        finish = _Finish(chroma or self.chroma, stretch or self.stretch)
+        rules = self._rules(chroma, stretch, ensemble)
         calls = 1 if len(self.config.in_channels) == len(pixels) else len(pixels) - 1
+        calls *= len(rules.views)
         ticks = _Ticks(progress, calls * plan.tiles * (2 if plan.streamed else 1))
-        if calls == 1:
-            fused = self._fuse_pictures(colours, plan, dtype, finish, ticks)
+        if len(self.config.in_channels) == len(pixels):
+            fused = self._fuse_pictures(colours, plan, dtype, rules, ticks)
         else:
-            fused = self._fuse_tree(colours, plan, dtype, finish, ticks)
+            fused = self._fuse_tree(colours, plan, dtype, rules, ticks)
         return files.like_inputs(fused, pixels)
 
     def batch(
@@ -227,6 +233,7 @@ class Fuser:
         *,
         chroma: str | None = None,
         stretch: str | None = None,
+        ensemble: str | None = None,
         progress: Progress | None = None,
         **options: Any,
     ) -> list[np.ndarray]:
@@ -240,6 +247,7 @@ class Fuser:
           groups: for each scene its pictures, as in a call.
           chroma: as in a call.
           stretch: as in a call.
+          ensemble: as in a call.
           progress: as in a call.
           **options: tile, overlap, padding, tile_context and bucket of a call.
 
@@ -260,26 +268,29 @@ class Fuser:
             or len({plan.bucketed or (plan.height, plan.width) for plan in plans}) > 1
             or not set(wanted) <= {1, 3}
         ):
-            finish: dict[str, Any] = {"chroma": chroma, "stretch": stretch, "progress": progress}
-            return [self(*pixels, **options, **finish) for pixels in loaded]
-        rule = _Finish(chroma or self.chroma, stretch or self.stretch)
-        ticks = _Ticks(progress, len(loaded))
+            asked: dict[str, Any] = {"chroma": chroma, "stretch": stretch, "ensemble": ensemble}
+            return [self(*pixels, **options, **asked, progress=progress) for pixels in loaded]
+        rules = self._rules(chroma, stretch, ensemble)
+        ticks = _Ticks(progress, len(loaded) * len(rules.views))
         scenes = [[files.without_alpha(x) for x in pixels] for pixels in loaded]
-        inputs = [
-            self._to_network(self._read(self._readied(x), plan, 0, 0))
-            for x, plan in zip(scenes, plans, strict=True)
-        ]
-        gap = (1 << (len(inputs) - 1).bit_length()) - len(inputs)
-        stacked = tuple(
-            jnp.concatenate([*parts, *parts[-1:] * gap]) for parts in zip(*inputs, strict=True)
-        )
+        whole = [self._readied(pictures) for pictures in scenes]
+        gap = (1 << (len(loaded) - 1).bit_length()) - len(loaded)
         extent = _extent([*plans, *plans[-1:] * gap])
-        pieces = np.asarray(self._call(self._fuse, stacked, None, extent))
+        results = []
+        for view in rules.views:
+            inputs = [
+                self._to_network(self._read([x[view] for x in pictures], plan, 0, 0))
+                for pictures, plan in zip(whole, plans, strict=True)
+            ]
+            stacked = tuple(
+                jnp.concatenate([*parts, *parts[-1:] * gap]) for parts in zip(*inputs, strict=True)
+            )
+            results.append(np.asarray(self._call(self._fuse, stacked, None, extent)))
         return [
             files.like_inputs(
-                self._fuse_pictures(colours, plan, pixels[0].dtype, rule, ticks, piece), pixels
+                self._fuse_pictures(colours, plan, pixels[0].dtype, rules, ticks, pieces), pixels
             )
-            for colours, plan, pixels, piece in zip(scenes, plans, loaded, pieces, strict=False)
+            for colours, plan, pixels, *pieces in zip(scenes, plans, loaded, *results, strict=False)
         ]
 
     def kind(self, pictures: Sequence[np.ndarray], **options: Any) -> tuple[Any, ...]:
@@ -308,8 +319,8 @@ class Fuser:
           InputError: an option that does not fit.
         """
         padding = padding or self.padding
-        _choose("padding", padding, PADDINGS)
-        _choose("tile_context", tile_context, CONTEXTS)
+        choose("padding", padding, PADDINGS)
+        choose("tile_context", tile_context, CONTEXTS)
         window = self._window
         if padding == "script":
             grid = np.lcm(8, window)
@@ -356,6 +367,9 @@ class Fuser:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
 
+    def _rules(self, chroma: str | None, stretch: str | None, ensemble: str | None) -> Rendering:
+        return Rendering(chroma or self.chroma, stretch or self.stretch, ensemble or self.ensemble)
+
     def _check_count(self, given: int) -> None:
         wanted = len(self.config.in_channels)
         if given == wanted or (wanted == 2 and given > 2):
@@ -368,7 +382,7 @@ class Fuser:
         pictures: Sequence[np.ndarray],
         plan: tiling.Plan,
         dtype: np.dtype | None,
-        finish: _Finish,
+        rules: Rendering,
         ticks: _Ticks,
     ) -> np.ndarray:
         """A stack by halves; only the last result takes the final dtype."""
@@ -376,19 +390,19 @@ class Fuser:
             return pictures[0]
         middle = (len(pictures) + 1) // 2
         halves = [
-            self._fuse_tree(half, plan, None, finish, ticks)
+            self._fuse_tree(half, plan, None, rules, ticks)
             for half in (pictures[:middle], pictures[middle:])
         ]
-        return self._fuse_pictures(halves, plan, dtype, finish, ticks)
+        return self._fuse_pictures(halves, plan, dtype, rules, ticks)
 
     def _fuse_pictures(
         self,
         pictures: Sequence[np.ndarray],
         plan: tiling.Plan,
         dtype: np.dtype | None,
-        finish: _Finish,
+        rules: Rendering,
         ticks: _Ticks,
-        piece: np.ndarray | None = None,
+        pieces: Sequence[np.ndarray] = (),
     ) -> np.ndarray:
         """Tiles (or the one tile) through the network.
 
@@ -397,33 +411,31 @@ class Fuser:
           plan: how they are cut.
           dtype: of the result; None is float32 as computed, neither clipped nor rounded nor
             stretched.
-          finish: what happens to the network's result.
+          rules: for views, range and colour.
           ticks: told after each tile.
-          piece: what the network made of the one tile, if it is known already.
+          pieces: what the network made of the one tile in every view, if it is known already.
 
         Returns:
           (H, W, C).
         """
         colour = any(x.shape[-1] == 3 for x in pictures)
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
-        stretched = finish.stretch != "none" and dtype is not None
-        if not (self._chroma_goes_around or stretched):
-            return self._assemble(pictures, plan, dtype, gray, ticks, piece)
+        views = rules.views
+        known = pieces or [None] * len(views)
+        stretched = rules.stretch != "none" and dtype is not None
+        if not (self._chroma_goes_around or stretched or len(views) > 1):
+            return self._assemble(pictures, plan, dtype, gray, ticks, known[0])
         whole = self._readied(pictures)
-        fused = self._assemble(whole, plan, None, gray or self._chroma_goes_around, ticks, piece)
-        if stretched and finish.stretch == "fill":
-            np.clip(fused, 0.0, 1.0, out=fused)
-        low, high = (float(fused.min()), float(fused.max())) if stretched else (0.0, 1.0)
-        if high == low:
-            low, high = 0.0, 1.0
-        out = np.empty((*fused.shape[:2], 1 if gray else 3), dtype or np.float32)
-        for top in range(0, len(out), _BAND_ROWS):
-            rows = slice(top, top + _BAND_ROWS)
-            band = (fused[rows] - np.float32(low)) / np.float32(high - low)
-            if self._chroma_goes_around:
-                band = finish.colour(band, [files.to_float(x[rows]) for x in whole])
-            out[rows] = files.from_float(band, dtype)
-        return out
+        fused: np.ndarray | None = None
+        for view, piece in zip(views, known, strict=True):
+            seen = [x[view] for x in whole]
+            part = self._assemble(seen, plan, None, gray or self._chroma_goes_around, ticks, piece)[
+                view
+            ]
+            fused = part if fused is None else np.add(fused, part, out=fused)
+        fused /= np.float32(len(views))
+        sources = whole if self._chroma_goes_around else None
+        return rules.picture(fused, sources, dtype, 1 if gray else 3)
 
     def _readied(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Pictures as the network sees them, but for what `_to_network` does."""
@@ -529,37 +541,9 @@ class _Ticks:
             self._progress(self._done, self._total)
 
 
-class _Finish:
-    """What happens to a network's result: the chroma rule and the stretch of a call."""
-
-    def __init__(self, chroma: str, stretch: str):
-        _choose("chroma", chroma, CHROMAS)
-        _choose("stretch", stretch, STRETCHES)
-        self.chroma, self.stretch = chroma, stretch
-
-    def colour(self, fused: np.ndarray, sources: Sequence[np.ndarray]) -> np.ndarray:
-        """Fused luminance (H, W, 1) with the chroma of those sources that have any; floats."""
-        coloured = [x for x in sources if x.shape[-1] == 3]
-        if not coloured:
-            return fused
-        if self.chroma == "parity":
-            planes = [image.rgb_to_ycrcb_published(255.0 * x)[..., 1:] for x in coloured]
-            mixed = functools.reduce(image.fuse_chroma_published, planes)
-            full = np.concatenate([255.0 * fused, mixed], -1)
-            return np.asarray(image.ycrcb_published_to_rgb(full) / 255.0, np.float32)
-        planes = [image.rgb_to_ycbcr(x)[..., 1:] for x in coloured]
-        mixed = functools.reduce(image.fuse_chroma, planes)
-        return np.asarray(image.ycbcr_to_rgb(np.concatenate([fused, mixed], -1)))
-
-
 def _gray_if_equal(picture: np.ndarray) -> np.ndarray:
     """One channel of a colour picture whose channels are equal everywhere; else the picture."""
     return picture[..., :1] if (picture == picture[..., :1]).all() else picture
-
-
-def _choose(what: str, given: Any, known: Sequence[str]) -> None:
-    if given not in known:
-        raise InputError(f"{what} is {given!r}; choose one of {', '.join(known)}.")
 
 
 def _check_fit(given: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

@@ -1,7 +1,8 @@
 """A fusion system of one parameter, for tests of everything around the network.
 
 fused = FIRST a + (1 - FIRST) b (channels averaged where the layout asks it), plus `bias`, plus,
-if the config says so, a tenth of what the mean of `a` over the whole picture exceeds one half.
+if the config says so, a tenth of what the mean of `a` over the whole picture exceeds one half, and
+as much of the slopes to the right and, twice, downwards.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ class Config:
     out_channels: int = 3
     window: int = 4
     uses_mean: bool = False
+    uses_slopes: bool = False
 
     @property
     def inputs(self):
@@ -47,6 +49,9 @@ class Network(nnx.Module):
         config = self.config
         same = [x.mean(-1, keepdims=True) if config.out_channels == 1 else x for x in images]
         fused = FIRST * same[0] + (1 - FIRST) * sum(same[1:]) / (len(same) - 1) + self.bias[...]
+        if config.uses_slopes:
+            across, down = (jnp.diff(fused, axis=k, append=0) for k in (2, 1))
+            fused = fused + 0.1 * across.at[:, :, -1].set(0) + 0.2 * down.at[:, -1].set(0)
         weights = jnp.ones_like(images[0][..., :1]) if pixel_weights is None else pixel_weights
         own = {
             "sum": (weights * images[0].mean(-1, keepdims=True)).sum((1, 2, 3)),

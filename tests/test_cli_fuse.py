@@ -49,7 +49,7 @@ def test_json_is_one_object(capsys):
     assert result["inputs"] == ["a.png", "b.png"]
     assert result["output"] == "c.png"
     assert (result["width"], result["height"], result["dtype"]) == (20, 16, "uint8")
-    assert (result["tiles"], result["stretch"]) == (12, "none")
+    assert (result["tiles"], result["stretch"], result["ensemble"]) == (12, "none", "none")
     assert set(result["scores"]) == {"EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM"}
     assert result["scores"]["VIF"] is None  # needs a larger picture
 
@@ -61,6 +61,18 @@ def test_a_stretch_is_said(capsys):
         said = rows(capsys.readouterr().out)["fused"]
         assert words in said
         assert ("stretched" in said) == bool(option)
+
+
+def test_an_ensemble_is_said(capsys):
+    save_pictures("a.png", "b.png")
+    command = "fuse a.png b.png -o c.png --model m.safetensors --ensemble"
+    assert mgdn(f"{command} flips --stretch fill") == 0
+    said = rows(capsys.readouterr().out)["fused"]
+    assert "uint8, averaged (flips), stretched (fill), " in said
+    assert mgdn(f"{command} flips --json") == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["ensemble"] == "flips"
+    assert mgdn(f"{command} turns") == 2
+    assert "invalid choice: 'turns'" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing(capsys):

@@ -146,6 +146,61 @@ def test_fill_cuts_off_before_colour_comes_back():
     np.testing.assert_allclose(filled, np.clip(wanted, 0, 1), atol=1e-4)
 
 
+def mirrored_mean(fuse, *pictures):
+    """The mean over mirrored pictures from one call for each."""
+    total = 0.0
+    for rows in (1, -1):
+        for columns in (1, -1):
+            total = total + fuse(*(x[::rows, ::columns] for x in pictures))[::rows, ::columns]
+    return total / 4
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 8, "overlap": 4}, {"padding": "script"}])
+@pytest.mark.parametrize("fields", [GRAY, {}, {"in_channels": (3, 1), "out_channels": 1}])
+def test_flips_are_the_mean_over_mirrored_pictures(fields, options):
+    fuser = make(uses_slopes=True, uses_mean=True, **fields)
+    pictures = [0.3 + 0.4 * noise((11, 14), np.float32, seed) for seed in (0, 1)]
+    wanted = mirrored_mean(lambda *x: fuser(*x, **options), *pictures)
+    ticks = []
+    fused = fuser(*pictures, ensemble="flips", progress=lambda *x: ticks.append(x), **options)
+    np.testing.assert_allclose(fused, wanted, atol=1e-6)
+    assert abs(fused - fuser(*pictures, **options)).max() > 1e-3
+    assert ticks[-1] == (len(ticks), len(ticks))
+    # The range is spread once, after the mean.
+    filled = fuser(*pictures, ensemble="flips", stretch="minmax", **options)
+    spread = (wanted - wanted.min()) / (wanted.max() - wanted.min())
+    np.testing.assert_allclose(filled, spread, atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [GRAY, {}])
+def test_flips_leave_colour_and_alpha_in_place(fields):
+    fuser = make(**fields)  # pixel by pixel: mirroring changes nothing
+    for a, b in (((6, 9), (6, 9, 3)), ((6, 9, 4), (6, 9, 4))):
+        pictures = noise(a), noise(b, seed=1)
+        fused = fuser(*pictures, ensemble="flips")
+        np.testing.assert_allclose(fused, fuser(*pictures).astype(float), atol=1)
+
+
+def test_flips_of_a_stack_are_averaged_at_every_stage():
+    fuser = make(uses_slopes=True, card={"inference": {"ensemble": "flips"}})
+    a, b, c = (0.3 + 0.4 * noise((6, 5, 3), np.float32, k) for k in range(3))
+    ticks = []
+    fused = fuser(a, b, c, progress=lambda *x: ticks.append(x))
+    assert len(ticks) == 8
+    plain = make(uses_slopes=True)
+    first = mirrored_mean(plain, a, b)
+    np.testing.assert_allclose(fused, mirrored_mean(plain, first, c), atol=1e-6)
+    np.testing.assert_allclose(fuser(a, b, ensemble="none"), plain(a, b), atol=1e-7)
+
+
+def test_an_ensemble_that_does_not_exist_is_named():
+    pixels = noise((6, 5, 3))
+    with pytest.raises(InputError, match="ensemble is 'turns'; choose one of none, flips"):
+        make()(pixels, pixels, ensemble="turns")
+    with pytest.raises(InputError, match="ensemble on the weights' card is 'x'"):
+        make(card={"inference": {"ensemble": "x"}})
+
+
 def test_values_between_stages_are_not_clipped():
     fuser = make()
     ones = np.ones((4, 4, 3), np.float32)

@@ -17,7 +17,7 @@ RANKS = {
     "layers": 0, "losses": 0, "metrics": 0, "bilevel": 0, "subsets": 0,
     "models": 1, "baselines": 1, "optimisers": 1,
     "recipes": 2, "conversion": 2,
-    "steps": 3, "data": 3, "checkpoint": 3, "files": 3, "logs": 3, "runs": 3,
+    "steps": 3, "data": 3, "checkpoint": 3, "files": 2, "logs": 3, "runs": 3, "rendering": 3,
     "processes": 3, "zoo": 3,
     "training": 4, "fuser": 4, "stream": 4, "scores": 3, "comparison": 4, "evaluation": 4,
     "album": 4, "cli_output": 4, "report": 5,

@@ -97,9 +97,13 @@ def test_a_program_error_ends_it():
 
 
 @pytest.mark.parametrize("channels", [(3, 3), (1, 1)])
-@pytest.mark.parametrize("stretch", ["none", "minmax", "fill"])
-def test_batches_equal_single_calls(channels, stretch):
-    save_model("n.safetensors", uses_mean=True, in_channels=channels, out_channels=channels[0])
+@pytest.mark.parametrize(
+    ("stretch", "ensemble"),
+    [("none", "none"), ("minmax", "none"), ("fill", "none"), ("none", "flips"), ("fill", "flips")],
+)
+def test_batches_equal_single_calls(channels, stretch, ensemble):
+    fields = {"in_channels": channels, "out_channels": channels[0]}
+    save_model("n.safetensors", uses_mean=True, uses_slopes=True, **fields)
     fuser = mgdn_jax.load("n.safetensors")
     rng = np.random.default_rng(0)
     scenes = [
@@ -107,8 +111,9 @@ def test_batches_equal_single_calls(channels, stretch):
         for layout in [((), ()), ((3,), ()), ((3,), (3,)), ((4,), (4,)), ((1,), (3,))]
     ]
     for some in (scenes, scenes[:1], scenes[:2]):
-        for together, pictures in zip(fuser.batch(some, stretch=stretch), some, strict=True):
-            alone = fuser(*pictures, stretch=stretch)
+        rules = {"stretch": stretch, "ensemble": ensemble}
+        for together, pictures in zip(fuser.batch(some, **rules), some, strict=True):
+            alone = fuser(*pictures, **rules)
             assert together.dtype == alone.dtype
             np.testing.assert_array_equal(together, alone)
     assert fuser._fuse._cache_size() == 3  # 1, 2 and 8 pictures
