@@ -244,10 +244,13 @@ def measure(
         )
 
 
-def models_of(test: TestSet, asked: Sequence[str] | None) -> dict[str, Fuse]:
+def models_of(
+    test: TestSet, asked: Sequence[str] | None, ensemble: str | None = None
+) -> dict[str, Fuse]:
     """The networks to measure: those asked for, else the bundled ones made for the task.
 
-    One converted from published weights is run as its authors ran it, where the card says how.
+    One converted from published weights is run as its authors ran it, where the card says how. With
+    an ensemble that is not the card's, its name joins the row's.
     """
     if asked is None:
         names = [n for n, about in zoo.list_models().items() if test.task in about["card"]["task"]]
@@ -263,7 +266,12 @@ def models_of(test: TestSet, asked: Sequence[str] | None) -> dict[str, Fuse]:
         fuser.chroma = published.get("chroma", fuser.chroma)
         fuser.stretch = published.get("stretch", fuser.stretch)
     # Sizes that round up to the same bucket share a compiled program.
-    return {name: functools.partial(fuser, bucket=stream.BUCKET) for name, fuser in found.items()}
+    return {
+        name if ensemble in (None, fuser.ensemble) else f"{name}+{ensemble}": functools.partial(
+            fuser, bucket=stream.BUCKET, ensemble=ensemble
+        )
+        for name, fuser in found.items()
+    }
 
 
 # ---------------------------------------------------------------------------------- the page
@@ -465,6 +473,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--anchors", type=Path, help="folder of rows measured elsewhere")
     parser.add_argument("--set", nargs="+", choices=SETS, default=[*SETS], help="all if not given")
     parser.add_argument("--model", nargs="+", metavar="NAME|FILE", help="instead of the bundled")
+    parser.add_argument("--ensemble", choices=("none", "flips"), help="instead of the cards'")
     parser.add_argument("--csv", type=Path, help="write our rows here, in the anchors' format")
     parser.add_argument("--per-image", type=Path, help="write a CSV per row into this folder")
     parser.add_argument("--pictures", type=Path, help="write the networks' pictures here")
@@ -495,7 +504,7 @@ def run(
         foreign = foreign_of(test, args.anchors) if args.anchors else Foreign()
         notes: list[str] = []
         if args.data and test.folders:
-            chosen = models_of(test, args.model) if models is None else models
+            chosen = models_of(test, args.model, args.ensemble) if models is None else models
             pairs = pairs_of(test, args.data)
             tables = measure(test, chosen, pairs, pictures=args.pictures, workers=args.jobs)
             failures += [

@@ -97,6 +97,11 @@ def test_a_fuser_compiles_once_for_a_bucket():
         np.testing.assert_allclose(together, alone, atol=1e-6)
     np.testing.assert_allclose(singly[0], fuser(*scenes[0]), atol=1e-6)
     assert fuser._fuse._cache_size() == 3
+    # Mirrored pictures are padded where the others are, and need no program of their own.
+    flips = fuser(*scenes[0], ensemble="flips")
+    np.testing.assert_allclose(flips, fuser(*scenes[0], ensemble="flips", bucket=8), atol=1e-6)
+    assert abs(flips - singly[0]).max() > 1e-4
+    assert fuser._fuse._cache_size() == 3
     assert fuser.plan(60, 70, bucket=stream.BUCKET).padded == (64, 128)
     assert fuser.plan(60, 70, bucket=64, tile=32).bucketed is False
     with pytest.raises(InputError, match="bucket is -1"):

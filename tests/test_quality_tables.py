@@ -126,3 +126,20 @@ def test_failures_are_reported(tables, root, capsys):
     assert "p0 has no partner" in capsys.readouterr().err
     assert tables.main(["--set", "Lytro20"]) == 2
     assert "either --data to measure or --figures" in capsys.readouterr().err
+
+
+def test_an_ensemble_that_is_not_the_cards_names_its_row(tables, monkeypatch):
+    asked = []
+
+    class Network:
+        card, chroma, stretch, ensemble = {}, "centred", "none", "flips"
+
+        def __call__(self, *pictures, **options):
+            asked.append(options["ensemble"])
+
+    monkeypatch.setattr("mgdn_jax.load", lambda name: Network())
+    for ensemble, name in ((None, "net"), ("flips", "net"), ("none", "net+none")):
+        found = tables.models_of(tables.SETS["TNO25"], ["net"], ensemble)
+        assert list(found) == [name]
+        found[name]()
+    assert asked == [None, "flips", "none"]
