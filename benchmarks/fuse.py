@@ -1,6 +1,7 @@
 """Measures whole `Fuser` calls and command-line starts, each in a fresh process.
 
     python benchmarks/fuse.py                     # 520x520: seconds, peak memory; CLI starts
+    python benchmarks/fuse.py --flips             # and averaged over flips
     python benchmarks/fuse.py --large             # and 6000x4000 in tiles (minutes on a CPU)
     python benchmarks/fuse.py --model mff.safetensors --json
 
@@ -29,7 +30,7 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def measure_call(model: str, height: int, width: int, repeats: int) -> dict:
+def measure_call(model: str, height: int, width: int, repeats: int, ensemble: str) -> dict:
     """One process's work: the first call (compiles), then `repeats` warm ones."""
     import mgdn_jax
     from mgdn_jax import files, tiling
@@ -41,14 +42,15 @@ def measure_call(model: str, height: int, width: int, repeats: int) -> dict:
     fuser = mgdn_jax.load(model)
     imported = peak_megabytes()
     seconds, started = [], time.perf_counter()
-    fused = fuser(*pictures)
+    fused = fuser(*pictures, ensemble=ensemble)
     first = time.perf_counter() - started
     for _ in range(repeats):
         started = time.perf_counter()
-        fuser(*pictures)
+        fuser(*pictures, ensemble=ensemble)
         seconds.append(time.perf_counter() - started)
     return {
         "size": f"{width}x{height}",
+        "ensemble": ensemble,
         "tiles": fuser.plan(*fused.shape[:2]).tiles,
         "first_call_s": first,
         "warm_median_s": statistics.median(seconds) if seconds else None,
@@ -58,9 +60,12 @@ def measure_call(model: str, height: int, width: int, repeats: int) -> dict:
     }
 
 
-def call_in_fresh_process(model: str, height: int, width: int, repeats: int) -> dict:
+def call_in_fresh_process(
+    model: str, height: int, width: int, repeats: int, ensemble: str = "none"
+) -> dict:
     """`measure_call` in a process of its own."""
-    command = [sys.executable, __file__, "--model", model, "--child", f"{height},{width},{repeats}"]
+    told = f"{height},{width},{repeats},{ensemble}"
+    command = [sys.executable, __file__, "--model", model, "--child", told]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(ran.stdout)
 
@@ -84,13 +89,17 @@ def main() -> None:
     parser.add_argument("--model", default="mgdn-mff", help="name or .safetensors file")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="also 6000x4000 in tiles")
+    parser.add_argument("--flips", action="store_true", help="also averaged over flips")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(measure_call(options.model, *map(int, options.child.split(",")))))
+        *sizes, ensemble = options.child.split(",")
+        print(json.dumps(measure_call(options.model, *map(int, sizes), ensemble)))
         return
     calls = [call_in_fresh_process(options.model, 520, 520, options.repeats)]
+    if options.flips:
+        calls.append(call_in_fresh_process(options.model, 520, 520, options.repeats, "flips"))
     if options.large:
         calls.append(call_in_fresh_process(options.model, 4000, 6000, 0))
     report = {
@@ -104,12 +113,12 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{options.model}, {report['cores']} cores, load {report['load_before']:.1f} before")
-    print(f"{'size':>10} {'tiles':>5} {'first s':>8} {'warm s':>8} {'peak MB':>8}")
+    print(f"{'size':>10} {'tiles':>5} {'mean of':>7} {'first s':>8} {'warm s':>8} {'peak MB':>8}")
     for call in calls:
         warm = "" if call["warm_median_s"] is None else f"{call['warm_median_s']:.2f}"
         print(
-            f"{call['size']:>10} {call['tiles']:>5} {call['first_call_s']:>8.2f} {warm:>8} "
-            f"{call['peak_mb']:>8.0f}"
+            f"{call['size']:>10} {call['tiles']:>5} {call['ensemble']:>7} "
+            f"{call['first_call_s']:>8.2f} {warm:>8} {call['peak_mb']:>8.0f}"
         )
     starts = report["command_line"]
     print(f"mgdn fuse, 600x400, compilation cache empty: {starts['first_start_s']:.1f} s")
