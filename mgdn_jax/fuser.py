@@ -421,19 +421,21 @@ class Fuser:
         colour = any(x.shape[-1] == 3 for x in pictures)
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
         views = rules.views
-        known = pieces or [None] * len(views)
+        known: Sequence[np.ndarray | None] = pieces or [None] * len(views)
         stretched = rules.stretch != "none" and dtype is not None
         if not (self._chroma_goes_around or stretched or len(views) > 1):
             return self._assemble(pictures, plan, dtype, gray, ticks, known[0])
         whole = self._readied(pictures)
-        fused: np.ndarray | None = None
-        for view, piece in zip(views, known, strict=True):
-            seen = [x[view] for x in whole]
-            part = self._assemble(seen, plan, None, gray or self._chroma_goes_around, ticks, piece)[
-                view
-            ]
-            fused = part if fused is None else np.add(fused, part, out=fused)
-        fused /= np.float32(len(views))
+        mono = gray or self._chroma_goes_around
+        parts = (
+            self._assemble([x[view] for x in whole], plan, None, mono, ticks, piece)[view]
+            for view, piece in zip(views, known, strict=True)
+        )
+        fused = next(parts)
+        for part in parts:
+            fused += part
+        if len(views) > 1:
+            fused /= np.float32(len(views))
         sources = whole if self._chroma_goes_around else None
         return rules.picture(fused, sources, dtype, 1 if gray else 3)
 
