@@ -421,7 +421,7 @@ class Fuser:
         colour = any(x.shape[-1] == 3 for x in pictures)
         gray = not colour or not (self.config.out_channels == 3 or self._chroma_goes_around)
         views = rules.views
-        known: Sequence[np.ndarray | None] = pieces or [None] * len(views)
+        known: list[np.ndarray | None] = [*pieces] or [None for _ in views]
         stretched = rules.stretch != "none" and dtype is not None
         if not (self._chroma_goes_around or stretched or len(views) > 1):
             return self._assemble(pictures, plan, dtype, gray, ticks, known[0])
