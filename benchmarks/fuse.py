@@ -113,11 +113,11 @@ def main() -> None:
         print(json.dumps(report))
         return
     print(f"{options.model}, {report['cores']} cores, load {report['load_before']:.1f} before")
-    print(f"{'size':>10} {'tiles':>5} {'mean of':>7} {'first s':>8} {'warm s':>8} {'peak MB':>8}")
+    print(f"{'size':>10} {'tiles':>5} {'ensemble':>8} {'first s':>8} {'warm s':>8} {'peak MB':>8}")
     for call in calls:
         warm = "" if call["warm_median_s"] is None else f"{call['warm_median_s']:.2f}"
         print(
-            f"{call['size']:>10} {call['tiles']:>5} {call['ensemble']:>7} "
+            f"{call['size']:>10} {call['tiles']:>5} {call['ensemble']:>8} "
             f"{call['first_call_s']:>8.2f} {warm:>8} {call['peak_mb']:>8.0f}"
         )
     starts = report["command_line"]

@@ -184,9 +184,9 @@ class Fuser:
             (cut off at black and white first, so that contrast never falls, whatever few values
             lie beyond); None is `self.stretch`. Stacks are stretched once, at the end.
           ensemble: "none", or "flips": the mean over the picture as it is and mirrored along
-            either axis and both, each turned back, before any stretch: four times the work, no
-            more memory (the geometric self-ensemble of EDSR, Lim et al. 2017, section 3.4, less
-            its quarter turns); None is `self.ensemble`.
+            either axis and both, each turned back, before any stretch: four times the work, and two
+            float pictures of the result's size (the geometric self-ensemble of EDSR, Lim et al.
+            2017, section 3.4, less its quarter turns); None is `self.ensemble`.
           bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; where not `has_buckets` it has no effect.
