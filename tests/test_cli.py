@@ -10,36 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_fusion import Config
+from helpers import environment
+from helpers_cli import everything, mgdn, save_model, save_pictures
 
-from mgdn_jax import checkpoint, cli, codec, files, fuser, models
-
-
-def save_model(path, **fields):
-    config = Config(**fields).to_dict()
-    params = {"bias": np.zeros((), np.float32)}
-    checkpoint.save_weights(path, system="fake", config=config, params=params)
-
-
-def save_pictures(*paths, shape=(16, 20, 3), dtype=np.uint8):
-    for seed, path in enumerate(paths):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        rng = np.random.default_rng(seed)
-        pixels = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-        files.write_image(path, pixels)
-
-
-def mgdn(command):
-    return cli.main(command.split())
-
-
-def environment(**variables):
-    """For processes of their own: they start elsewhere and must find this very package."""
-    return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])} | variables
-
-
-def rows(text):
-    """What was said, by the word that starts the line."""
-    return {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
+from mgdn_jax import checkpoint, cli, codec, fuser, models
 
 
 @pytest.fixture(autouse=True)
@@ -71,10 +45,6 @@ def surroundings(tmp_path, monkeypatch):
     checkpoint.save_weights(
         "misfit.safetensors", system="fake", config=Config().to_dict(), params=params
     )
-
-
-def everything():
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
 
 
 MODEL = "--model m.safetensors"

@@ -12,7 +12,6 @@ from mgdn_jax.layers import functional
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, BatchNorm, make_norm
 
-QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 X = np.random.default_rng(0).normal(1.0, 2.0, (3, 4, 5, 6)).astype(np.float32)
 TORCH = {
     "instance": lambda: torch.nn.InstanceNorm2d(6, affine=True),
@@ -35,7 +34,7 @@ def filled(kind):
 
 def run(graphdef, params, stats, training):
     call = lambda p, s, x: functional.apply(graphdef, p, s, x, Mode(training))  # noqa: E731
-    return jax.jit(call, compiler_options=QUICK)(params, stats, X)
+    return jax.jit(call)(params, stats, X)
 
 
 @pytest.mark.parametrize("training", [False, True])

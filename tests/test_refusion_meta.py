@@ -11,7 +11,6 @@ from mgdn_jax import bilevel, conversion, losses, models
 from mgdn_jax.layers import functional
 
 NETWORKS = {"fusion": "Network", "lpn": "ProposalNetwork", "recon": "ReconstructionNetwork"}
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Form:
@@ -109,7 +108,7 @@ class Form:
             return first, signs(fitted, theta, test)
 
         arguments = *(self.params[k] for k in ("lpn", "fusion", "recon")), self.train, self.test
-        return jax.jit(run).lower(*arguments).compile(QUICK)(*arguments)
+        return jax.jit(run).lower(*arguments).compile()(*arguments)
 
     def outer_loss(self, theta, phi, batch, psi):
         del phi
@@ -128,7 +127,7 @@ class Form:
         # compiles faster; a run takes a moment.
         networks = self.params["lpn"], self.params["fusion"]
         lowered = jax.jit(meta).lower(*networks, self.train, self.test, psi=self.params["recon"])
-        compiled = lowered.compile(QUICK)
+        compiled = lowered.compile()
         return lambda train, test: compiled(*networks, train, test, psi=self.params["recon"])
 
     def run(self, **options):
