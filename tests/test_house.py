@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mgdn_jax"
 # A room may import rooms of lower rank, and its own files. `__init__` only hands names on lazily.
 RANKS = {
     "errors": 0, "image": 0, "codec": 0, "disk": 0, "tiling": 0,
-    "layers": 0, "losses": 0, "metrics": 0, "bilevel": 0, "subsets": 0,
+    "layers": 0, "losses": 0, "metrics": 0, "bilevel": 0,
     "models": 1, "baselines": 1, "optimisers": 1,
     "recipes": 2, "conversion": 2,
     "steps": 3, "data": 3, "checkpoint": 3, "files": 2, "logs": 3, "runs": 3, "rendering": 3,
@@ -25,7 +25,7 @@ RANKS = {
     "cli": 8, "__main__": 9, "__init__": 10,
 }  # fmt: skip
 # Among rooms of rank 0 and 3 these leaves may be used by their equals.
-LEAVES = {"errors", "image", "disk", "subsets", "steps"}
+LEAVES = {"errors", "image", "disk", "steps"}
 OWNERS = {
     "torch": {"conversion"},
     "orbax": {"checkpoint"},

@@ -19,7 +19,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax import bilevel, losses, models, optimisers, recipes
+from mgdn_jax import bilevel, losses, models, recipes
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
@@ -216,7 +216,10 @@ class Recipe:
         mode = self.mode
         if mode == "auto":
             mode = "mixed_product" if self.inner_steps == 1 else "unrolled"
-        meta = Meta(
+        solver = bilevel.Solver(damping=self.damping) if mode == "implicit" else None
+        # Contradictions come out here, before anything is read or compiled.
+        bilevel.check(steps=self.inner_steps, mode=mode, difference=self.difference, solver=solver)
+        return Meta(
             inner="fusion",
             learns="" if self.frozen_weights else "proposal",
             auxiliary=psi,
@@ -230,14 +233,8 @@ class Recipe:
             auxiliary_optimiser=_optimiser(self.auxiliary_optimiser, "recipe.auxiliary_optimiser"),
             auxiliary_steps=self.auxiliary_steps,
             difference=self.difference,
-            solver=bilevel.Solver(damping=self.damping) if mode == "implicit" else None,
+            solver=solver,
         )
-        # Builds nothing yet; contradictions come out before anything is read or compiled.
-        bilevel.meta_gradient(
-            self.inner_loss, self.outer_loss, optimiser=meta.optimiser, steps=meta.steps,
-            mode=mode, difference=meta.difference, solver=meta.solver,
-        )  # fmt: skip
-        return meta
 
     # ---- the contract of every recipe ---------------------------------------------------------
 
@@ -465,7 +462,7 @@ def _optimiser(name: str, field: str) -> optax.GradientTransformation:
     if name == "sgd":
         return optax.sgd(1.0)
     if name == "normalised_sgd":
-        return optax.chain(optimisers.scale_by_length(), optax.scale(-1.0))
+        return optax.chain(bilevel.scale_by_length(), optax.scale(-1.0))
     if name == "adam":  # eps_root: the slope of sqrt(v) at v = 0 is part of the meta-gradient
         return optax.adam(1.0, eps_root=1e-16)
     make: Any = recipes.load(name, field, OPTIMISERS)
