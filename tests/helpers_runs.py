@@ -9,7 +9,7 @@ import warnings
 import helpers
 from absl import flags
 
-from mgdn_jax.checkpoint import Checkpoints
+from mgdn_jax.training.checkpoints import Checkpoints
 
 
 def start(workdir, *arguments, config="--config=tests/fake_recipe.py", **variables):

@@ -6,8 +6,11 @@ import helpers
 import numpy as np
 from golden import Golden
 
-from mgdn_jax import conversion, models
-from mgdn_jax.models import cddfuse, mgdn, refusion
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.cddfuse import network as cddfuse
+from mgdn_jax.systems.mgdn import network as mgdn
+from mgdn_jax.systems.refusion import network as refusion
+from mgdn_jax.weights import conversion
 
 CDDFUSE = cddfuse.Config(features=4, heads=2, blocks=1, detail_nodes=2)
 # Channels of a branch; blocks have C and 2C.
@@ -18,7 +21,7 @@ LKC_FUNET = {"features": 2, "norm_groups": 2, "kernels": (5, 3, 3)}
 
 def drawn(system, config, spread=0.0):
     """(graphdef, params) of a network without statistics, values by NumPy."""
-    return helpers.filled(*models.abstract(system, config)[:2], spread)
+    return helpers.filled(*registry.abstract(system, config)[:2], spread)
 
 
 def assembled(keys, shapes, *pieces):
@@ -54,6 +57,6 @@ def mgdn_golden():
     """(golden, graphdef, params, report) of the random network for multi-focus pairs."""
     golden = Golden("mgdn_mgff_mff_random")
     config = mgdn.Config.preset("mff")
-    graphdef = models.abstract("mgdn", config)[0]
+    graphdef = registry.abstract("mgdn", config)[0]
     params, report = conversion.convert_state_dict(golden.state(), system="mgdn", config=config)
     return golden, graphdef, params, report

@@ -9,13 +9,14 @@ import pytest
 from helpers import noise
 from helpers_systems import CDDFUSE, LKC_FUNET, REFUSION, drawn
 
-from mgdn_jax import models, stream
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing import stream
+from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional, restormer
+from mgdn_jax.systems import registry
 
 # Without running statistics; all kinds of norm that look at the image.
-_lkc_funet = models.get("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
+_lkc_funet = registry.network("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
 SYSTEMS = {"cddfuse": CDDFUSE, "refusion": REFUSION, "lkc_funet": _lkc_funet}
 
 

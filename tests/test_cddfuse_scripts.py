@@ -9,8 +9,8 @@ from helpers import ROOT, noise, script
 from helpers_systems import CDDFUSE, drawn
 
 import mgdn_jax
-from mgdn_jax import files
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.pixels import from_float
 
 
 def test_feature_maps_are_those_of_the_network():
@@ -26,7 +26,7 @@ def test_feature_maps_are_those_of_the_network():
     assert not np.allclose(maps["base"][0], maps["base"][1])
     page = maps_of.sheet(maps)
     assert (page.shape, page.dtype) == ((3 * 9 + 8, 3 * 12 + 8), np.uint8)
-    np.testing.assert_array_equal(page[:9, :12], files.from_float(a, np.dtype(np.uint8)))
+    np.testing.assert_array_equal(page[:9, :12], from_float(a, np.dtype(np.uint8)))
     assert (page[9:13] == 255).all()
     for column in (page[:, 16:28], page[:, 32:44]):  # both scales are used in full
         assert column[:22].min() == 0

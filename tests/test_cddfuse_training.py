@@ -14,7 +14,7 @@ from helpers_runs import finish, log, losses, newest, start, wait_for_step
 
 from mgdn_jax import training
 from mgdn_jax.layers.functional import REMATS
-from mgdn_jax.recipes.cddfuse import Recipe
+from mgdn_jax.systems.cddfuse.recipe import Recipe
 
 NETWORKS = {"encoder", "decoder", "base_fusion", "detail_fusion"}
 BOUNDARY = 3
