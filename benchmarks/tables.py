@@ -426,7 +426,8 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
         for name in order
         if name in networks
     ]
-    out += [f"- {line}" for line in agreement(ours, foreign.measured)]
+    for line in agreement(ours, foreign.measured):
+        out += textwrap.wrap(f"- {line}", 100, subsequent_indent="  ", break_on_hyphens=False)
     if foreign.printed:
         known = {row.method for row in foreign.measured}
         family: dict[str, Mapping[str, float]] = {

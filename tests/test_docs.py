@@ -1,0 +1,107 @@
+"""The documents: links lead somewhere, lines stay short, every public name has a page."""
+
+import ast
+import pathlib
+import re
+import runpy
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "mgdn_jax"
+FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES = [page for page in FRONT if page.exists()] + sorted(DOCS.rglob("*.md"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+WIDTH = 120
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def prose(page):
+    """(number, line) of what is neither a table's row nor inside a code fence."""
+    fence = None
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        mark = re.match(r"\s*(`{3,})", line)
+        if fence is not None:
+            fence = None if line.strip() == fence else fence
+        elif mark:
+            fence = mark[1]
+        elif not line.lstrip().startswith("|"):
+            yield number, line
+
+
+def anchors(page):
+    """What the headings of a page are called in its address."""
+    headings = [line for _, line in prose(page) if re.match(r"#{1,6} ", line)]
+    slugs = set()
+    for heading in headings:
+        text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading.lstrip("# ")).lower()
+        slugs.add(re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", text).strip()))
+    return slugs
+
+
+def links(page):
+    """Targets of a page's links and pictures; those in tables count, those in code do not."""
+    text = re.sub(r"^( *)(`{3,}).*?^\1\2$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "`code`", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in links(page):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_lines_of_prose_are_short(page):
+    """Rows of tables and code are exempt; nothing else is."""
+    assert [f"{number}: {line}" for number, line in prose(page) if len(line) > WIDTH] == []
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = re.findall(r"(\S+\.md)$", navigation, re.MULTILINE)
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
+def public_modules():
+    """Dotted names of the modules that define a public function, class or constant."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if any(part.startswith("_") and part != "__init__" for part in parts):
+            continue
+        names = []
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.append(node.name)
+            elif isinstance(node, ast.Assign):
+                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                names.append(node.target.id)
+        if any(not name.startswith("_") for name in names):
+            yield ".".join(parts).removesuffix(".__init__")
+
+
+def test_every_public_module_has_a_page():
+    directives = []
+    for page in (DOCS / "api").glob("*.md"):
+        directives += re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(directives) == sorted(set(public_modules()))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_docstrings_of_configs_name_every_preset_and_say_hours(config):
+    module = runpy.run_path(str(config))
+    text = module["__doc__"]
+    assert not [name for name in module["PRESETS"] if not re.search(rf"\b{name}\b", text)]
+    assert "Hours, machine and figures" in text
