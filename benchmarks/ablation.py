@@ -119,8 +119,8 @@ def written(rows: Iterable[dict[str, Any]]) -> bytes:
 PAGE_HEAD = """# Ablation
 
 LKC-FUNet's parts are exchanged, one at a time. Every figure is the mean and the standard deviation
-over the seeds, on held-out crops; [ablation.csv](ablation.csv) has every run. What follows from it
-is told on the page of [LKC-FUNet](../systems/lkc_funet.md#ablation).
+over the seeds, on held-out crops; [ablation.csv](ablation.csv) has every run. The page of
+[LKC-FUNet](../systems/lkc_funet.md#ablation) says what follows from it.
 
 """
 

@@ -389,8 +389,8 @@ HEAD = """# Quality
 
 These are figures of fused pictures: means over the pairs of each test set, on luminance. Rows are
 sorted by the mean rank over the columns shown. SF is among them, as in the field's tables;
-`mgdn eval` leaves it out of its mean rank. What each column measures, and which evaluators it
-equals, is told under [Metrics](../measure/metrics.md). A single column proves nothing: rules
+`mgdn eval` leaves it out of its mean rank. [Metrics](../measure/metrics.md) says what each column
+measures, and which evaluators it equals. A single column proves nothing: rules
 without learning (`base_*`) win many of them.
 
 - Rows without a mark were measured by us. **Bold** names are our networks.
