@@ -1,10 +1,12 @@
 """The documents: links lead somewhere, lines stay short, every public name has a page."""
 
 import ast
+import importlib
 import pathlib
 import re
 import runpy
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -105,3 +107,33 @@ def test_docstrings_of_configs_name_every_preset_and_say_hours(config):
     text = module["__doc__"]
     assert not [name for name in module["PRESETS"] if not re.search(rf"\b{name}\b", text)]
     assert "Hours, machine and figures" in text
+
+
+def test_the_swapped_loss_of_the_page_works(tmp_path, monkeypatch):
+    page = (DOCS / "extend" / "losses.md").read_text(encoding="utf-8")
+    source = re.search(r"```python\n(# experiments/charbonnier\.py\n.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "charbonnier_of_the_page.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("charbonnier_of_the_page")
+    recipe = module.Recipe({"preset": "ivf_small", "features": 4, "norm_groups": 4}, charbonnier=2.0)
+    picture = jax.ShapeDtypeStruct((2, 16, 16, 1), "float32")
+    params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
+    for drawn in (keys, None):
+        batch = {"a": picture, "b": picture}
+        total, (new, terms) = jax.eval_shape(recipe.loss, params, stats, batch, drawn)
+        assert total.shape == ()
+        assert terms.keys() == {"charbonnier", "gradient"}
+        assert new["fusion"].keys() == stats["fusion"].keys()
+
+
+def test_documents_named_in_the_sources_exist():
+    """Docstrings and messages that name a page or a figure name one that is there."""
+    folders = ("mgdn_jax", "benchmarks", "configs", "examples", "tests")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lost = []
+    for path in [*sources, ROOT / "train.py", ROOT / ".ci" / "run"]:
+        for target in re.findall(r"\bdocs/[\w/.-]+\.(?:md|csv|svg|png|jpg)", path.read_text()):
+            if not (ROOT / target).exists():
+                lost.append(f"{name_of(path)}: {target}")
+    assert not lost
