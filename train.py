@@ -71,7 +71,8 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from mgdn_jax import processes, training
+    from mgdn_jax import training
+    from mgdn_jax.training import processes
 
     try:
         told = {

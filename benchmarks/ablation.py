@@ -29,9 +29,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 import mgdn_jax
 from configs import lkc_funet
-from mgdn_jax import data, metrics, models, training
-from mgdn_jax.disk import write_atomically
+from mgdn_jax import data, metrics, training
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.systems import registry
 
 SITES = ("norm_in", "norm_res", "norm_lk", "norm_maf")
 # Name of a variant -> fields of the model that it changes.
@@ -75,7 +76,7 @@ def train(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         "variant": variant,
         "seed": seed,
         "steps": args.steps,
-        "parameters": models.count_parameters(fuser.params),
+        "parameters": registry.count_parameters(fuser.params),
         "loss": result.metrics["loss"],
         **scores,
     }

@@ -16,9 +16,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from mgdn_jax.checkpoint import load_weights, save_weights
-from mgdn_jax.logs import card_text
-from mgdn_jax.scores import read_summaries
+from mgdn_jax.evaluation.summaries import read_summaries
+from mgdn_jax.weights.card import card_text
+from mgdn_jax.weights.store import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")

@@ -110,19 +110,18 @@ def torch_network(params: dict):
 
 def measure(side: str, weights: str, repeats: int, target: str, size: str) -> dict:
     """One process's work: a first call, whose result is kept, then warm ones."""
-    from mgdn_jax import files, image
+    from mgdn_jax import image
+    from mgdn_jax.io.pixels import to_float
 
     pictures = pair(*map(int, size.split("x")))
     if side == "torch":
         import torch
 
-        from mgdn_jax.checkpoint import load_weights
+        from mgdn_jax.weights.store import load_weights
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         network = torch_network(load_weights(weights).params)
-        planes = [
-            image.luminance(files.to_float(x if x.ndim == 3 else x[..., None])) for x in pictures
-        ]
+        planes = [image.luminance(to_float(x if x.ndim == 3 else x[..., None])) for x in pictures]
         inputs = [torch.from_numpy(np.array(p[None, None, ..., 0])) for p in planes]
 
         def call():
@@ -148,7 +147,7 @@ def measure(side: str, weights: str, repeats: int, target: str, size: str) -> di
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     if side == "jax":  # after the peak was read: floats, not rounded to levels
-        planes = [np.asarray(image.luminance(files.to_float(np.atleast_3d(x)))) for x in pictures]
+        planes = [np.asarray(image.luminance(to_float(np.atleast_3d(x)))) for x in pictures]
         plane = np.asarray(fuser.network(*(p[None] for p in planes)))[0, ..., 0]
     np.save(target, plane)
     return {"seconds": seconds, "cpu_seconds": work, "peak_mb": peak}
@@ -162,10 +161,10 @@ def speed(options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         weights = options.model
         if weights is None:
-            from mgdn_jax import models
-            from mgdn_jax.checkpoint import save_weights
+            from mgdn_jax.systems import registry
+            from mgdn_jax.weights.store import save_weights
 
-            config, _, params, _ = models.create("cddfuse", "ivf")
+            config, _, params, _ = registry.create("cddfuse", "ivf")
             weights = f"{folder}/drawn.safetensors"
             save_weights(weights, system="cddfuse", config=config.to_dict(), params=params)
         targets = {side: f"{folder}/{side}.npy" for side in seconds}
@@ -201,8 +200,10 @@ def step_memory(remat: str, phase: str, batch: int) -> float:
     import jax
     import jax.numpy as jnp
 
-    from mgdn_jax import optimisers, steps
-    from mgdn_jax.recipes.cddfuse import Recipe
+    from mgdn_jax.systems.cddfuse.recipe import Recipe
+    from mgdn_jax.training import optimisers
+    from mgdn_jax.training.state import init_state
+    from mgdn_jax.training.step import make_train_step
 
     recipe = Recipe({"preset": "ivf", "remat": remat})
     adam = {
@@ -212,13 +213,13 @@ def step_memory(remat: str, phase: str, batch: int) -> float:
 
     def start(key):
         params, stats = recipe.init(key)
-        return steps.init_state(params, stats, adam, ema=False)
+        return init_state(params, stats, adam, ema=False)
 
     state = jax.eval_shape(start, jax.random.key(0))
     image = jax.ShapeDtypeStruct((batch, CROP, CROP, 1), jnp.float32)
     fed = {"a": image, "b": image, "_index": jax.ShapeDtypeStruct((batch,), jnp.uint32)}
     (trains,) = (p.trains for p in recipe.phases if p.name == phase)
-    step = steps.make_train_step(recipe.loss, adam, seed=0, phase=phase, trains=trains)
+    step = make_train_step(recipe.loss, adam, seed=0, phase=phase, trains=trains)
     # Machine code is not needed: buffers are planned before it is made.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     compiled = jax.jit(step, donate_argnums=0).lower(state, fed).compile(quick)

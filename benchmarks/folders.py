@@ -19,7 +19,11 @@ from pathlib import Path
 import numpy as np
 
 import mgdn_jax
-from mgdn_jax import files, image, models, stream
+from mgdn_jax import image
+from mgdn_jax.fusing import stream
+from mgdn_jax.io import files
+from mgdn_jax.io.pixels import to_float
+from mgdn_jax.systems import registry
 
 PART = 10
 
@@ -36,7 +40,7 @@ def main() -> None:
     if told.model:
         fuser = mgdn_jax.load(told.model)
     else:
-        config, _, params, _ = models.create("cddfuse", "ivf_small")
+        config, _, params, _ = registry.create("cddfuse", "ivf_small")
         fuser = mgdn_jax.Fuser("cddfuse", config, params)
     height, width = map(int, told.size.split("x"))
     rng = np.random.default_rng(0)
@@ -53,7 +57,7 @@ def main() -> None:
                 files.write_image(folder / source / name, picture)
             pair = [smooth[..., :1], smooth]
             parts.setdefault(folder, []).append(
-                [np.asarray(image.luminance(files.to_float(x))) for x in pair]
+                [np.asarray(image.luminance(to_float(x))) for x in pair]
             )
 
         def network(folder: Path) -> None:

@@ -33,12 +33,13 @@ def peak_megabytes() -> float:
 def measure_call(model: str, height: int, width: int, repeats: int, ensemble: str) -> dict:
     """One process's work: the first call (compiles), then `repeats` warm ones."""
     import mgdn_jax
-    from mgdn_jax import files, tiling
+    from mgdn_jax.fusing import tiling
+    from mgdn_jax.io.pixels import load_pictures
 
     rows, columns = (
         tiling.extend(n, wanted, "symmetric") for n, wanted in ((400, height), (600, width))
     )
-    pictures = [x[rows[:, None], columns[None]] for x in files.load_pictures(PAIR)]
+    pictures = [x[rows[:, None], columns[None]] for x in load_pictures(PAIR)]
     fuser = mgdn_jax.load(model)
     imported = peak_megabytes()
     seconds, started = [], time.perf_counter()

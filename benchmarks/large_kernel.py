@@ -165,9 +165,9 @@ def base(options: argparse.Namespace) -> None:
 def network(options: argparse.Namespace) -> None:
     """The whole base network in a process that does nothing else."""
     import mgdn_jax
-    from mgdn_jax import models
+    from mgdn_jax.systems import registry
 
-    config, _, params, stats = models.create("lkc_funet", "ivf")
+    config, _, params, stats = registry.create("lkc_funet", "ivf")
     fuser = mgdn_jax.Fuser("lkc_funet", config, params, stats)
     random = np.random.default_rng(0)
     pair = [random.random((480, 640), dtype=np.float32) for _ in range(2)]

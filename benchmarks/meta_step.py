@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgdn_jax import bilevel, processes
+from mgdn_jax import bilevel
 from mgdn_jax.layers import functional
-from mgdn_jax.recipes.refusion import Recipe
+from mgdn_jax.systems.refusion.recipe import Recipe
+from mgdn_jax.training import processes
 
 RATE, SIDE, BATCH = 1e-2, 64, 4
 FLOOR = 1e-3

@@ -24,9 +24,9 @@ from rich.console import Console
 from scipy import ndimage, signal
 
 from mgdn_jax import metrics
-from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
-from mgdn_jax.files import read_image
+from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.files import read_image
 
 Plane = np.ndarray
 

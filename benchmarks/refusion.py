@@ -98,7 +98,8 @@ def torch_network(weights: dict):
 
 def measure(side: str, weights: str, repeats: int) -> dict:
     """One process's work: a first call, then warm ones."""
-    from mgdn_jax import files, image
+    from mgdn_jax import image
+    from mgdn_jax.io.pixels import to_float
 
     pictures = pair()
     if side == "torch":
@@ -107,9 +108,7 @@ def measure(side: str, weights: str, repeats: int) -> dict:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         state = torch.load(weights, map_location="cpu", weights_only=True)
         network = torch_network(state)
-        planes = [
-            image.luminance(files.to_float(x if x.ndim == 3 else x[..., None])) for x in pictures
-        ]
+        planes = [image.luminance(to_float(x if x.ndim == 3 else x[..., None])) for x in pictures]
         inputs = torch.from_numpy(np.stack([p[..., 0] for p in planes])[None])
 
         def call():

@@ -28,22 +28,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from mgdn_jax import codec, files, stream, zoo
-from mgdn_jax.baselines import BASELINES
-from mgdn_jax.disk import write_atomically
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
+from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
+from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
+from mgdn_jax.evaluation.terminal import rich_table
+from mgdn_jax.fusing import stream
+from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.io import codec, files
+from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.metrics import METRICS, luminance
-from mgdn_jax.scores import (
-    ANCHOR_NAMES,
-    Summary,
-    Table,
-    mean_ranks,
-    read_summaries,
-    rich_table,
-    write_summaries,
-    write_tables,
-)
+from mgdn_jax.weights import zoo
 
 MEASURED = (
     *("EN", "SD", "SF", "AG", "MI", "MSE", "CC", "PSNR_peakF", "SCD", "VIF", "Qabf"),
@@ -264,13 +260,12 @@ def models_of(
     found = {Path(n).stem if os.path.exists(n) else n: mgdn_jax.load(n) for n in names}
     for fuser in found.values():
         published = fuser.card.get("published_inference", {})
-        fuser.chroma = published.get("chroma", fuser.chroma)
-        fuser.stretch = published.get("stretch", fuser.stretch)
+        fuser.options = FuseOptions.on_card({"inference": published}).otherwise(fuser.options)
     # Sizes that round up to the same bucket share a compiled program.
     return {
-        name if ensemble in (None, fuser.ensemble) else f"{name}+{ensemble}": functools.partial(
-            fuser, bucket=stream.BUCKET, ensemble=ensemble
-        )
+        name
+        if ensemble in (None, fuser.options.ensemble)
+        else f"{name}+{ensemble}": functools.partial(fuser, bucket=stream.BUCKET, ensemble=ensemble)
         for name, fuser in found.items()
     }
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mgdn_jax import codec
-from mgdn_jax.disk import write_atomically
+from mgdn_jax.io import codec
+from mgdn_jax.io.disk import write_atomically
 
 
 def main() -> None:

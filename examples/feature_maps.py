@@ -18,8 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import mgdn_jax
-from mgdn_jax import files, image, losses, models
+from mgdn_jax import image
+from mgdn_jax.io import files
+from mgdn_jax.io.pixels import from_float, load_pictures, to_float, without_alpha
 from mgdn_jax.layers import functional
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.cddfuse.losses import correlation
 
 GAP = 4
 
@@ -43,9 +47,9 @@ def features(
     """
     if fuser.system != "cddfuse":
         raise mgdn_jax.InputError(f"the network is a {fuser.system}; give a CDDFuse network.")
-    pictures = [files.without_alpha(x) for x in files.load_pictures([a, b])]
-    planes = [jnp.asarray(image.luminance(files.to_float(x)))[None] for x in pictures]
-    graphdef = models.abstract("cddfuse", fuser.config)[0]
+    pictures = [without_alpha(x) for x in load_pictures([a, b])]
+    planes = [jnp.asarray(image.luminance(to_float(x)))[None] for x in pictures]
+    graphdef = registry.abstract("cddfuse", fuser.config)[0]
 
     @jax.jit
     def look(params: Any, a: jax.Array, b: jax.Array) -> tuple[Any, Any]:
@@ -55,7 +59,7 @@ def features(
         for kind in ("base", "detail"):
             three = jnp.concatenate([aux[kind][:, 0], aux[f"{kind}_fused"]])
             maps[kind] = jnp.sqrt(jnp.mean(jnp.square(three.astype(jnp.float32)), -1))
-            alike[kind] = losses.correlation(*aux[kind].astype(jnp.float32))[0]
+            alike[kind] = correlation(*aux[kind].astype(jnp.float32))[0]
         return maps, alike
 
     maps, alike = look(fuser.params, *planes)
@@ -74,7 +78,7 @@ def sheet(maps: dict[str, np.ndarray]) -> np.ndarray:
         for i, tile in enumerate(column):
             top, left = i * (height + GAP), j * (width + GAP)
             page[top : top + height, left : left + width] = tile
-    return files.from_float(page, np.dtype(np.uint8))
+    return from_float(page, np.dtype(np.uint8))
 
 
 def _spread(maps: np.ndarray) -> np.ndarray:

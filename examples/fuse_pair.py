@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import mgdn_jax
-from mgdn_jax import files, metrics
+from mgdn_jax import metrics
+from mgdn_jax.io import files
 
 here = Path(__file__).parent
 near, far = (files.read_image(here / f"coffee_{name}.jpg") for name in ("near", "far"))

@@ -7,43 +7,52 @@
 Importing this package imports nothing heavy; the names below are looked up on first use.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mgdn_jax import lazy, moved
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mgdn_jax import data, metrics, training
-    from mgdn_jax.api import convert, create, evaluate, fuse_folders, list_models, load
+    from mgdn_jax import bilevel, data, evaluation, metrics, training
     from mgdn_jax.errors import InputError
-    from mgdn_jax.fuser import Fuser
+    from mgdn_jax.evaluation.methods import evaluate_pairs as evaluate
+    from mgdn_jax.fusing.folders import fuse_folders
+    from mgdn_jax.fusing.fuser import Fuser
+    from mgdn_jax.fusing.loading import load
+    from mgdn_jax.systems.finding import list_systems
+    from mgdn_jax.systems.registry import create, list_presets
+    from mgdn_jax.weights.conversion import convert
+    from mgdn_jax.weights.zoo import list_models
 
+_HOMES = {
+    "": ("bilevel", "data", "evaluation", "metrics", "training"),
+    "errors": ("InputError",),
+    "evaluation.methods": ("evaluate=evaluate_pairs",),
+    "fusing.folders": ("fuse_folders",),
+    "fusing.fuser": ("Fuser",),
+    "fusing.loading": ("load",),
+    "systems.finding": ("list_systems",),
+    "systems.registry": ("create", "list_presets"),
+    "weights.conversion": ("convert",),
+    "weights.zoo": ("list_models",),
+}
 __all__ = [
     "Fuser",
     "InputError",
+    "bilevel",
     "convert",
     "create",
     "data",
     "evaluate",
+    "evaluation",
     "fuse_folders",
     "list_models",
+    "list_presets",
+    "list_systems",
     "load",
     "metrics",
     "training",
 ]
-
-_HOMES = {"Fuser": "fuser", "InputError": "errors"}
-_ROOMS = ("data", "metrics", "training")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'mgdn_jax' has no attribute {name!r}")
-    import importlib
-
-    if name in _ROOMS:
-        return importlib.import_module(f"mgdn_jax.{name}")
-    return getattr(importlib.import_module(f"mgdn_jax.{_HOMES.get(name, 'api')}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, _ = lazy.attach(__name__, _HOMES)
+moved.install()

@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and advice on names that do not exist."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +10,20 @@ class InputError(ValueError):
     The command line prints the message alone and exits with code 2. Raised at the edges only
     (files, checkpoints, configs, arguments); inside the package ordinary exceptions propagate.
     """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Advice on a name that does not exist: the nearest one that does, or all of them.
+
+    Args:
+        name: what was written.
+        known: the names that exist.
+
+    Returns:
+        ``"did you mean 'refusion'?"`` or ``"choose one of cddfuse, mgdn"``, without a full stop.
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose one of {', '.join(known)}" if known else "there are none"

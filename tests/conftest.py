@@ -70,7 +70,8 @@ def pairs(tmp_path, monkeypatch):
     """A folder with the prepared set "ivf": 40 pairs of gray and colour, 20x24, from source/."""
     import numpy as np
 
-    from mgdn_jax import codec, data
+    from mgdn_jax import data
+    from mgdn_jax.io import codec
 
     monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
     rng = np.random.default_rng(0)

@@ -6,41 +6,43 @@ as much of the slopes to the right and, twice, downwards.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.systems.config import SystemConfig
 
 FIRST = 0.7391  # no simple fraction, so that no result of 8-bit pixels lies half-way between two
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(SystemConfig):
     in_channels: tuple[int, ...] = (3, 3)
     out_channels: int = 3
     window: int = 4
     uses_mean: bool = False
     uses_slopes: bool = False
 
+    system: ClassVar[str] = "fake"
+
+    @property
+    def grid(self):
+        return self.window
+
     @property
     def inputs(self):
         return len(self.in_channels)
 
-    def to_dict(self):
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields):
-        if unknown := set(fields) - {f.name for f in dataclasses.fields(cls)}:
-            raise InputError(f"fake config has no field {sorted(unknown)[0]!r}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-
 
 PRESETS = {"plain": Config()}
+RULES = {}
+PUBLISHED = {}
 
 
 class Network(nnx.Module):
+    takes = frozenset({"context"})
+
     def __init__(self, config, *, rngs):
         self.config = config
         self.bias = nnx.Param(jnp.zeros(()))

@@ -1,15 +1,18 @@
 """A recipe whose loss is learned, small enough to compile in a second; data of `fake_recipe`."""
 
 import dataclasses
-from typing import Any
+from typing import ClassVar
 
 import fake_recipe
 import jax
 import jax.numpy as jnp
 import optax
 from fake_recipe import make_eval_loader, make_loader
+from flax import nnx
 
-from mgdn_jax.recipes import Meta, Phase
+from mgdn_jax.systems.base import BaseRecipe
+from mgdn_jax.systems.config import SystemConfig
+from mgdn_jax.systems.contract import Meta, MetaRecipe, Phase
 
 __all__ = ["Recipe", "config", "get_config", "make_eval_loader", "make_loader"]
 
@@ -19,30 +22,58 @@ def net(params, x):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Pixelwise networks: F from 6 channels to 3, P to two weights, R from 3 to 6."""
+class Config(SystemConfig):
+    in_channels: tuple[int, ...] = (3, 3)
+    out_channels: int = 3
 
-    model: dict
+    system: ClassVar[str] = "fake"
+
+
+PRESETS = {"plain": Config()}
+RULES = {}
+PUBLISHED = {}
+
+
+class Network(nnx.Module):
+    """F: a pixelwise network from 6 channels to 3."""
+
+    takes = frozenset()
+
+    def __init__(self, config, *, rngs):
+        del config
+        self.first = nnx.Param(0.5 * jax.random.normal(rngs.params(), (6, 5)))
+        self.last = nnx.Param(0.5 * jax.random.normal(rngs.params(), (5, 3)))
+
+    def __call__(self, *images):
+        params = {"first": self.first[...], "last": self.last[...]}
+        return net(params, jnp.concatenate(images, -1)), {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
     every: int = 1
     after: float = 0.0
     steps: int = 1
     mode: str = "unrolled"
     rate: float = 0.0
-    meta: Any = dataclasses.field(init=False)
 
-    system = "fake"
-    ships = "fusion"
+
+class Recipe(BaseRecipe, MetaRecipe):
+    """Pixelwise networks: F from 6 channels to 3, P to two weights, R from 3 to 6."""
+
+    system = "fake_meta"
+    settings_type = Settings
     networks = ("fusion", "proposal", "reconstruction")
     phases = (Phase("meta", networks, kind="meta"),)
-    model_config = fake_recipe.Model()
 
-    def __post_init__(self):
-        meta = Meta(
+    def __init__(self, model=None, **settings):
+        super().__init__(model, **settings)
+        s = self.settings
+        self.meta = Meta(
             inner="fusion", learns="proposal", auxiliary="reconstruction",
-            optimiser=optax.sgd(1.0), rate=self.rate, steps=self.steps, mode=self.mode,
-            every=self.every, after=self.after,
+            optimiser=optax.sgd(1.0), rate=s.rate, steps=s.steps, mode=s.mode,
+            every=s.every, after=s.after,
         )  # fmt: skip
-        object.__setattr__(self, "meta", meta)
 
     def init(self, key):
         sizes = {"fusion": (6, 3), "proposal": (6, 2), "reconstruction": (3, 6)}
@@ -54,9 +85,6 @@ class Recipe:
                 "last": 0.5 * jax.random.normal(last, (5, fan_out)),
             }
         return params, {name: {} for name in params}
-
-    def sources(self, batch):
-        return [batch["a"], batch["b"]]
 
     def fuse(self, params, stats, *images):
         del stats
@@ -81,8 +109,8 @@ class Recipe:
 
     auxiliary_loss = outer_loss
 
-    def loss(self, params, stats, batch, keys, phase):
-        del keys, phase
+    def loss(self, params, stats, batch, keys, phase, *, axis_name=None):
+        del keys, phase, axis_name
         maps = self.propose(params["proposal"], batch)
         loss, (_, _, terms) = self.inner_loss(params["fusion"], {}, maps, batch, 1.0)
         return loss, (stats, terms)

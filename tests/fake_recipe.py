@@ -5,86 +5,97 @@ Named in configs by its module path (`recipe.name`, `data.loader`), so subproces
 
 import dataclasses
 import time
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from mgdn_jax.recipes import Phase
+from mgdn_jax.systems.base import BaseRecipe
+from mgdn_jax.systems.config import SystemConfig
+from mgdn_jax.systems.contract import Phase
 
 TRACES = []  # one entry each time the loss is traced
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Config(SystemConfig):
     width: int = 4
+    in_channels: tuple[int, ...] = (3, 3)
+    out_channels: int = 3
 
-    def to_dict(self):
-        return dataclasses.asdict(self)
+    system: ClassVar[str] = "fake"
+
+
+PRESETS = {"plain": Config()}
+RULES = {}
+PUBLISHED = {}
+
+
+class Network(nnx.Module):
+    """Two 3x3 convolutions beside the mean of the pictures; a statistic that nothing reads."""
+
+    takes = frozenset()
+
+    def __init__(self, config, *, rngs):
+        def conv(fan_in, fan_out):
+            kernel = 0.1 * jax.random.normal(rngs.params(), (3, 3, fan_in, fan_out))
+            return nnx.Dict(kernel=nnx.Param(kernel))
+
+        self.layers = nnx.List([conv(6, config.width), conv(config.width, 3)])
+        self.mean = nnx.BatchStat(jnp.zeros((3,)))
+
+    def __call__(self, *images):
+        x = jnp.concatenate(images, -1)
+        dims = ("NHWC", "HWIO", "NHWC")
+
+        def conv(x, layer):
+            kernel = layer.kernel[...]
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
+
+        hidden = jnp.tanh(conv(x, self.layers[0]))
+        return sum(images) / len(images) + conv(hidden, self.layers[1]), {}
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Two 3x3 convolutions; noise per example from its key; a running mean as statistic."""
-
-    model: dict
+class Settings:
     noise: float = 0.01
     poison: int = -1
     two_phases: bool = False
 
-    system = "fake"
-    ships = "fusion"
 
-    @property
-    def networks(self):
-        return ("fusion", "critic") if self.two_phases else ("fusion",)
+class Recipe(BaseRecipe):
+    """Noise per example from its key; a running mean as statistic."""
 
-    @property
-    def phases(self):
-        if not self.two_phases:
-            return (Phase("only", ("fusion",)),)
-        return (Phase("first", ("fusion", "critic"), 0.5), Phase("second", ("critic",), 0.5))
+    system = "fake_recipe"
+    settings_type = Settings
 
-    @property
-    def model_config(self):
-        return Model(**self.model)
+    def __init__(self, model=None, **settings):
+        super().__init__(model, **settings)
+        if self.settings.two_phases:
+            self.networks = ("fusion", "critic")
+            first = Phase("first", ("fusion", "critic"), 0.5)
+            self.phases = (first, Phase("second", ("critic",), 0.5))
+        else:
+            self.phases = (Phase("only", ("fusion",)),)
 
     def init(self, key):
-        first, second = jax.random.split(key)
-        width = self.model_config.width
-        params = {
-            "layers/0/kernel": 0.1 * jax.random.normal(first, (3, 3, 6, width)),
-            "layers/1/kernel": 0.1 * jax.random.normal(second, (3, 3, width, 3)),
-        }
-        stats = {"mean": jnp.zeros((3,))}
-        nets = {name: jax.tree.map(jnp.copy, params) for name in self.networks}
-        return nets, {name: jax.tree.map(jnp.copy, stats) for name in self.networks}
+        params, stats = super().init(key)
+        nets = {name: jax.tree.map(jnp.copy, params["fusion"]) for name in self.networks}
+        return nets, {name: jax.tree.map(jnp.copy, stats["fusion"]) for name in self.networks}
 
-    def sources(self, batch):
-        return [batch["a"], batch["b"]]
-
-    def fuse(self, params, stats, *images):
-        del stats
-        x = jnp.concatenate(images, -1)
-        net = params["fusion"]
-        dims = ("NHWC", "HWIO", "NHWC")
-
-        def conv(x, kernel):
-            return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
-
-        hidden = jnp.tanh(conv(x, net["layers/0/kernel"]))
-        return sum(images) / len(images) + conv(hidden, net["layers/1/kernel"])
-
-    def loss(self, params, stats, batch, keys, phase):
+    def loss(self, params, stats, batch, keys, phase, *, axis_name=None):
+        del axis_name
         TRACES.append(phase)
         fused = self.fuse(params, stats, *self.sources(batch))
         if keys is not None:
             draw = jax.vmap(lambda key: jax.random.normal(key, fused.shape[1:]))
-            fused = fused + self.noise * draw(keys)
+            fused = fused + self.settings.noise * draw(keys)
         errors = jnp.mean(jnp.square(fused - batch["target"]), (1, 2, 3))
-        errors = jnp.where(batch["_index"] == self.poison, jnp.nan, errors)
+        errors = jnp.where(batch["_index"] == self.settings.poison, jnp.nan, errors)
         total = jnp.mean(errors)
-        if self.two_phases:
+        if self.settings.two_phases:
             critic = params["critic"]["layers/0/kernel"]
             total = total + jnp.mean(jnp.square(critic - (0.0 if phase == "first" else 1.0)))
         mean = 0.9 * stats["fusion"]["mean"] + 0.1 * jnp.mean(fused, (0, 1, 2))
@@ -126,6 +137,9 @@ class Loader:
 
     def restore(self, state):
         self.position = state["position"]
+
+    def close(self):
+        pass
 
 
 def make_loader(*, batch_size, seed, process_index, process_count, size=8, delay=0.0, examples=80):

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from mgdn_jax import files, metrics
-from mgdn_jax.baselines import BASELINES
+from mgdn_jax import metrics
+from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.io import files
 
 ROWS = ("base_mean", "base_max", "base_laplacian")
 CDDFUSE = ("cddfuse_testsets.csv", ROWS)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-from mgdn_jax import baselines
-from mgdn_jax.baselines import BASELINES
 from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import baselines
+from mgdn_jax.evaluation.baselines import BASELINES
 
 RULES = list(BASELINES.values())
 GOLDENS = Path(__file__).parent / "goldens"

@@ -11,13 +11,14 @@ from test_cddfuse import filled, jit_once, noise
 from test_lkc_funet import TINY as LKC_FUNET
 from test_refusion import SMALL as REFUSION
 
-from mgdn_jax import models, stream
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing import stream
+from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional, restormer
+from mgdn_jax.systems import registry
 
 # Without running statistics; all kinds of norm that look at the image.
-_lkc_funet = models.get("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
+_lkc_funet = registry.network("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
 SYSTEMS = {"cddfuse": CDDFUSE, "refusion": REFUSION, "lkc_funet": _lkc_funet}
 
 
@@ -27,7 +28,7 @@ SIZES = [(11, 7), (1, 9), (12, 1)]
 @functools.cache
 def exact(system):
     """Parameters, pairs of pictures of `SIZES`, and what is fused of each by itself."""
-    graphdef, params = filled(*models.abstract(system, SYSTEMS[system])[:2], 0.1)
+    graphdef, params = filled(*registry.abstract(system, SYSTEMS[system])[:2], 0.1)
     run = jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
     pairs = [[noise(1, *size, 1, seed=seed) for seed in (0, 1)] for size in SIZES]
     return graphdef, params, pairs, [run(*pair)[0] for pair in pairs]
@@ -83,7 +84,7 @@ def test_strips_equal_the_whole_picture(monkeypatch):
 
 
 def test_a_fuser_compiles_once_for_a_bucket():
-    graphdef, params = filled(*models.abstract("cddfuse", CDDFUSE)[:2], 0.1)
+    graphdef, params = filled(*registry.abstract("cddfuse", CDDFUSE)[:2], 0.1)
     del graphdef
     fuser = Fuser("cddfuse", CDDFUSE, params)
     rng = np.random.default_rng(0)

@@ -11,13 +11,17 @@ import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
 
-from mgdn_jax import cli, conversion, files, models
+from mgdn_jax.cli import main as cli
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing.fuser import Fuser
+from mgdn_jax.io import files
+from mgdn_jax.io.pixels import from_float
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.restormer import RestormerBlock
-from mgdn_jax.models import cddfuse
-from mgdn_jax.models.cddfuse import PRESETS, Config
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.cddfuse import network as cddfuse
+from mgdn_jax.systems.cddfuse.network import PRESETS, Config
+from mgdn_jax.weights import conversion
 
 FULL = PRESETS["ivf"]
 SMALL = Config(features=4, heads=2, blocks=1, detail_nodes=2)
@@ -217,8 +221,8 @@ def test_networks(dtype):
     with jax.enable_x64(dtype == "float64"):
         config = Config(dtype=dtype)
         params = {k: jnp.asarray(v, dtype) for k, v in full_params().items()}
-        graphdef = models.abstract("cddfuse", config)[0]
-        decoder = models.abstract("cddfuse", config, "Decoder")[0]
+        graphdef = registry.abstract("cddfuse", config)[0]
+        decoder = registry.abstract("cddfuse", config, "Decoder")[0]
         vis, ir = (jnp.asarray(last(golden[f"in:{k}"]), dtype) for k in ("vis", "ir"))
 
         def run(params, vis, ir):
@@ -278,7 +282,7 @@ def filled(graphdef, shapes, spread=0.0):
 @functools.cache
 def small(skip="second"):
     config = dataclasses.replace(SMALL, skip=skip)
-    graphdef, params = filled(*models.abstract("cddfuse", config)[:2], 0.1)
+    graphdef, params = filled(*registry.abstract("cddfuse", config)[:2], 0.1)
     return params, jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0])
 
 
@@ -290,12 +294,12 @@ def test_parameter_counts():
     counts = {"Network": 1_188_272, "Encoder": 599_144, "Decoder": 207_936}
     counts |= {"BaseFusion": 363_016, "DetailFusion": 18_176}
     for name, count in counts.items():
-        assert models.count_parameters(models.abstract("cddfuse", FULL, name)[1]) == count
-    whole = models.abstract("cddfuse", FULL)[1]
+        assert registry.count_parameters(registry.abstract("cddfuse", FULL, name)[1]) == count
+    whole = registry.abstract("cddfuse", FULL)[1]
     for prefix, count in (("encoder/blocks/0", 45_256), ("encoder/detail", 54_528)):
-        assert models.count_parameters(functional.below(whole, prefix)) == count
-    narrow = models.abstract("cddfuse", PRESETS["ivf_small"])[1]
-    assert models.count_parameters(narrow) == 68_644
+        assert registry.count_parameters(functional.below(whole, prefix)) == count
+    narrow = registry.abstract("cddfuse", PRESETS["ivf_small"])[1]
+    assert registry.count_parameters(narrow) == 68_644
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
@@ -390,7 +394,7 @@ def test_pictures_as_published(kind):
     vis, ir = (golden[f"in:{k}"][0, 0] for k in ("vis", "ir"))
     raw = fuser(ir, vis)
     error = max_error(raw, golden[f"out:{kind}/fused"][0, 0])
-    levels = files.from_float(fuser(ir, vis, stretch="minmax"), np.dtype(np.uint8))
+    levels = from_float(fuser(ir, vis, stretch="minmax"), np.dtype(np.uint8))
     off = levels.astype(int) - golden[f"out:{kind}/u8_round"]
     print(f"{kind}: {error:.1e}; {np.mean(off != 0):.1e} of the pixels one level off")
     assert error <= 1e-5
@@ -399,7 +403,9 @@ def test_pictures_as_published(kind):
 
 
 def test_configurations():
-    assert set(cddfuse.PUBLISHED) == {"ivf", "mif", "mif_sum"} <= set(PRESETS)
+    assert (
+        set(registry.conversion("cddfuse").PUBLISHED) == {"ivf", "mif", "mif_sum"} <= set(PRESETS)
+    )
     config = Config(skip="none", norm_floor=1e-3)
     assert Config.from_dict(config.to_dict()) == config
     for fields, message in (

@@ -10,8 +10,9 @@ import pytest
 from test_cddfuse import SMALL, filled, noise
 
 import mgdn_jax
-from mgdn_jax import files, models
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.pixels import from_float
+from mgdn_jax.systems import registry
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -25,7 +26,7 @@ def script(path):
 
 def test_feature_maps_are_those_of_the_network():
     maps_of = script("examples/feature_maps.py")
-    _, params = filled(*models.abstract("cddfuse", SMALL)[:2], 0.1)
+    _, params = filled(*registry.abstract("cddfuse", SMALL)[:2], 0.1)
     fuser = mgdn_jax.Fuser("cddfuse", SMALL, params)
     a, b = (np.asarray(noise(9, 12, seed=seed)) for seed in (0, 1))
     maps, alike = maps_of.features(fuser, a, b)
@@ -36,7 +37,7 @@ def test_feature_maps_are_those_of_the_network():
     assert not np.allclose(maps["base"][0], maps["base"][1])
     page = maps_of.sheet(maps)
     assert (page.shape, page.dtype) == ((3 * 9 + 8, 3 * 12 + 8), np.uint8)
-    np.testing.assert_array_equal(page[:9, :12], files.from_float(a, np.dtype(np.uint8)))
+    np.testing.assert_array_equal(page[:9, :12], from_float(a, np.dtype(np.uint8)))
     assert (page[9:13] == 255).all()
     for column in (page[:, 16:28], page[:, 32:44]):  # both scales are used in full
         assert column[:22].min() == 0

@@ -16,7 +16,7 @@ from test_train_cli import arrays, finish, start, wait_for_step
 
 from mgdn_jax import training
 from mgdn_jax.layers.functional import REMATS
-from mgdn_jax.recipes.cddfuse import Recipe
+from mgdn_jax.systems.cddfuse.recipe import Recipe
 
 NETWORKS = {"encoder", "decoder", "base_fusion", "detail_fusion"}
 BOUNDARY = 3

@@ -15,8 +15,9 @@ import optax
 import pytest
 from safetensors.numpy import save_file
 
-from mgdn_jax.checkpoint import Checkpoints, load_weights, save_weights
 from mgdn_jax.errors import InputError
+from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.weights.store import load_weights, save_weights
 
 PARAMS = {
     "layers/0/kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not C-contiguous

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from test_cli import mgdn, save_model
 
-from mgdn_jax import cli, cli_pairs, codec, data, evaluation, files, models, scores
+from mgdn_jax import data, evaluation
 from mgdn_jax import metrics as ruler
+from mgdn_jax.cli import main as cli
+from mgdn_jax.cli import pairs as cli_pairs
 from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import scores
+from mgdn_jax.io import codec, files
 
 
 def save(path, seed, shape=(48, 50), dtype=np.uint8):
@@ -24,7 +28,6 @@ def save(path, seed, shape=(48, 50), dtype=np.uint8):
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     """Three pairs, two methods' folders, a model, and one of every bad thing."""
-    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
     monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
     monkeypatch.setenv("COLUMNS", "200")

@@ -11,12 +11,13 @@ import pytest
 from fake_fusion import Config
 from test_cli import environment, mgdn, rows, save_model, save_pictures
 
-from mgdn_jax import cli_fuse, files, models
+from mgdn_jax.fusing.compile_cache import cache_folder, enable_compilation_cache
+from mgdn_jax.io import files
+from mgdn_jax.systems import registry
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
     monkeypatch.chdir(tmp_path)
     save_model("m.safetensors")
@@ -28,7 +29,7 @@ def test_two_files_and_what_is_said(capsys):
     said = capsys.readouterr()
     assert said.err == ""
     lines = rows(said.out)
-    assert lines["model"] == "m.safetensors: fake, 1 parameters"
+    assert lines["model"] == "m.safetensors: fake_fusion, 1 parameters"
     assert lines["fused"].startswith("a.png + b.png (60x48 uint8, ")
     assert lines["result"] == "out/c.png"
     names = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM")
@@ -43,7 +44,7 @@ def test_json_is_one_object(capsys):
     said = capsys.readouterr()
     report = json.loads(said.out)
     assert said.out.count("\n") == 1
-    assert report["model"] == {"name": "m.safetensors", "system": "fake", "parameters": 1}
+    assert report["model"] == {"name": "m.safetensors", "system": "fake_fusion", "parameters": 1}
     assert report["failed"] == []
     (result,) = report["results"]
     assert result["inputs"] == ["a.png", "b.png"]
@@ -143,27 +144,27 @@ def test_options_reach_the_fuser():
 
 def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
-    assert cli_fuse.cache_folder() is None
+    assert cache_folder() is None
     monkeypatch.setenv("MGDN_CACHE_DIR", str(tmp_path / "mine"))
-    assert cli_fuse.cache_folder() == tmp_path / "mine"
+    assert cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("MGDN_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cli_fuse.cache_folder() == tmp_path / "xdg" / "mgdn_jax"
+    assert cache_folder() == tmp_path / "xdg" / "mgdn_jax"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cli_fuse.cache_folder() == tmp_path / ".cache" / "mgdn_jax"
+    assert cache_folder() == tmp_path / ".cache" / "mgdn_jax"
     # A folder that cannot be made switches the cache off, no more.
     (tmp_path / "file").touch()
     monkeypatch.setenv("MGDN_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    assert cli_fuse.enable_compilation_cache() is None
+    assert enable_compilation_cache() is None
 
 
 def test_a_process_of_its_own_fills_the_cache(tmp_path):
     # The real network, tiny: the whole way from the shell to the file.
-    from mgdn_jax import checkpoint
+    from mgdn_jax.weights.store import save_weights
 
-    config, _, params, stats = models.create("mgdn", "mff", features=12, depths=(1,), heads=(3,))
-    checkpoint.save_weights(
+    config, _, params, stats = registry.create("mgdn", "mff", features=12, depths=(1,), heads=(3,))
+    save_weights(
         "tiny.safetensors", system="mgdn", config=config.to_dict(), params=params, stats=stats
     )
     save_pictures("a.png", "b.png")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from mgdn_jax import codec
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import codec
 
 
 def noise(shape, dtype, seed=0):

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from mgdn_jax import comparison
 from mgdn_jax.errors import InputError
-from mgdn_jax.scores import Table
+from mgdn_jax.evaluation import comparison
+from mgdn_jax.evaluation.scores import Table
 
 
 def table(metric="EN", **rows):

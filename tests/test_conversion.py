@@ -5,9 +5,10 @@ import pytest
 import torch
 from golden import Golden
 
-from mgdn_jax import api, conversion
 from mgdn_jax.errors import InputError
-from mgdn_jax.models.mgdn import PRESETS
+from mgdn_jax.fusing.loading import load
+from mgdn_jax.systems.mgdn.network import PRESETS
+from mgdn_jax.weights import conversion
 
 MFF = PRESETS["mff"]
 
@@ -61,7 +62,7 @@ def test_misshapen_entry(state):
 def test_wrong_preset_names_the_options(state):
     with pytest.raises(InputError, match="check --system and --preset"):
         conversion.convert_state_dict(state, system="mgdn", config=PRESETS["mef"])
-    with pytest.raises(InputError, match="no conversion is known"):
+    with pytest.raises(InputError, match="there is no system 'other'; choose one of cddfuse"):
         conversion.convert_state_dict(state, system="other", config=MFF)
 
 
@@ -69,18 +70,18 @@ def test_file_to_file(state, tmp_path):
     source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
     torch.save({"params": tensors}, source)
-    report = api.convert(source, target, system="mgdn", preset="mff")
+    report = conversion.convert(source, target, system="mgdn", preset="mff")
     assert report.complete
-    fuser = api.load(target)
+    fuser = load(target)
     golden = Golden("mgdn_mgff_mff_random")
     out = np.asarray(fuser.network(golden.nhwc("in:a"), golden.nhwc("in:b")))
     assert np.abs(out - np.moveaxis(golden["out:fused"], 1, -1)).max() <= 1e-5
-    assert fuser.padding == "script"
+    assert fuser.options.padding == "script"
 
 
 def test_the_target_is_a_weight_file(tmp_path):
     with pytest.raises(InputError, match=r"must end in \.safetensors"):
-        api.convert(tmp_path / "a.pth", tmp_path / "b.pth", system="mgdn", preset="mff")
+        conversion.convert(tmp_path / "a.pth", tmp_path / "b.pth", system="mgdn", preset="mff")
 
 
 def test_unusable_files(tmp_path):

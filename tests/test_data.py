@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mgdn_jax import data
-from mgdn_jax.codec import encode_jpeg, encode_png
 from mgdn_jax.data.augmentation import crop_around, mirror_index
 from mgdn_jax.data.builders import label_ids
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.codec import encode_jpeg, encode_png
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mgdn_jax import codec
 from mgdn_jax.data import degradation
 from mgdn_jax.data.degradation import Degradation, degrade
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import codec
 
 INNER = (slice(16, 80), slice(16, 112))
 FLAT = np.full((1, 96, 128), 100.0, np.float32)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mgdn_jax import data
-from mgdn_jax.codec import encode_png
 from mgdn_jax.data import examples
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.codec import encode_png
 
 SMALL = {"min_radius": 1.0, "max_radius": 2.0}
 

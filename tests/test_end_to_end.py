@@ -5,7 +5,8 @@ import pytest
 
 import mgdn_jax
 from configs import mgdn as configs
-from mgdn_jax import codec, data, training
+from mgdn_jax import data, training
+from mgdn_jax.io import codec
 
 
 @pytest.fixture

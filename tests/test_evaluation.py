@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 
-from mgdn_jax import baselines, evaluation, files
+from mgdn_jax import evaluation
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation import Pair, Rule, Stored
+from mgdn_jax.evaluation import Pair, Rule, Stored, baselines
+from mgdn_jax.io import files
 
 
 def pictures(n, shape=(48, 50, 3), seed=0):

@@ -6,8 +6,9 @@ import stat
 import numpy as np
 import pytest
 
-from mgdn_jax import codec, files
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import codec, files
+from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float
 
 
 def picture(height=6, width=5, dtype=np.uint8):
@@ -172,29 +173,29 @@ def test_folders_that_cannot_be_matched(tmp_path):
 )
 def test_pictures_that_do_not_fit(second, message):
     with pytest.raises(InputError, match=message) as caught:
-        files.load_pictures([picture(), second])
+        load_pictures([picture(), second])
     assert "\n" not in str(caught.value)
 
 
 def test_conversion_to_float_is_exact_and_back_is_rounded():
     for dtype, largest in ((np.uint8, 255), (np.uint16, 65535)):
         every = np.arange(largest + 1).astype(dtype)
-        values = files.to_float(every)
+        values = to_float(every)
         np.testing.assert_array_equal(values, (every / largest).astype(np.float32))
-        np.testing.assert_array_equal(files.from_float(values, np.dtype(dtype)), every)
+        np.testing.assert_array_equal(from_float(values, np.dtype(dtype)), every)
     levels = np.array([-0.2, 0.499 / 255, 0.501 / 255, 254.6 / 255, 1.7], np.float32)
-    assert files.from_float(levels, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
-    assert files.from_float(levels, None) is levels
-    assert files.from_float(levels, np.dtype(np.float64)).dtype == np.float64
+    assert from_float(levels, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
+    assert from_float(levels, None) is levels
+    assert from_float(levels, np.dtype(np.float64)).dtype == np.float64
 
 
 def test_the_result_gets_the_layout_of_its_sources():
     gray, colour = np.zeros((2, 3, 1), np.uint8), np.zeros((2, 3, 3), np.uint8)
     flat = np.zeros((2, 3), np.uint8)
-    assert files.like_inputs(gray, [flat, flat]).shape == (2, 3)
-    assert files.like_inputs(gray, [gray, flat]).shape == (2, 3, 1)
-    assert files.like_inputs(colour, [flat, colour]).shape == (2, 3, 3)
+    assert like_inputs(gray, [flat, flat]).shape == (2, 3)
+    assert like_inputs(gray, [gray, flat]).shape == (2, 3, 1)
+    assert like_inputs(colour, [flat, colour]).shape == (2, 3, 3)
     clear, solid = np.zeros((2, 3, 2), np.uint8), np.full((2, 3, 2), 200, np.uint8)
-    assert files.like_inputs(gray, [clear, solid]).shape == (2, 3, 2)
-    assert np.all(files.like_inputs(gray, [clear, solid])[..., 1] == 200)
-    assert files.like_inputs(gray, [clear, flat]).shape == (2, 3)
+    assert like_inputs(gray, [clear, solid]).shape == (2, 3, 2)
+    assert np.all(like_inputs(gray, [clear, solid])[..., 1] == 200)
+    assert like_inputs(gray, [clear, flat]).shape == (2, 3)

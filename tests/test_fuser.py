@@ -3,18 +3,15 @@ import numpy as np
 import pytest
 from fake_fusion import FIRST, Config
 
-from mgdn_jax import files, image, models
+from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
-
-
-@pytest.fixture(autouse=True)
-def fake(monkeypatch):
-    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
+from mgdn_jax.fusing.fuser import Fuser
+from mgdn_jax.io import files
+from mgdn_jax.io.pixels import from_float, to_float
 
 
 def make(card=None, **fields):
-    return Fuser("fake", Config(**fields), {"bias": np.zeros((), np.float32)}, {}, card)
+    return Fuser("fake_fusion", Config(**fields), {"bias": np.zeros((), np.float32)}, {}, card)
 
 
 GRAY = {"in_channels": (1, 1), "out_channels": 1}
@@ -28,7 +25,7 @@ def noise(shape, dtype=np.uint8, seed=0):
 
 
 def blend(a, b):
-    return FIRST * files.to_float(a) + (1 - FIRST) * files.to_float(b)
+    return FIRST * to_float(a) + (1 - FIRST) * to_float(b)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
@@ -38,7 +35,7 @@ def test_dtype_size_and_layout_come_back(dtype, shape):
     fused = make()(a, b)
     assert fused.shape == shape
     assert fused.dtype == dtype
-    expected = files.from_float(blend(a, b), np.dtype(dtype))
+    expected = from_float(blend(a, b), np.dtype(dtype))
     slack = 1e-3 if dtype == np.float16 else 1e-6
     if np.dtype(dtype).kind == "u":
         slack = 1 if dtype == np.uint16 else 0  # 16 bits meet half-way values after all
@@ -70,11 +67,11 @@ def test_gray_networks_keep_or_mix_chroma():
     np.testing.assert_allclose(
         fuser(gray, gray[::-1]) / 255, blend(gray, gray[::-1]), atol=0.51 / 255
     )
-    one, two = (files.to_float(x) for x in (one, two))
+    one, two = (to_float(x) for x in (one, two))
     ycc = image.rgb_to_ycbcr(one)
-    single = fuser(files.to_float(gray), one)
+    single = fuser(to_float(gray), one)
     expected = np.concatenate(
-        [FIRST * files.to_float(gray)[..., None] + (1 - FIRST) * ycc[..., :1], ycc[..., 1:]], -1
+        [FIRST * to_float(gray)[..., None] + (1 - FIRST) * ycc[..., :1], ycc[..., 1:]], -1
     )
     np.testing.assert_allclose(single, np.clip(image.ycbcr_to_rgb(expected), 0, 1), atol=1e-6)
     other = image.rgb_to_ycbcr(two)
@@ -103,7 +100,7 @@ def test_mixed_layouts_give_what_the_network_gives():
 
 def test_a_stack_is_a_balanced_tree_of_unrounded_results():
     stack = [noise((6, 5, 3), seed=k) for k in range(5)]
-    a, b, c, d, e = (files.to_float(x) for x in stack)
+    a, b, c, d, e = (to_float(x) for x in stack)
 
     def pair(x, y):
         return np.float32(FIRST) * x + np.float32(1 - FIRST) * y
@@ -111,7 +108,7 @@ def test_a_stack_is_a_balanced_tree_of_unrounded_results():
     expected = pair(pair(pair(a, b), c), pair(d, e))
     fused = make()(*stack)
     np.testing.assert_allclose(fused / 255, expected, atol=0.501 / 255)
-    floats = make()(*(files.to_float(x) for x in stack))
+    floats = make()(*(to_float(x) for x in stack))
     np.testing.assert_allclose(floats, expected, atol=1e-6)
     gray = make(**GRAY)(*stack[:3])
     assert gray.shape == (6, 5, 3)
@@ -197,7 +194,7 @@ def test_an_ensemble_that_does_not_exist_is_named():
     pixels = noise((6, 5, 3))
     with pytest.raises(InputError, match="ensemble is 'turns'; choose one of none, flips"):
         make()(pixels, pixels, ensemble="turns")
-    with pytest.raises(InputError, match="ensemble on the weights' card is 'x'"):
+    with pytest.raises(InputError, match="on the weights' card, ensemble is 'x'"):
         make(card={"inference": {"ensemble": "x"}})
 
 
@@ -231,7 +228,7 @@ def test_tiles_equal_the_whole_picture(padding, size, fields):
     # Pointwise networks agree in every bit; sums over tiles are added in another order.
     assert differing < 1e-2 if fields.get("uses_mean") else differing == 0
     assert np.abs(whole.astype(int) - tiled).max() <= 1
-    a, b = files.to_float(a), files.to_float(b)
+    a, b = to_float(a), to_float(b)
     np.testing.assert_allclose(
         fuser(a, b, tile=32, padding=padding), fuser(a, b, tile=0, padding=padding), atol=1e-6
     )
@@ -269,9 +266,9 @@ def test_padding_is_what_each_recipe_says():
         np.testing.assert_allclose(
             fuser(a, a, padding=padding), np.clip(a + 0.1 * (mean - 0.5), 0, 1), atol=1e-6
         )
-    assert make().padding == "network"
-    assert make({"inference": {"padding": "script"}}).padding == "script"
-    with pytest.raises(InputError, match="card is 'mirror'"):
+    assert make().options.padding == "network"
+    assert make({"inference": {"padding": "script"}}).options.padding == "script"
+    with pytest.raises(InputError, match="card, padding is 'mirror'"):
         make({"inference": {"padding": "mirror"}})
 
 
@@ -320,10 +317,10 @@ def test_each_size_is_compiled_once():
 
 def test_weights_must_fit():
     with pytest.raises(InputError, match=r"1 missing \(bias\), 1 foreign \(gain\)"):
-        Fuser("fake", Config(), {"gain": np.zeros(())})
+        Fuser("fake_fusion", Config(), {"gain": np.zeros(())})
     with pytest.raises(InputError, match=r"1 misshapen \(bias\)"):
-        Fuser("fake", Config(), {"bias": np.zeros(3)})
+        Fuser("fake_fusion", Config(), {"bias": np.zeros(3)})
     with pytest.raises(InputError, match="statistics do not fit"):
-        Fuser("fake", Config(), {"bias": np.zeros(())}, {"mean": np.zeros(3)})
+        Fuser("fake_fusion", Config(), {"bias": np.zeros(())}, {"mean": np.zeros(3)})
     with pytest.raises(InputError, match="there is no system"):
         Fuser("nothing", Config(), {})

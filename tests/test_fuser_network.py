@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mgdn_jax import models
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing.fuser import Fuser
+from mgdn_jax.systems import registry
 
 
 @pytest.fixture(scope="module")
 def fuser():
-    config, _, params, stats = models.create(
+    config, _, params, stats = registry.create(
         "mgdn", "mff", seed=3, features=12, depths=(2,), heads=(3,)
     )
     # Fresh weights hardly react to the global statistics; larger ones do, as trained ones do.

@@ -210,7 +210,7 @@ def test_norms_and_sums_through_nested_scans_and_inner_steps():
 
 
 def test_strips_equal_the_whole_map(monkeypatch):
-    from mgdn_jax.models import mgdn
+    from mgdn_jax.systems.mgdn import network as mgdn
 
     for shift in (0, 2):
         graphdef, params, _ = functional.split(

@@ -13,19 +13,23 @@ from flax import nnx
 from golden import Golden, max_error, relative_error
 from jax import lax
 
-from mgdn_jax import api, conversion, losses, models
+from mgdn_jax import losses
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing.fuser import Fuser
+from mgdn_jax.fusing.loading import load
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.mode import Mode
 from mgdn_jax.layers.norm import fold_batch_norm
-from mgdn_jax.models import lkc_funet
-from mgdn_jax.models.lkc_funet import PRESETS, Config
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.lkc_funet import network as lkc_funet
+from mgdn_jax.systems.lkc_funet.losses import ssim_both
+from mgdn_jax.systems.lkc_funet.network import PRESETS, Config
+from mgdn_jax.weights import conversion
 
 REDUCED = {"features": 4, "norm_groups": 4, "order": (0, 1)}
 # Narrower still, for what has no golden.
 TINY = {"features": 2, "norm_groups": 2, "kernels": (5, 3, 3)}
-RULES = conversion.RULES["lkc_funet"]
+RULES = conversion.rules_of("lkc_funet")
 
 # Goldens run once: compiling, not speed, is what takes the time.
 jit_once = functools.partial(
@@ -73,15 +77,15 @@ def reduced(norm_in, dtype="float32"):
     config = Config(**REDUCED, dtype=dtype, **conversion.seen_fields(state, "lkc_funet"))
     assert (config.norm_in, config.norm_lk) == (norm_in, "layer")
     params, stats, _ = conversion.convert_arrays(state, system="lkc_funet", config=config)
-    return config, models.abstract("lkc_funet", config)[0], params, stats
+    return config, registry.abstract("lkc_funet", config)[0], params, stats
 
 
 def ours(entries, theirs="", prefix=""):
     """Published entries of a submodule by our paths, with our prefix removed."""
     found = {}
     for key, value in entries.items():
-        for path, transform in conversion._targets(theirs + key, RULES):
-            found[path.removeprefix(prefix)] = transform(value)
+        for path, layout in conversion._targets(theirs + key, RULES):
+            found[path.removeprefix(prefix)] = layout.ours(value)
     return found
 
 
@@ -224,7 +228,7 @@ def trained(norm_in, dtype="float32"):
         (_, aux), new = functional.apply(graphdef, params, stats, *pair, mode=Mode(True))
         wanted = lax.stop_gradient(mri), lax.stop_gradient(other)
         terms = [f(aux["raw"], *wanted).mean()
-                 for f in (losses.intensity, losses.sobel_max, losses.ssim_both)]  # fmt: skip
+                 for f in (losses.intensity, losses.sobel_max, ssim_both)]  # fmt: skip
         return sum(terms), (aux["raw"], new, terms)
 
     return loss
@@ -309,10 +313,10 @@ def test_gradients_and_six_steps_of_adam(norm_in, dtype):
 def test_the_full_size_network():
     golden = Golden("lkc_funet_full")
     config = Config(norm_in="batch", order=(0, 1))
-    graphdef, shapes, moments = models.abstract("lkc_funet", config)
+    graphdef, shapes, moments = registry.abstract("lkc_funet", config)
     state = {}
     for key in map(str, Golden("lkc_funet_network")["keys"]):
-        ((path, transform),) = conversion._targets(key, RULES)
+        ((path, layout),) = conversion._targets(key, RULES)
         shape = (shapes | moments)[path].shape
         shape = tuple(shape[i] for i in (3, 2, 0, 1)) if len(shape) == 4 else shape
         random = np.random.RandomState((zlib.crc32(key.encode()) + 99) % 2**31)
@@ -326,12 +330,12 @@ def test_the_full_size_network():
                 value = 1 + 0.1 * value
             else:
                 value = (0.05 if key.endswith("bias") else 0.1) * value
-        state[path] = transform(value.astype(np.float32))
-    assert models.count_parameters(shapes) == int(golden["scalar:param_count"])
+        state[path] = layout.ours(value.astype(np.float32))
+    assert registry.count_parameters(shapes) == int(golden["scalar:param_count"])
     params = {k: state[k] for k in shapes}
     for norm_in in ("batch", "instance"):
         stats = {k: state[k] for k in moments if norm_in == "batch" or "enter" not in k}
-        graphdef = models.abstract("lkc_funet", Config(norm_in=norm_in, order=(0, 1)))[0]
+        graphdef = registry.abstract("lkc_funet", Config(norm_in=norm_in, order=(0, 1)))[0]
         run = jax.jit(lambda p, s, a, b, g=graphdef: functional.apply(g, p, s, a, b)[0][1]["raw"])
         raw = run(params, stats, *pictures(golden["in:x"]))
         error = relative_error(raw, np.asarray(last(golden[f"out:{norm_in}.y"])))
@@ -340,14 +344,16 @@ def test_the_full_size_network():
 
 
 def test_parameter_counts():
-    shapes = models.abstract("lkc_funet", Config(norm_in="batch"))[1]
-    assert models.count_parameters(shapes) == 41_174_438
+    shapes = registry.abstract("lkc_funet", Config(norm_in="batch"))[1]
+    assert registry.count_parameters(shapes) == 41_174_438
     assert sum(v.size for v in shapes.values() if v.ndim == 4) == 41_150_790
-    assert models.count_parameters(models.abstract("lkc_funet", PRESETS["ivf"])[1]) == 41_174_438
-    stats = models.abstract("lkc_funet", Config(norm_in="batch"))[2]
-    assert models.count_parameters(stats) == 1_616 - 10  # without the counters of batches
-    small = models.abstract("lkc_funet", PRESETS["mif_small"])[1]
-    assert models.count_parameters(small) == 2_612_090
+    assert (
+        registry.count_parameters(registry.abstract("lkc_funet", PRESETS["ivf"])[1]) == 41_174_438
+    )
+    stats = registry.abstract("lkc_funet", Config(norm_in="batch"))[2]
+    assert registry.count_parameters(stats) == 1_616 - 10  # without the counters of batches
+    small = registry.abstract("lkc_funet", PRESETS["mif_small"])[1]
+    assert registry.count_parameters(small) == 2_612_090
 
 
 def test_published_files_convert_by_what_is_in_them(tmp_path):
@@ -358,9 +364,9 @@ def test_published_files_convert_by_what_is_in_them(tmp_path):
         torch.save({k: torch.from_numpy(np.array(v)) for k, v in state.items()}, path)
         target = tmp_path / f"{norm_in}.safetensors"
         narrow = {"features": 4, "norm_groups": 4}
-        report = api.convert(path, target, system="lkc_funet", preset="mif", **narrow)
+        report = conversion.convert(path, target, system="lkc_funet", preset="mif", **narrow)
         assert (len(report.converted), len(report.skipped)) == counts
-        fuser = api.load(target)
+        fuser = load(target)
         assert fuser.config.norm_in == norm_in
         assert fuser.card["inputs"] == "CT/PET/SPECT, MRI"
         _, _, params, stats = reduced(norm_in)
@@ -368,13 +374,13 @@ def test_published_files_convert_by_what_is_in_them(tmp_path):
         assert all(np.array_equal(fuser.stats[k], v) for k, v in stats.items())
         assert fuser.stats.keys() == stats.keys()
     with pytest.raises(InputError, match="unknown entries"):
-        api.convert(tmp_path / "batch.pth", tmp_path / "x.safetensors", system="lkc_funet",
+        conversion.convert(tmp_path / "batch.pth", tmp_path / "x.safetensors", system="lkc_funet",
                     preset="ivf", norm_in="instance", **narrow)  # fmt: skip
 
 
 def filled(config, seed=0):
     """(graphdef, params, stats) with random values drawn by NumPy."""
-    graphdef, *flats = models.abstract("lkc_funet", config)
+    graphdef, *flats = registry.abstract("lkc_funet", config)
     random = np.random.default_rng(seed)
     made = []
     for flat in flats:
@@ -454,7 +460,7 @@ def test_the_order_of_pictures_and_the_range():
     a, b = noise(1, 4, 4, 1), noise(1, 4, 4, 1, seed=1)
 
     def run(*images, **fields):
-        other = models.abstract("lkc_funet", Config(**TINY | fields))[0]
+        other = registry.abstract("lkc_funet", Config(**TINY | fields))[0]
         return jit_once(lambda *x: functional.apply(other, params, stats, *x)[0][0])(*images)
 
     fused = run(a, b)
@@ -513,7 +519,7 @@ def test_ablations_learn(fields):
 
 
 def test_configurations():
-    assert set(lkc_funet.PUBLISHED) == {"ivf", "mif"} <= set(PRESETS)
+    assert set(registry.conversion("lkc_funet").PUBLISHED) == {"ivf", "mif"} <= set(PRESETS)
     config = Config(norm_in="batch", kernels=(7, 5, 3), order=(0, 1))
     assert Config.from_dict(config.to_dict()) == config
     for fields, message in (

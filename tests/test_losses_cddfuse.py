@@ -7,30 +7,41 @@ import pytest
 from golden import Golden, max_error, relative_error
 
 from mgdn_jax import losses
+from mgdn_jax.systems.cddfuse.losses import (
+    FORMS,
+    correlation,
+    decomposition,
+    fusion_max,
+    fusion_phase,
+    gradient_l1,
+    reconstruction_phase,
+    structural_dissimilarity,
+    structure,
+)
 
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 1}
 GOLDEN = Golden("cddfuse_losses")
 
 
 def recon(vis, gen):
-    return losses.structure(gen, vis)
+    return structure(gen, vis)
 
 
 def fusion(vis, ir, gen):
-    return losses.fusion_max(gen, ir, vis)
+    return fusion_max(gen, ir, vis)
 
 
 def apart(base1, base2, detail1, detail2):
-    return losses.decomposition(base1, base2, detail1, detail2)
+    return decomposition(base1, base2, detail1, detail2)
 
 
 CASES = {
-    "ssim_loss": (losses.structural_dissimilarity, ("vis", "gen")),
+    "ssim_loss": (structural_dissimilarity, ("vis", "gen")),
     "mse": (losses.mse, ("vis", "gen")),
-    "grad_l1": (losses.gradient_l1, ("vis", "gen")),
+    "grad_l1": (gradient_l1, ("vis", "gen")),
     "recon_5ssim_plus_mse": (recon, ("vis", "gen")),
-    "cc_base": (losses.correlation, ("base1", "base2")),
-    "cc_detail": (losses.correlation, ("detail1", "detail2")),
+    "cc_base": (correlation, ("base1", "base2")),
+    "cc_detail": (correlation, ("detail1", "detail2")),
     "decomp": (apart, ("base1", "base2", "detail1", "detail2")),
     "fusion_total": (fusion, ("vis", "ir", "gen")),
 }
@@ -59,14 +70,14 @@ def test_golden(name, dtype):
 
 def test_parts_and_other_definitions():
     vis, ir, gen = (GOLDEN.nhwc(f"in:{n}") for n in ("vis", "ir", "gen"))
-    later = losses.structural_dissimilarity(vis, gen, form="later").mean()
+    later = structural_dissimilarity(vis, gen, form="later").mean()
     wanted = float(GOLDEN["scalar:ssim_loss_later_library_definition"])
     assert abs(float(later) / wanted - 1) <= 1e-5
-    paper = losses.structural_dissimilarity(vis, gen, form="paper")
+    paper = structural_dissimilarity(vis, gen, form="paper")
     assert np.array_equal(paper, losses.ssim_loss(vis, gen))
     intensity = losses.intensity(gen, vis, ir).mean()
     assert abs(float(intensity) / float(GOLDEN["scalar:fusion_intensity"]) - 1) <= 1e-5
-    gradient = (losses.fusion_max(gen, vis, ir).mean() - intensity) / 10
+    gradient = (fusion_max(gen, vis, ir).mean() - intensity) / 10
     assert abs(float(gradient) / float(GOLDEN["scalar:fusion_gradient"]) - 1) <= 1e-5
     strength = losses.sobel_strength(vis)
     assert max_error(strength, np.moveaxis(GOLDEN["out:sobelxy_vis"], 1, -1)) <= 1e-6
@@ -75,55 +86,53 @@ def test_parts_and_other_definitions():
 def test_decomposition_by_pair_and_by_batch():
     names = ("base1", "base2", "detail1", "detail2")
     features = [GOLDEN.nhwc(f"in:{n}") for n in names]
-    released = losses.decomposition(*features)
+    released = decomposition(*features)
     assert released[0] == released[1]
-    paper = losses.decomposition(*features, form="paper")
+    paper = decomposition(*features, form="paper")
     assert abs(float(paper.mean() - released[0])) > 1e-4
-    singles = [losses.decomposition(*(x[i : i + 1] for x in features)) for i in (0, 1)]
+    singles = [decomposition(*(x[i : i + 1] for x in features)) for i in (0, 1)]
     assert np.allclose(jnp.concatenate(singles), paper, rtol=1e-6)
     # Details that agree cost, bases that agree gain.
-    same = losses.decomposition(features[0], features[0], *features[2:])
-    opposed = losses.decomposition(features[0], -features[0], *features[2:])
+    same = decomposition(features[0], features[0], *features[2:])
+    opposed = decomposition(features[0], -features[0], *features[2:])
     assert np.allclose(opposed / same, 2.01 / 0.01, rtol=1e-4)
 
 
 def test_phases_are_the_sums_of_their_parts():
     vis, ir, gen = (GOLDEN.nhwc(f"in:{n}") for n in ("vis", "ir", "gen"))
     d = jnp.asarray([0.25, 0.5])
-    for form in losses.FORMS:
-        ours = losses.reconstruction_phase(ir, vis, ir[:, ::-1], gen, d, form=form)
-        s_vis = losses.structural_dissimilarity(vis, gen, form=form)
-        s_ir = losses.structural_dissimilarity(ir, ir[:, ::-1], form=form)
+    for form in FORMS:
+        ours = reconstruction_phase(ir, vis, ir[:, ::-1], gen, d, form=form)
+        s_vis = structural_dissimilarity(vis, gen, form=form)
+        s_ir = structural_dissimilarity(ir, ir[:, ::-1], form=form)
         wanted = 5 * s_vis + losses.mse(vis, gen) + 5 * s_ir + losses.mse(ir, ir[:, ::-1]) + 2 * d
         if form == "released":
-            wanted += 5 * losses.gradient_l1(vis, gen)
+            wanted += 5 * gradient_l1(vis, gen)
         assert np.allclose(ours, wanted, rtol=1e-6)
-    second = losses.fusion_phase(gen, ir, vis, d)
-    assert np.allclose(second, losses.fusion_max(gen, ir, vis) + 2 * d, rtol=1e-6)
+    second = fusion_phase(gen, ir, vis, d)
+    assert np.allclose(second, fusion_max(gen, ir, vis) + 2 * d, rtol=1e-6)
 
 
 def test_edges_of_the_losses():
     x = GOLDEN.nhwc("in:vis")
     # Constant channels: no correlation and no gradient, where the formula divides by zero.
     flat = jnp.ones_like(x)
-    value, slope = jax.value_and_grad(lambda z: losses.correlation(z, x).sum())(flat)
+    value, slope = jax.value_and_grad(lambda z: correlation(z, x).sum())(flat)
     assert float(value) == 0.0
     assert not np.asarray(slope).any()
-    assert np.allclose(losses.correlation(x, 3 * x + 1), 1.0, atol=1e-6)
-    assert np.allclose(losses.correlation(x, -x), -1.0, atol=1e-6)
+    assert np.allclose(correlation(x, 3 * x + 1), 1.0, atol=1e-6)
+    assert np.allclose(correlation(x, -x), -1.0, atol=1e-6)
     # Opposite pictures have negative similarity nearly everywhere: half a unit, no slope left.
     grid = jnp.asarray(np.indices((12, 12)).sum(0) % 2, jnp.float32)[None, ..., None]
-    value, slope = jax.value_and_grad(lambda z: losses.structural_dissimilarity(z, 1 - grid)[0])(
-        grid
-    )
+    value, slope = jax.value_and_grad(lambda z: structural_dissimilarity(z, 1 - grid)[0])(grid)
     assert abs(float(value) - 0.5) <= 1e-6
     assert not np.asarray(slope).any()
-    assert float(losses.structural_dissimilarity(x, x).max()) <= 1e-6
+    assert float(structural_dissimilarity(x, x).max()) <= 1e-6
     with pytest.raises(ValueError, match="at least 6 pixels"):
-        losses.structural_dissimilarity(x[:, :5], x[:, :5])
+        structural_dissimilarity(x[:, :5], x[:, :5])
     with pytest.raises(ValueError, match="form is"):
-        losses.structural_dissimilarity(x, x, form="newest")
+        structural_dissimilarity(x, x, form="newest")
     with pytest.raises(ValueError, match="form is"):
-        losses.decomposition(x, x, x, x, form="newest")
+        decomposition(x, x, x, x, form="newest")
     with pytest.raises(ValueError, match="shapes differ"):
-        losses.correlation(x, x[:1])
+        correlation(x, x[:1])

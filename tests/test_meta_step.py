@@ -12,9 +12,15 @@ import numpy as np
 import optax
 import pytest
 
-from mgdn_jax import runs, steps, training
-from mgdn_jax.checkpoint import Checkpoints, load_weights
+from mgdn_jax import training
 from mgdn_jax.errors import InputError
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import plan as run_plan
+from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.training.meta_step import _halves, make_meta_step
+from mgdn_jax.training.optimisers import make_optimiser
+from mgdn_jax.training.state import init_state
+from mgdn_jax.weights.store import load_weights
 
 NAMES = ("fusion", "proposal", "reconstruction")
 
@@ -25,13 +31,13 @@ def data(size=8, side=4):
 
 def built(recipe, **options):
     """(step, first state); every network by plain SGD but the proposal."""
-    optimisers = {name: steps.make_optimiser("sgd", 0.1, momentum=0.0) for name in NAMES}
-    optimisers["proposal"] = steps.make_optimiser("max_abs", 0.01)
-    step = steps.make_meta_step(
+    optimisers = {name: make_optimiser("sgd", 0.1, momentum=0.0) for name in NAMES}
+    optimisers["proposal"] = make_optimiser("max_abs", 0.01)
+    step = make_meta_step(
         recipe, optimisers, trains=NAMES, rate=lambda _: jnp.float32(0.1), total=10, **options
     )
     params, stats = recipe.init(jax.random.key(1))
-    return step, steps.init_state(params, stats, optimisers, ema=True)
+    return step, init_state(params, stats, optimisers, ema=True)
 
 
 def by_hand(recipe, state, batch, steps=1):
@@ -113,13 +119,13 @@ def test_every_share_of_every_layout_is_halved_alike(processes):
     batch = 16
     for first in (0, batch, 5 * batch, 2**32 - batch):
         index = np.arange(first, first + batch, dtype=np.uint64).astype(np.uint32)
-        whole = set(steps._halves({"_index": jnp.asarray(index)})[0]["_index"].tolist())
+        whole = set(_halves({"_index": jnp.asarray(index)})[0]["_index"].tolist())
         for devices in (1, 2, 4):
             local = [index[p::processes] for p in range(processes)]
             shares = [s for rows in local for s in np.split(rows, devices)]
             if len(shares[0]) % 2:
                 continue
-            parts = [steps._halves({"_index": jnp.asarray(s)})[0]["_index"] for s in shares]
+            parts = [_halves({"_index": jnp.asarray(s)})[0]["_index"] for s in shares]
             assert whole == {int(i) for part in parts for i in part}
 
 
@@ -153,12 +159,12 @@ def test_meta_after_lets_the_others_train_first():
 
 
 def test_its_schedule_counts_steps_though_updates_are_fewer():
-    settings = runs.Optimiser(
+    settings = run_config.Optimiser(
         "sgd", 1.0, schedule="multistep", milestones=(0.5,), gamma=0.1,
         networks={"proposal": {"name": "max_abs"}},
     )  # fmt: skip
-    plan = runs.stretches(fake_meta.Recipe({}).phases, 8)
-    made, _ = runs.optimisers(settings, plan, every={"proposal": 2})
+    plan = run_plan.stretches(fake_meta.Recipe({}).phases, 8)
+    made, _ = run_plan.optimisers(settings, plan, every={"proposal": 2})
     g, moved = {"x": jnp.array([2.0, -4.0])}, []
     opt = made["proposal"].init(g)
     for _ in range(4):
@@ -170,7 +176,7 @@ def test_its_schedule_counts_steps_though_updates_are_fewer():
 def test_mistakes_are_refused():
     optimisers = {"fusion": optax.sgd(0.1)}
     with pytest.raises(ValueError, match="no optimiser for \\['proposal'"):
-        steps.make_meta_step(fake_meta.Recipe({}), optimisers, trains=NAMES, rate=abs, total=1)
+        make_meta_step(fake_meta.Recipe({}), optimisers, trains=NAMES, rate=abs, total=1)
     step, state = built(fake_meta.Recipe({}))
     with pytest.raises(ValueError, match="batch of 7 has no two halves"):
         step(state, data(7))

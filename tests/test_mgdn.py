@@ -10,11 +10,12 @@ import pytest
 from flax import nnx
 from golden import Golden, max_error, relative_error
 
-from mgdn_jax import conversion, models
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
-from mgdn_jax.models import mgdn
-from mgdn_jax.models.mgdn import PRESETS, Config
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.mgdn import network as mgdn
+from mgdn_jax.systems.mgdn.network import PRESETS, Config
+from mgdn_jax.weights import conversion
 
 COUNTS = {"mff": 178_975, "mef": 893_551, "gdsr": 292_282, "gdsr16": 1_127_374, "hdr": 1_826_445}
 
@@ -24,9 +25,9 @@ def part(state, prefix, module):
     graphdef, shapes, _ = functional.abstract(module)
     params = {}
     for key, value in state.items():
-        for path, transform in conversion._targets(key, conversion.RULES["mgdn"]):
+        for path, layout in conversion._targets(key, conversion.rules_of("mgdn")):
             if path.startswith(prefix) and path[len(prefix) :] in shapes:
-                params[path[len(prefix) :]] = jnp.asarray(transform(value))
+                params[path[len(prefix) :]] = jnp.asarray(layout.ours(value))
     assert params.keys() == shapes.keys()
     return graphdef, params
 
@@ -44,7 +45,7 @@ def run(graphdef, params, *args, **kwargs):
 @functools.cache
 def network(name, **overrides):
     config = Config.preset(name, **overrides)
-    return config, models.abstract("mgdn", config)[0]
+    return config, registry.abstract("mgdn", config)[0]
 
 
 @functools.cache
@@ -57,7 +58,7 @@ def random_mff():
 
 def test_every_preset_has_its_published_parameter_count():
     counts = {
-        name: models.count_parameters(models.abstract("mgdn", config)[1])
+        name: registry.count_parameters(registry.abstract("mgdn", config)[1])
         for name, config in PRESETS.items()
     }
     assert counts == COUNTS
@@ -216,7 +217,9 @@ def test_gradients_of_the_network():
             "float64", params, *(golden.nhwc(f"in:{k}") for k in ("a", "b", "target"))
         )
     assert max_error(out, np.moveaxis(golden["out:fused"], 1, -1)) <= 1e-5  # padded inside
-    report, wanted = conversion._convert(golden.gradients(), "mgdn", PRESETS["mff"])
+    report, wanted = conversion.sort_entries(
+        golden.gradients(), system="mgdn", config=PRESETS["mff"]
+    )
     assert report.complete
     assert len(report.converted) == 204
     errors = {k: relative_error(grads[0][k], wanted[k]) for k in wanted}
@@ -276,7 +279,7 @@ def test_any_size(size):
 
 @functools.cache
 def blend_network(**overrides):
-    config, graphdef, params, stats = models.create(
+    config, graphdef, params, stats = registry.create(
         "mgdn", "mff", seed=3, head="blend", features=12, depths=(2,), heads=(3,), **overrides
     )
     assert not np.asarray(params["last/kernel"]).any()  # starts as the mean of the inputs
@@ -356,9 +359,9 @@ def test_configurations_survive_json():
     for config in PRESETS.values():
         assert Config.from_dict(config.to_dict()) == config
     with pytest.raises(InputError, match="did you mean 'mff'"):
-        models.preset("mgdn", "mf")
+        registry.preset("mgdn", "mf")
     with pytest.raises(InputError, match="no system"):
-        models.get("mgdm")
+        registry.network("mgdm")
 
 
 def test_wrong_images_raise():
@@ -374,7 +377,7 @@ def test_wrong_images_raise():
 
 def test_initialisation_follows_pytorch():
     small = {"depths": (1,), "heads": (3,)}
-    _, _, params, _ = models.create("mgdn", "mff", seed=0, **small)
+    _, _, params, _ = registry.create("mgdn", "mff", seed=0, **small)
     kernel = np.asarray(params["body/kernel"])
     bound = 1 / np.sqrt(60 * 9)
     assert 0.99 * bound < np.abs(kernel).max() <= bound
@@ -383,8 +386,8 @@ def test_initialisation_follows_pytorch():
     assert abs(linear.std() - 0.02) < 0.002
     assert not np.asarray(params["layers/0/blocks/0/expand/bias"]).any()
     assert np.all(np.asarray(params["layers/0/mgdf/attention/temperature"]) == 1)
-    again = models.create("mgdn", "mff", seed=0, **small)[2]
-    other = models.create("mgdn", "mff", seed=1, **small)[2]
+    again = registry.create("mgdn", "mff", seed=0, **small)[2]
+    other = registry.create("mgdn", "mff", seed=1, **small)[2]
     assert np.array_equal(again["body/kernel"], kernel)
     assert not np.array_equal(other["body/kernel"], kernel)
 
@@ -394,7 +397,7 @@ def test_config_is_static():
 
 
 def test_stem_gain_starts_all_stems_as_one_detail_filter():
-    _, _, params, _ = models.create("mgdn", "mff", stem_gain=15.0, depths=(1,), heads=(3,))
+    _, _, params, _ = registry.create("mgdn", "mff", stem_gain=15.0, depths=(1,), heads=(3,))
     first = np.asarray(params["stems/0/kernel"])
     assert np.abs(first.mean((0, 1))).max() < 1e-6
     assert first.std() > 1.0

@@ -9,17 +9,17 @@ import pytest
 from golden import Golden, max_error
 from test_mgdn import random_mff
 
-from mgdn_jax import models
 from mgdn_jax.layers import attention, conv, functional
 from mgdn_jax.layers.attention import ChannelCrossAttention
-from mgdn_jax.models import mgdn
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.mgdn import network as mgdn
 
 
 def error(params=None, **overrides):
     """Distance from the golden, compiled anew so that patches count."""
     _, _, published, _ = random_mff()
     golden = Golden("mgdn_mff_grad")
-    graphdef = models.abstract("mgdn", mgdn.Config.preset("mff", **overrides))[0]
+    graphdef = registry.abstract("mgdn", mgdn.Config.preset("mff", **overrides))[0]
     call = jax.jit(lambda p, a, b: functional.apply(graphdef, p, {}, a, b)[0][0])
     out = call(params or published, golden.nhwc("in:a"), golden.nhwc("in:b"))
     return max_error(out, np.moveaxis(golden["out:fused"], 1, -1))

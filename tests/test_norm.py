@@ -7,10 +7,12 @@ import pytest
 import torch
 from flax import nnx
 
-from mgdn_jax import optimisers, steps
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, BatchNorm, make_norm
+from mgdn_jax.training import optimisers
+from mgdn_jax.training.state import init_state
+from mgdn_jax.training.step import make_train_step
 
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 X = np.random.default_rng(0).normal(1.0, 2.0, (3, 4, 5, 6)).astype(np.float32)
@@ -71,10 +73,10 @@ def test_batch_statistics_across_devices():
         return jnp.mean(y**3 * batch["y"]), ({"n": new}, {})
 
     sgd = {"n": optimisers.make_optimiser("sgd", 1.0, momentum=0.0)}
-    state = steps.init_state({"n": params}, {"n": stats}, sgd, ema=False)
+    state = init_state({"n": params}, {"n": stats}, sgd, ema=False)
     whole = {"x": x, "y": target, "_index": np.arange(4, dtype=np.uint32)}
     made = [
-        steps.make_train_step(loss, sgd, seed=0, phase="", trains=("n",), axis_name=axis)
+        make_train_step(loss, sgd, seed=0, phase="", trains=("n",), axis_name=axis)
         for axis in (None, "data")
     ]
     one, alone = jax.jit(made[0])(state, whole)

@@ -11,7 +11,9 @@ from conftest import SHARED
 from golden import Golden
 
 import mgdn_jax
-from mgdn_jax import cli, files, image
+from mgdn_jax import image
+from mgdn_jax.cli import main as cli
+from mgdn_jax.io.pixels import load_pictures, to_float
 
 FIXTURES = SHARED / "fixtures" / "refusion"
 PRESET = {"IVIF": "ivf", "MIF": "mif", "MFIF": "mff", "MEIF": "mef"}
@@ -56,7 +58,7 @@ def test_the_published_recipe_on_whole_pictures(fusers, pair):
     print(f"{pair}: RGB largest {difference.max()}, equal {(difference == 0).mean():.3%}")
     assert difference.max() <= 1
     # The gray picture is the same result without the colour of its sources.
-    pictures = [np.atleast_3d(files.to_float(x)) for x in files.load_pictures(paths)]
+    pictures = [np.atleast_3d(to_float(x)) for x in load_pictures(paths)]
     planes = [np.asarray(image.luminance(x)) for x in pictures]
     gray = fusers[task](*planes, stretch="minmax")[::16, ::16, 0]
     levels = np.floor(255.0 * gray + 0.5).astype(int)
@@ -70,4 +72,4 @@ def test_cards_say_how_to_run_them(fusers):
     assert card["inputs"] == "CT/PET/SPECT, MRI"
     assert card["inference"] == {"padding": "network", "chroma": "centred", "stretch": "none"}
     assert card["published_inference"]["stretch"] == "minmax"
-    assert (fusers["MIF"].chroma, fusers["MIF"].stretch) == ("centred", "none")
+    assert (fusers["MIF"].options.chroma, fusers["MIF"].options.stretch) == ("centred", "none")

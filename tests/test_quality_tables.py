@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mgdn_jax import baselines, files, scores
-from mgdn_jax.scores import Summary
+from mgdn_jax.evaluation import baselines, summaries
+from mgdn_jax.evaluation.summaries import Summary
+from mgdn_jax.io import files
 
 SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
 
@@ -39,10 +40,10 @@ def anchors(tables, root, rows):
     """The given rows as one file of anchors; the others empty but for their heads."""
     for test in tables.SETS.values():
         for name in test.anchors:
-            scores.write_summaries(root / "anchors" / name, [], ("EN",))
-    columns = [scores.ANCHOR_NAMES.get(c, c) for c in tables.MEASURED]
+            summaries.write_summaries(root / "anchors" / name, [], ("EN",))
+    columns = [summaries.ANCHOR_NAMES.get(c, c) for c in tables.MEASURED]
     name = tables.SETS[rows[0].dataset].anchors[0]
-    scores.write_summaries(root / "anchors" / name, rows, columns)
+    summaries.write_summaries(root / "anchors" / name, rows, columns)
 
 
 def run(tables, root, *options, models=None):
@@ -54,7 +55,7 @@ def test_a_set_with_jpeg_rows(tables, root, capsys):
     data = ["--data", str(root), "--set", "Lytro20"]
     args = tables._arguments([*data, "--jobs", "0", "--csv", str(root / "first.csv")])
     assert tables.run(args, Console(width=150), {}) == 0
-    rows = scores.read_summaries(root / "first.csv")
+    rows = summaries.read_summaries(root / "first.csv")
     assert [row.method for row in rows[:2]] == ["base_mean", "base_mean+jpeg75"]
     assert len(rows) == 8
     # Our own figures as anchors, one of them spoilt, and one method of somebody else's.

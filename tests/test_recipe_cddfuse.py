@@ -14,10 +14,18 @@ from test_cddfuse import full_params
 
 import mgdn_jax
 from configs import cddfuse as configs
-from mgdn_jax import codec, conversion, losses, optimisers, recipes, runs, steps
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import codec
 from mgdn_jax.layers import functional
-from mgdn_jax.recipes.cddfuse import Recipe
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.cddfuse.losses import fusion_max, gradient_l1, structure
+from mgdn_jax.systems.cddfuse.recipe import Recipe
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import optimisers
+from mgdn_jax.training import plan as run_plan
+from mgdn_jax.training.state import init_state
+from mgdn_jax.training.step import make_train_step
+from mgdn_jax.weights import conversion
 
 PARTS = {"encoder": "DIDF_Encoder", "decoder": "DIDF_Decoder",
          "base_fusion": "BaseFuseLayer", "detail_fusion": "DetailFuseLayer"}  # fmt: skip
@@ -53,7 +61,7 @@ def test_four_steps_of_the_original():
             for name in PARTS
         }
         stats = {name: {} for name in PARTS}
-        state = steps.init_state(params, stats, adam, ema=False)
+        state = init_state(params, stats, adam, ema=False)
         compiled = {}
         for i in range(4):
             phase = recipe.phases[i // 2]
@@ -63,7 +71,7 @@ def test_four_steps_of_the_original():
             }
             batch["_index"] = np.arange(2, dtype=np.uint32)
             if phase.name not in compiled:
-                step = steps.make_train_step(
+                step = make_train_step(
                     recipe.loss, adam, seed=0, phase=phase.name, trains=phase.trains
                 )
 
@@ -125,16 +133,16 @@ def read(preset, **changes):
     """(recipe, run) of a preset."""
     config = configs.get_config(preset)
     config.recipe.update(changes)
-    run = runs.check(config.to_dict())
+    run = run_config.check(config.to_dict())
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    return runs.call(recipes.get("cddfuse").Recipe, "recipe", values, model=run.model), run
+    return run_config.call(registry.recipe("cddfuse"), "recipe", values, model=run.model), run
 
 
 def test_rates_are_the_published_ones():
     recipe, run = read("ivf")
-    plan = runs.stretches(recipe.phases, 1200)  # ten steps an epoch
+    plan = run_plan.stretches(recipe.phases, 1200)  # ten steps an epoch
     assert [(s.start, s.stop) for s in plan] == [(0, 400), (400, 1200)]
-    _, schedules = runs.optimisers(run.optimiser, plan)
+    _, schedules = run_plan.optimisers(run.optimiser, plan)
     table = {0: 1e-4, 19: 1e-4, 20: 5e-5, 39: 5e-5, 40: 2.5e-5, 60: 1.25e-5, 99: 6.25e-6,
              100: 3.125e-6, 119: 3.125e-6}  # fmt: skip
     fusion = {40: 1e-4, 59: 1e-4, 60: 5e-5, 80: 2.5e-5, 99: 2.5e-5, 100: 1.25e-5, 119: 1.25e-5}
@@ -143,7 +151,7 @@ def test_rates_are_the_published_ones():
         for name in names:
             for epoch, rate in rates.items():
                 for step in (10 * epoch, 10 * epoch + 9):
-                    done = runs.updates(plan, name, step)
+                    done = run_plan.updates(plan, name, step)
                     assert float(schedules[name](done)) == pytest.approx(rate, rel=1e-6)
 
 
@@ -205,15 +213,13 @@ def test_both_forms_in_both_phases():
     )(jax.random.key(0))  # fmt: skip
     for form in built:
         value, terms = found[f"{form}_fusion"]
-        wanted = losses.fusion_max(fused, a, b).mean() + 2 * terms["decomposition"]
+        wanted = fusion_max(fused, a, b).mean() + 2 * terms["decomposition"]
         assert float(value) == pytest.approx(float(wanted), rel=1e-5)
         value, terms = found[f"{form}_reconstruction"]
-        wanted = (
-            losses.structure(rebuilt_a, a, form=form) + losses.structure(rebuilt_b, b, form=form)
-        ).mean()
+        wanted = (structure(rebuilt_a, a, form=form) + structure(rebuilt_b, b, form=form)).mean()
         wanted += 2 * terms["decomposition"]
         if form == "released":
-            wanted += 5 * losses.gradient_l1(rebuilt_b, b).mean()
+            wanted += 5 * gradient_l1(rebuilt_b, b).mean()
         assert float(value) == pytest.approx(float(wanted), rel=1e-5)
     ours, theirs = (found[f"{form}_fusion"][1]["decomposition"] for form in built)
     assert 0 < abs(float(ours - theirs)) < 0.5 * float(theirs)

@@ -10,11 +10,18 @@ import pytest
 
 import mgdn_jax
 from configs import lkc_funet as configs
-from mgdn_jax import codec, data, losses, models, optimisers, recipes, runs, steps, training
-from mgdn_jax.checkpoint import Checkpoints
+from mgdn_jax import data, losses, training
 from mgdn_jax.data.augmentation import augment
 from mgdn_jax.errors import InputError
-from mgdn_jax.recipes.lkc_funet import Recipe
+from mgdn_jax.io import codec
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.lkc_funet.losses import ssim_both
+from mgdn_jax.systems.lkc_funet.recipe import Recipe
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import optimisers
+from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.training.state import example_keys, init_state
+from mgdn_jax.training.step import make_train_step
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TINY = {"features": 2, "norm_groups": 2, "kernels": (3, 3, 3), "norm_in": "batch"}
@@ -24,14 +31,14 @@ def read(preset, **changes):
     """(recipe, run) of a preset."""
     config = configs.get_config(preset)
     config.recipe.update(changes)
-    run = runs.check(config.to_dict())
+    run = run_config.check(config.to_dict())
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    return runs.call(recipes.get("lkc_funet").Recipe, "recipe", values, model=run.model), run
+    return run_config.call(registry.recipe("lkc_funet"), "recipe", values, model=run.model), run
 
 
 def start(recipe):
     """A training state whose values NumPy draws."""
-    _, shapes, moments = models.abstract("lkc_funet", recipe.model_config)
+    _, shapes, moments = registry.abstract("lkc_funet", recipe.model_config)
     random = np.random.default_rng(0)
     params = {
         k: jnp.asarray(
@@ -44,7 +51,7 @@ def start(recipe):
     }
     stats = {k: jnp.full(v.shape, float(k.endswith("variance"))) for k, v in moments.items()}
     adam = {"fusion": optimisers.make_optimiser("sgd", 1e-2, momentum=0.0)}
-    return steps.init_state({"fusion": params}, {"fusion": stats}, adam, ema=False), adam
+    return init_state({"fusion": params}, {"fusion": stats}, adam, ema=False), adam
 
 
 def batch(count=4, side=8):
@@ -60,7 +67,7 @@ def test_two_devices_see_the_whole_batch():
     whole = batch()
 
     def loss(state, batch, seed=0, axis_name=None):
-        keys = steps.example_keys(seed, 0, batch["_index"])
+        keys = example_keys(seed, 0, batch["_index"])
         args = state.params, state.stats, batch, keys
         value, (new, _) = recipe.loss(*args, axis_name=axis_name)
         return value, new["fusion"]
@@ -90,7 +97,7 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
     whole = batch()
 
     def step(axis_name):
-        return steps.make_train_step(
+        return make_train_step(
             recipe.loss, sgd, seed=0, phase="fusion", trains=("fusion",), axis_name=axis_name
         )
 
@@ -148,7 +155,7 @@ def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(
     target = losses.intensity_target(images["a"], images["b"], intensity_rule, intensity_share)
     wanted = 2 * losses.l1(fused, target) + 2 * gradient
     seen = (f, a, b) if ssim_range == "network" else (fused, images["a"], images["b"])
-    wanted = float((wanted + 0.5 * losses.ssim_both(*seen)).mean())
+    wanted = float((wanted + 0.5 * ssim_both(*seen)).mean())
     assert float(loss) == pytest.approx(wanted, rel=1e-5)
     assert set(terms) == {"intensity", "gradient", "ssim"}
     # Without keys the network runs as it is used: its statistics stay.

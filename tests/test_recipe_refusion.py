@@ -14,9 +14,15 @@ import pytest
 
 import mgdn_jax
 from configs import refusion as configs
-from mgdn_jax import bilevel, codec, data, recipes, runs, steps
+from mgdn_jax import bilevel, data
 from mgdn_jax.errors import InputError
-from mgdn_jax.recipes.refusion import Recipe
+from mgdn_jax.io import codec
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.refusion.recipe import Recipe
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import plan as run_plan
+from mgdn_jax.training.meta_step import make_meta_step
+from mgdn_jax.training.state import init_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 NETWORKS = ("fusion", "proposal", "reconstruction")
@@ -59,12 +65,14 @@ def built(preset="ivf", **changes):
     else:
         config.model.update(TINY)
     config.recipe.update(changes)
-    run = runs.check(config.to_dict())
+    run = run_config.check(config.to_dict())
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    recipe = runs.call(recipes.get("refusion").Recipe, "recipe", values, model=run.model)
-    plan = runs.stretches(recipe.phases, 1000)
-    optimisers, schedules = runs.optimisers(run.optimiser, plan, optional=recipe.optional_networks)
-    step = steps.make_meta_step(
+    recipe = run_config.call(registry.recipe("refusion"), "recipe", values, model=run.model)
+    plan = run_plan.stretches(recipe.phases, 1000)
+    optimisers, schedules = run_plan.optimisers(
+        run.optimiser, plan, optional=recipe.optional_networks
+    )
+    step = make_meta_step(
         recipe, optimisers, trains=plan[0].trains, rate=schedules["fusion"], total=1000,
         ema_decay=0.9,
     )  # fmt: skip
@@ -85,7 +93,7 @@ def first_state(recipe, optimisers):
 
     shapes, stats = jax.eval_shape(recipe.init, jax.random.key(0))
     params = jax.tree_util.tree_map_with_path(draw, shapes)
-    return steps.init_state(params, stats, optimisers, ema=True)
+    return init_state(params, stats, optimisers, ema=True)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +137,7 @@ def test_a_step_is_the_same_one_example_after_the_other(real):
     config.model.update({**TINY, "remat": "example"})
     recipe = Recipe(model=config.model.to_dict(), black=0.0)
     optimisers = built("ivf", black=0.0)[1]
-    other = steps.make_meta_step(
+    other = make_meta_step(
         recipe, optimisers, trains=NETWORKS, rate=lambda _: 1e-4, total=1000, ema_decay=0.9
     )
     after, metrics = jax.jit(other).lower(state, images()).compile(QUICK)(state, images())
@@ -198,11 +206,11 @@ def test_an_outer_loss_may_bring_a_network():
 
 @pytest.mark.parametrize("preset", configs.PRESETS)
 def test_presets_are_good(preset):
-    run = runs.check(configs.get_config(preset).to_dict())
+    run = run_config.check(configs.get_config(preset).to_dict())
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    recipe = runs.call(Recipe, "recipe", values, model=run.model)
-    plan = runs.stretches(recipe.phases, run.train.steps)
-    made, _ = runs.optimisers(run.optimiser, plan, optional=recipe.optional_networks)
+    recipe = run_config.call(Recipe, "recipe", values, model=run.model)
+    plan = run_plan.stretches(recipe.phases, run.train.steps)
+    made, _ = run_plan.optimisers(run.optimiser, plan, optional=recipe.optional_networks)
     assert set(made) == set(recipe.networks)
     assert recipe.ships in recipe.networks
     assert getattr(recipe.model_config, "norm_floor", 1e-12) == 1e-12  # what ships

@@ -9,13 +9,17 @@ import pytest
 from flax import nnx
 from golden import Golden, max_error, relative_error
 
-from mgdn_jax import conversion, files, fuser, image, models
+from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fuser import Fuser
+from mgdn_jax.fusing import fuser
+from mgdn_jax.fusing.fuser import Fuser
+from mgdn_jax.io.pixels import from_float
 from mgdn_jax.layers import functional, restormer
 from mgdn_jax.layers.attention import channel_map, channel_sums
-from mgdn_jax.models import refusion
-from mgdn_jax.models.refusion import PRESETS, Config
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.refusion import network as refusion
+from mgdn_jax.systems.refusion.network import PRESETS, Config
+from mgdn_jax.weights import conversion
 
 # Channels of a branch; blocks have C and 2C.
 SMALL = Config(features=4, heads=2, blocks=1)
@@ -40,8 +44,8 @@ def part(state, theirs, ours, module):
     graphdef, shapes, _ = functional.abstract(module)
     params = {}
     for key, value in state.items():
-        for path, transform in conversion._targets(theirs + key, conversion.RULES["refusion"]):
-            params[path.removeprefix(ours)] = jnp.asarray(transform(value))
+        for path, layout in conversion._targets(theirs + key, conversion.rules_of("refusion")):
+            params[path.removeprefix(ours)] = jnp.asarray(layout.ours(value))
     assert params.keys() == shapes.keys()
     return graphdef, params
 
@@ -80,17 +84,17 @@ def close(name, ours, wanted, bound=1e-5):
 
 
 def test_parameter_counts():
-    count = models.count_parameters
+    count = registry.count_parameters
     sizes = {
         "Network": 59_856,
         "ProposalNetwork": 89_058,
         "ReconstructionNetwork": 59_648,
     }
     for name, size in sizes.items():
-        assert count(models.abstract("refusion", Config(), name)[1]) == size
-    single = models.abstract("refusion", Config(proposal="single"), "ProposalNetwork")[1]
+        assert count(registry.abstract("refusion", Config(), name)[1]) == size
+    single = registry.abstract("refusion", Config(proposal="single"), "ProposalNetwork")[1]
     assert count(single) == 44_529
-    whole = models.abstract("refusion", Config())[1]
+    whole = registry.abstract("refusion", Config())[1]
     for prefix, size in (("encoders/0/0", 3_640), ("decoder/1", 12_392), ("fusion", 15_472)):
         assert count(functional.below(whole, prefix)) == size
 
@@ -185,7 +189,7 @@ def test_networks_with_all_gradients(name):
     golden = Golden(f"refusion_{name}")
     network, proposal = CASES[name]
     config = Config(proposal=proposal)
-    graphdef = models.abstract("refusion", config, network)[0]
+    graphdef = registry.abstract("refusion", config, network)[0]
 
     def converted(state):
         return conversion.convert_state_dict(
@@ -225,7 +229,7 @@ def test_networks_with_all_gradients(name):
 
 def drawn(config, spread=0.0):
     """Start values by NumPy (drawing them with JAX would compile for every shape)."""
-    return filled(*models.abstract("refusion", config)[:2], spread)
+    return filled(*registry.abstract("refusion", config)[:2], spread)
 
 
 def filled(graphdef, shapes, spread=0.0):
@@ -369,9 +373,9 @@ def test_dense_and_grouped_forms():
         restormer.RestormerBlock, 64, heads=8, expansion=1.0, local="dense", group=2
     )
     shapes = functional.abstract(lambda: build(rngs=nnx.Rngs(0)))[1]
-    assert models.count_parameters(shapes) == 363_016
+    assert registry.count_parameters(shapes) == 363_016
     plain = functional.abstract(lambda: restormer.RestormerBlock(64, heads=8, rngs=nnx.Rngs(0)))[1]
-    assert models.count_parameters(plain) == 45_256
+    assert registry.count_parameters(plain) == 45_256
     small = functools.partial(restormer.GatedFeedForward, 4, hidden=4, group=2)
     graphdef, params = filled(*functional.abstract(lambda: small(rngs=nnx.Rngs(0)))[:2])
 
@@ -411,7 +415,7 @@ def test_colour_arithmetic_of_the_published_code():
                           ("soft_png_rgb8_hwc", golden["in:soft_rgb_hwc"])):  # fmt: skip
         low, high = picture.min(), picture.max()
         print(f"{name}: range {low:.2f} to {high:.2f}")
-        levels = files.from_float((picture - low) / (high - low), np.dtype(np.uint8))
+        levels = from_float((picture - low) / (high - low), np.dtype(np.uint8))
         assert np.array_equal(levels, golden[f"out:{name}"])
 
 
@@ -481,7 +485,11 @@ def test_twins_of_convolutions_convert_once():
 
 
 def test_configurations():
-    assert set(PRESETS) == {"ivf", "mif", "mff", "mef"} == set(refusion.PUBLISHED)
+    assert (
+        set(PRESETS)
+        == {"ivf", "mif", "mff", "mef"}
+        == set(registry.conversion("refusion").PUBLISHED)
+    )
     config = Config(proposal="single", norm_floor=1e-3)
     assert Config.from_dict(config.to_dict()) == config
     for fields, message in (
@@ -500,10 +508,10 @@ def test_policies_of_rematerialisation_give_the_same_results():
     a, b = rng.random((2, 2, 9, 10, 1), np.float32)
     found = {}
     for remat in ("none", "row", "example"):
-        config, graphdef, params, _ = models.create(
+        config, graphdef, params, _ = registry.create(
             "refusion", "ivf", features=4, heads=2, remat=remat
         )
-        assert models.get("refusion").Config.from_dict(config.to_dict()) == config
+        assert registry.network("refusion").Config.from_dict(config.to_dict()) == config
 
         def value(params, graphdef=graphdef):
             fused = functional.apply(graphdef, params, {}, a, b)[0][0]
@@ -514,4 +522,4 @@ def test_policies_of_rematerialisation_give_the_same_results():
         for ours, wanted in zip(*map(jax.tree.leaves, (found[remat], found["none"])), strict=True):
             np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6, err_msg=remat)
     with pytest.raises(InputError, match="remat is one of none, dots"):
-        models.create("refusion", "ivf", remat="all")
+        registry.create("refusion", "ivf", remat="all")

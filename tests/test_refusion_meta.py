@@ -7,8 +7,16 @@ import optax
 import pytest
 from golden import Golden
 
-from mgdn_jax import bilevel, conversion, losses, models
+from mgdn_jax import bilevel, losses
 from mgdn_jax.layers import functional
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.refusion.losses import (
+    reconstruction_max,
+    reconstruction_mse,
+    weighted_gradient,
+    weighted_intensity,
+)
+from mgdn_jax.weights import conversion
 
 NETWORKS = {"fusion": "Network", "lpn": "ProposalNetwork", "recon": "ReconstructionNetwork"}
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -20,7 +28,7 @@ class Form:
     def __init__(self, name, dtype):
         self.name, self.dtype = name, dtype
         self.golden = Golden(f"refusion_meta_{name}")
-        self.config = models.get("refusion").Config(
+        self.config = registry.network("refusion").Config(
             proposal={"t": "single", "r": "two_branch"}[name], dtype=dtype
         )
         state = Golden(f"refusion_meta_{name}_nets").state()
@@ -34,7 +42,7 @@ class Form:
             )
             self.params[key] = {k: jnp.asarray(v, dtype) for k, v in params.items()}
             self.paths[key] = report.converted
-            self.graphdefs[key] = models.abstract("refusion", self.config, network)[0]
+            self.graphdefs[key] = registry.abstract("refusion", self.config, network)[0]
         self.train, self.test = (
             {s: self.golden.nhwc(f"in:{split}_{s}").astype(dtype) for s in "ab"}
             for split in ("train", "test")
@@ -71,22 +79,22 @@ class Form:
 
     def inner_loss(self, theta, maps, batch):
         images = self.fuse(theta, batch), batch["a"], batch["b"]
-        value = losses.weighted_intensity(*images, maps["w"]).mean()
+        value = weighted_intensity(*images, maps["w"]).mean()
         if self.name == "t":
             return value + losses.gradient_signed_max(*images).mean()
-        return value + 0.4 * losses.weighted_gradient(*images, maps["v"]).mean()
+        return value + 0.4 * weighted_gradient(*images, maps["v"]).mean()
 
     def reconstruction_loss(self, psi, theta, batch):
         rebuilt = self.apply("recon", psi, self.fuse(theta, batch))
         images = *rebuilt, batch["a"], batch["b"]
         if self.name == "t":
-            return losses.reconstruction_mse(*images).mean()
+            return reconstruction_mse(*images).mean()
         strengths = (
             *map(strength, rebuilt, batch["signs"]),
             *map(losses.sobel_strength, images[2:]),
         )
-        worst = losses.reconstruction_max(*images)
-        return (worst + losses.reconstruction_max(*strengths)).mean()
+        worst = reconstruction_max(*images)
+        return (worst + reconstruction_max(*strengths)).mean()
 
     def decisions(self, steps):
         """Signs of the Sobel responses of all reconstructions that P is judged by, in this type.

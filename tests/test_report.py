@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgdn_jax import album as album_room
-from mgdn_jax import codec, report
 from mgdn_jax import metrics as ruler
-from mgdn_jax.album import Album
 from mgdn_jax.errors import InputError
-from mgdn_jax.report import write_report
-from mgdn_jax.scores import Table, mean_ranks
+from mgdn_jax.evaluation import album as album_room
+from mgdn_jax.evaluation import report
+from mgdn_jax.evaluation.album import Album
+from mgdn_jax.evaluation.report import write_report
+from mgdn_jax.evaluation.scores import Table, mean_ranks
+from mgdn_jax.io import codec
 
 COLUMNS = ("EN", "SF", "SCD", "MSE", "SSIM_dr255")
 NASTY = '</script><img src=x onerror="alert(1)">&amp;\'{{title}}\u2028'

@@ -5,9 +5,10 @@ import math
 import pytest
 from rich.console import Console
 
-from mgdn_jax import scores
 from mgdn_jax.errors import InputError
-from mgdn_jax.scores import Summary, Table, mean_ranks
+from mgdn_jax.evaluation import scores, summaries, terminal
+from mgdn_jax.evaluation.scores import Table, mean_ranks
+from mgdn_jax.evaluation.summaries import Summary
 
 
 def test_means_leave_out_what_is_not_finite():
@@ -64,12 +65,12 @@ Set,other+jpeg75,20,7.00000,,25.00000,
 def test_anchors_round_trip(tmp_path):
     path = tmp_path / "anchors.csv"
     path.write_text(ANCHORS)
-    rows = scores.read_summaries(path)
+    rows = summaries.read_summaries(path)
     assert rows[0] == Summary(
         "Set", "base_max", 20, {"EN": 7.41234, "SCD": 0.25, "PSNR": 26.0}, {"SCD": 11}
     )
     assert rows[1].values == {"EN": 7.0, "PSNR": 25.0}
-    scores.write_summaries(tmp_path / "copy.csv", rows, ("EN", "SCD", "PSNR"))
+    summaries.write_summaries(tmp_path / "copy.csv", rows, ("EN", "SCD", "PSNR"))
     assert (tmp_path / "copy.csv").read_text() == ANCHORS
 
 
@@ -86,9 +87,9 @@ def test_files_that_are_no_anchors(tmp_path, text, message):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
-        scores.read_summaries(path)
+        summaries.read_summaries(path)
     with pytest.raises(InputError, match="does not exist"):
-        scores.read_summaries(tmp_path / "absent.csv")
+        summaries.read_summaries(tmp_path / "absent.csv")
 
 
 def test_summary_of_a_table_speaks_the_anchors_language():
@@ -102,7 +103,7 @@ def test_terminal_table_marks_the_best():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system="standard")
     ranks = {"[a]": 1.5, "b": 1.5, "c": 3.0}
-    console.print(scores.rich_table(rows, ("EN", "MSE"), ranks=ranks))
+    console.print(terminal.rich_table(rows, ("EN", "MSE"), ranks=ranks))
     text = out.getvalue()
     assert "EN ↑" in text
     assert "MSE ↓" in text
@@ -161,7 +162,7 @@ def test_metrics_can_go_down_the_side():
     rows = {"[a]": {"EN": 7.0, "MSE": 1.0}, "b": {"EN": 8.0}}
     out = io.StringIO()
     console = Console(file=out, width=80)
-    console.print(scores.rich_table(rows, ("EN", "MSE"), ranks={"[a]": 1.0}, metrics_down=True))
+    console.print(terminal.rich_table(rows, ("EN", "MSE"), ranks={"[a]": 1.0}, metrics_down=True))
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["┃", "metric", "┃", "[a]", "┃", "b", "┃"] in lines
     assert ["│", "MSE", "↓", "│", "1.0000", "│", "-", "│"] in lines
@@ -195,7 +196,7 @@ def test_marks_go_by_what_is_seen_and_only_to_rows_on_equal_terms():
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system="standard")
     fair = {"EN": {"a", "b", "d"}}
-    console.print(scores.rich_table(rows, ("EN",), marked=fair, images=dict.fromkeys(rows, 3)))
+    console.print(terminal.rich_table(rows, ("EN",), marked=fair, images=dict.fromkeys(rows, 3)))
     text = out.getvalue()
     assert text.count("\x1b[1m1.0000") == 2
     assert "\x1b[1m9" not in text

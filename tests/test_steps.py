@@ -7,12 +7,14 @@ import numpy as np
 import optax
 import pytest
 
-from mgdn_jax import steps
+from mgdn_jax.training.optimisers import make_optimiser, make_schedule
+from mgdn_jax.training.state import example_keys, init_state
+from mgdn_jax.training.step import make_eval_step, make_train_step
 
 
-def quadratic(params, stats, batch, keys, phase):
+def quadratic(params, stats, batch, keys, phase, *, axis_name=None):
     """Mean over examples of |w - x|^2 / 2 for each network; stats count their examples."""
-    del keys, phase
+    del keys, phase, axis_name
     total = sum(
         jnp.mean(jnp.sum(jnp.square(net["w"] - batch["x"]), -1)) / 2 for net in params.values()
     )
@@ -28,12 +30,12 @@ def batch(size=8):
 def state(optimisers, names=("net",), ema=True):
     params = {name: {"w": jnp.arange(3.0) + i} for i, name in enumerate(names)}
     stats = {name: {"n": jnp.zeros(())} for name in names}
-    return steps.init_state(params, stats, optimisers, ema=ema)
+    return init_state(params, stats, optimisers, ema=ema)
 
 
 def test_two_updates_equal_optax_by_hand():
-    optimiser = steps.make_optimiser("adamw", 0.1, weight_decay=0.01, clip_norm=0.5)
-    step = steps.make_train_step(
+    optimiser = make_optimiser("adamw", 0.1, weight_decay=0.01, clip_norm=0.5)
+    step = make_train_step(
         quadratic, {"net": optimiser}, seed=0, phase="p", trains=("net",), ema_decay=0.9
     )
     now, x = state({"net": optimiser}), batch()["x"]
@@ -55,8 +57,8 @@ def test_two_updates_equal_optax_by_hand():
 
 def test_first_adam_step_is_the_learning_rate():
     # m / sqrt(v) = sign(g) after bias correction, whatever the gradient's size.
-    optimiser = steps.make_optimiser("adam", 0.25)
-    step = steps.make_train_step(quadratic, {"net": optimiser}, seed=0, phase="p", trains=("net",))
+    optimiser = make_optimiser("adam", 0.25)
+    step = make_train_step(quadratic, {"net": optimiser}, seed=0, phase="p", trains=("net",))
     before = state({"net": optimiser})
     after, _ = step(before, batch())
     grad = np.arange(3.0) - batch()["x"].mean(0)
@@ -68,11 +70,11 @@ def test_first_adam_step_is_the_learning_rate():
 def test_accumulation_equals_the_whole_batch(parts):
     recipe = fake_recipe.Recipe(model={})
     params, stats = recipe.init(jax.random.key(0))
-    optimisers = {"fusion": steps.make_optimiser("sgd", 0.1, momentum=0.0)}
+    optimisers = {"fusion": make_optimiser("sgd", 0.1, momentum=0.0)}
     data = fake_recipe.stack([fake_recipe.example(0, i, 8) for i in range(8)])
     results = []
     for accumulate in (1, parts):
-        step = steps.make_train_step(
+        step = make_train_step(
             recipe.loss,
             optimisers,
             seed=3,
@@ -81,7 +83,7 @@ def test_accumulation_equals_the_whole_batch(parts):
             accumulate=accumulate,
             ema_decay=0.5,
         )
-        results.append(jax.jit(step)(steps.init_state(params, stats, optimisers, ema=True), data))
+        results.append(jax.jit(step)(init_state(params, stats, optimisers, ema=True), data))
     (whole, whole_metrics), (summed, summed_metrics) = results
     # Statistics see one update a part, so only they may differ.
     for one, other in [
@@ -95,8 +97,8 @@ def test_accumulation_equals_the_whole_batch(parts):
 
 
 def test_statistics_are_carried_through_the_parts():
-    optimiser = steps.make_optimiser("sgd", 0.1)
-    step = steps.make_train_step(
+    optimiser = make_optimiser("sgd", 0.1)
+    step = make_train_step(
         quadratic, {"net": optimiser}, seed=0, phase="p", trains=("net",), accumulate=4
     )
     after, metrics = step(state({"net": optimiser}), batch())
@@ -105,8 +107,8 @@ def test_statistics_are_carried_through_the_parts():
 
 
 def test_only_the_named_networks_move():
-    optimisers = {name: steps.make_optimiser("sgd", 0.1) for name in "ab"}
-    step = steps.make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("b",))
+    optimisers = {name: make_optimiser("sgd", 0.1) for name in "ab"}
+    step = make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("b",))
     before = state(optimisers, "ab")
     after, _ = step(before, batch())
     np.testing.assert_array_equal(after.params["a"]["w"], before.params["a"]["w"])
@@ -119,12 +121,12 @@ def test_only_the_named_networks_move():
 
 def test_keys_follow_the_example_not_its_place():
     index = jnp.arange(8, dtype=jnp.uint32)
-    whole = jax.random.key_data(steps.example_keys(1, 5, index))
-    turned = jax.random.key_data(steps.example_keys(1, 5, index[::-1]))
+    whole = jax.random.key_data(example_keys(1, 5, index))
+    turned = jax.random.key_data(example_keys(1, 5, index[::-1]))
     np.testing.assert_array_equal(whole, turned[::-1])
     assert len({tuple(key) for key in whole.tolist()}) == 8
     for seed, step, stream in [(2, 5, "train"), (1, 6, "train"), (1, 5, "other")]:
-        other = jax.random.key_data(steps.example_keys(seed, step, index, stream=stream))
+        other = jax.random.key_data(example_keys(seed, step, index, stream=stream))
         assert not np.any(np.all(whole == other, -1))
 
 
@@ -142,7 +144,7 @@ def test_muon_takes_convolutions_as_matrices():
         for key, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
     grads = jax.tree.map(lambda x: jnp.square(x) - x, params)
-    made, adam = steps.make_optimiser("muon", 0.1), optax.adam(0.1, nesterov=True)
+    made, adam = make_optimiser("muon", 0.1), optax.adam(0.1, nesterov=True)
     update, _ = jax.jit(made.update)(grads, made.init(params), params)
     reference, _ = jax.jit(adam.update)(grads, adam.init(params), params)
     for name in ("depthwise/kernel", "dense/bias"):
@@ -157,22 +159,20 @@ def test_muon_takes_convolutions_as_matrices():
 
 
 def test_mistakes_are_refused():
-    optimisers = {"net": steps.make_optimiser("sgd", 0.1)}
+    optimisers = {"net": make_optimiser("sgd", 0.1)}
     with pytest.raises(ValueError, match="no optimiser for \\['other'\\]"):
-        steps.make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("other",))
-    step = steps.make_train_step(
-        quadratic, optimisers, seed=0, phase="p", trains=("net",), accumulate=3
-    )
+        make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("other",))
+    step = make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("net",), accumulate=3)
     with pytest.raises(ValueError, match="batch of 8 does not divide into 3"):
         step(state(optimisers), batch())
     with pytest.raises(ValueError, match="'adamw'"):
-        steps.make_optimiser("adam", 0.1, weight_decay=0.1)
+        make_optimiser("adam", 0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="unknown optimiser 'lion'"):
-        steps.make_optimiser("lion", 0.1)
+        make_optimiser("lion", 0.1)
     with pytest.raises(ValueError, match="unknown schedule"):
-        steps.make_schedule("poly", learning_rate=1, total_steps=1)
+        make_schedule("poly", learning_rate=1, total_steps=1)
     with pytest.raises(ValueError, match="do not fit"):
-        steps.make_schedule("cosine", learning_rate=1, total_steps=5, warmup_steps=6)
+        make_schedule("cosine", learning_rate=1, total_steps=5, warmup_steps=6)
 
 
 @pytest.mark.parametrize(
@@ -192,18 +192,16 @@ def test_mistakes_are_refused():
     ],
 )
 def test_schedules(name, options, expected):
-    schedule = steps.make_schedule(name, learning_rate=2.0, total_steps=100, **options)
+    schedule = make_schedule(name, learning_rate=2.0, total_steps=100, **options)
     for count, rate in expected.items():
         np.testing.assert_allclose(schedule(count), rate, rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(jax.jit(schedule)(jnp.int32(count)), rate, rtol=1e-5, atol=1e-7)
 
 
 def test_state_leaves_share_no_buffer():
-    optimisers = {"net": steps.make_optimiser("adam", 0.1)}
+    optimisers = {"net": make_optimiser("adam", 0.1)}
     donating = jax.jit(
-        steps.make_train_step(
-            quadratic, optimisers, seed=0, phase="p", trains=("net",), ema_decay=0.5
-        ),
+        make_train_step(quadratic, optimisers, seed=0, phase="p", trains=("net",), ema_decay=0.5),
         donate_argnums=0,
     )
     after, _ = donating(state(optimisers), batch())
@@ -214,7 +212,7 @@ def test_state_leaves_share_no_buffer():
 def test_validation_sums_equal_one_by_one():
     recipe = fake_recipe.Recipe(model={})
     params, stats = recipe.init(jax.random.key(0))
-    step = jax.jit(steps.make_eval_step(recipe, phase="only"))
+    step = jax.jit(make_eval_step(recipe, phase="only"))
     data = fake_recipe.stack([fake_recipe.example(0, i, 8) for i in range(5)])
     data["target"] = data["target"] * 0.5
     mask = np.array([1, 1, 0, 1, 0], np.float32)

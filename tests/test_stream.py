@@ -10,13 +10,13 @@ import pytest
 from test_cli import mgdn, save_model, save_pictures
 
 import mgdn_jax
-from mgdn_jax import files, models, stream
 from mgdn_jax.errors import InputError
+from mgdn_jax.fusing import stream
+from mgdn_jax.io import files
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setitem(models.SYSTEMS, "fake", "fake_fusion")
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
     monkeypatch.chdir(tmp_path)
     save_model("m.safetensors", uses_mean=True)
@@ -104,7 +104,7 @@ def test_a_program_error_ends_it():
 def test_batches_equal_single_calls(channels, stretch, ensemble):
     fields = {"in_channels": channels, "out_channels": channels[0]}
     save_model("n.safetensors", uses_mean=True, uses_slopes=True, **fields)
-    fuser = mgdn_jax.load("n.safetensors")
+    fuser = mgdn_jax.load("n.safetensors", trust=True)
     rng = np.random.default_rng(0)
     scenes = [
         [rng.integers(0, 256, (7, 9, *c), dtype=np.uint8) for c in layout]
@@ -143,7 +143,7 @@ def test_one_corrupt_file_is_reported_and_the_rest_written(capsys, batch):
     (problem,) = report["failed"]
     assert problem.startswith("vi/3.png")
     assert sorted(os.listdir("out")) == [f"{i}.png" for i in (0, 1, 2, 4, 5, 6)]
-    fuser = mgdn_jax.load("m.safetensors")
+    fuser = mgdn_jax.load("m.safetensors", trust="fake_fusion")
     for i in (0, 1, 2, 4, 5, 6):
         wanted = fuser(f"ir/{i}.png", f"vi/{i}.png")
         np.testing.assert_array_equal(files.read_image(f"out/{i}.png"), wanted)
@@ -152,13 +152,15 @@ def test_one_corrupt_file_is_reported_and_the_rest_written(capsys, batch):
 def test_folders_from_python():
     make_folders()
     save_pictures("ir/alone.png")
-    found = mgdn_jax.fuse_folders("ir", "vi", output="new/out", model="m.safetensors", batch=2)
+    found = mgdn_jax.fuse_folders(
+        "ir", "vi", output="new/out", model="m.safetensors", trust=True, batch=2
+    )
     failed = {name: str(e) for name, e in found.items() if isinstance(e, InputError)}
     assert failed.keys() == {"3", "alone"}
     assert failed["alone"] == "alone has no partner in vi."
     assert found["0"] == Path("new/out/0.png")
     assert len(os.listdir("new/out")) == 6
-    fuser = mgdn_jax.load("m.safetensors")
+    fuser = mgdn_jax.load("m.safetensors", trust="fake_fusion")
     again = mgdn_jax.fuse_folders("ir", "vi", output="vi", model=fuser)
     assert all("is one of the inputs" in str(again[str(i)]) for i in (0, 6))
     for wrong, words in (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mgdn_jax import tiling
+from mgdn_jax.fusing import tiling
 
 
 @pytest.mark.parametrize(

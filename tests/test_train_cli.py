@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from mgdn_jax import training
-from mgdn_jax.checkpoint import Checkpoints, load_weights
+from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.weights.store import load_weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = "--config=tests/fake_recipe.py"
@@ -225,8 +226,8 @@ def test_a_cpu_counts_as_several_devices(tmp_path):
 
 
 def test_a_cpu_is_not_split_too_late():
-    from mgdn_jax import processes
     from mgdn_jax.errors import InputError
+    from mgdn_jax.training import processes
 
     assert len(processes.local_devices(0)) == 4
     with pytest.raises(InputError, match="used its devices already"):
@@ -252,14 +253,16 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path):
 @pytest.mark.parametrize("preset", ["mff", "mff_cpu", "mef", "smoke"])
 def test_shipped_configs_are_good(preset):
     from configs import mgdn
-    from mgdn_jax import recipes, runs
+    from mgdn_jax.systems import registry
+    from mgdn_jax.training import config as run_config
+    from mgdn_jax.training import plan as run_plan
 
     config = mgdn.get_config(preset)
-    run = runs.check(config.to_dict())
+    run = run_config.check(config.to_dict())
     assert run.name == f"mgdn-{preset.removesuffix('_cpu')}"
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    module = recipes.get(run.recipe["name"])
-    recipe = runs.call(module.Recipe, "recipe", values, model=run.model)
-    plan = runs.stretches(recipe.phases, run.train.steps)
-    assert runs.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
+    module = registry.recipe(run.recipe["name"])
+    recipe = run_config.call(module.Recipe, "recipe", values, model=run.model)
+    plan = run_plan.stretches(recipe.phases, run.train.steps)
+    assert run_plan.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
     assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 120

@@ -9,10 +9,15 @@ import jax
 import numpy as np
 import pytest
 
-from mgdn_jax import recipes, runs, training, zoo
-from mgdn_jax.checkpoint import Checkpoints, load_weights
-from mgdn_jax.codec import decode_image
+from mgdn_jax import training
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.codec import decode_image
+from mgdn_jax.systems import registry
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import loop
+from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.weights import zoo
+from mgdn_jax.weights.store import load_weights
 
 
 def fit(workdir, recipe=None, data=None, optimiser=None, **train):
@@ -46,14 +51,14 @@ def newest(workdir):
 def states(monkeypatch):
     """Collects the state at every save: leaves are lists of one array a device."""
     seen = []
-    save = training._Trainer._save
+    save = loop._Trainer._save
 
     def spy(self, state, *args, **kwargs):
         assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
         seen.append(jax.tree.map(lambda x: [np.array(s.data) for s in x.addressable_shards], state))
         save(self, state, *args, **kwargs)
 
-    monkeypatch.setattr(training._Trainer, "_save", spy)
+    monkeypatch.setattr(loop._Trainer, "_save", spy)
     return seen
 
 
@@ -182,7 +187,10 @@ def test_the_run_ends_with_weights_and_card(tmp_path):
     result = fit(tmp_path, steps=4, eval_every=2)
     assert result.weights == tmp_path / "fake.safetensors"
     weights = load_weights(result.weights)
-    assert (weights.system, weights.config) == ("fake", {"width": 4})
+    assert (weights.system, weights.config) == (
+        "fake_recipe",
+        {"width": 4, "in_channels": [3, 3], "out_channels": 3},
+    )
     _, arrays = newest(tmp_path)
     for name, value in weights.params.items():
         assert value.tobytes() == arrays[f"ema/fusion/{name}"].tobytes()
@@ -354,11 +362,11 @@ def test_bad_configs_write_nothing(tmp_path, change, words):
 @pytest.mark.parametrize("name", ["mgdn-mff", "refusion-ivf", "cddfuse-ivf", "lkc-funet-small-ivf"])
 def test_bundled_networks_can_be_trained_further(name):
     weights = load_weights(zoo.resolve(name))
-    run = runs.check(weights.card["config"])
+    run = run_config.check(weights.card["config"])
     values = {key: value for key, value in run.recipe.items() if key != "name"}
-    recipe = recipes.get(run.recipe["name"]).Recipe(model=run.model, **values)
+    recipe = registry.recipe(run.recipe["name"])(model=run.model, **values)
     params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
-    params, stats = training._given(recipe, name, params, stats)
+    params, stats = loop._warm_start(recipe, name, params, stats)
     for networks, values in ((params, weights.params), (stats, weights.stats)):
         given = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(networks))
         assert given == len(values)
@@ -367,7 +375,11 @@ def test_bundled_networks_can_be_trained_further(name):
 
 def test_a_recipe_that_joins_must_be_able_to_part(tmp_path, monkeypatch):
     weights = fit(tmp_path / "first", steps=1).weights
-    monkeypatch.setattr(fake_recipe.Recipe, "join", lambda *_: None, raising=False)
+
+    def join(self, params, stats):
+        return params["fusion"], stats["fusion"]
+
+    monkeypatch.setattr(fake_recipe.Recipe, "join", join)
     with pytest.raises(InputError, match="has no `part` to undo that"):
         fit(tmp_path / "second", steps=1, init=str(weights))
 
@@ -376,7 +388,7 @@ def test_running_statistics_come_with_the_weights(tmp_path):
     weights = fit(tmp_path, steps=3).weights
     recipe = fake_recipe.Recipe(model={})
     networks = recipe.init(jax.random.key(0))
-    stats = training._given(recipe, str(weights), *networks)[1]["fusion"]
+    stats = loop._warm_start(recipe, str(weights), *networks)[1]["fusion"]
     assert np.array_equal(stats["mean"], load_weights(weights).stats["mean"])
     assert not np.array_equal(stats["mean"], networks[1]["fusion"]["mean"])
 

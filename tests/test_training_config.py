@@ -6,9 +6,10 @@ import math
 import fake_recipe
 import pytest
 
-from mgdn_jax import runs
 from mgdn_jax.errors import InputError
-from mgdn_jax.recipes import Phase
+from mgdn_jax.systems.contract import Phase
+from mgdn_jax.training import config as run_config
+from mgdn_jax.training import plan as run_plan
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ from mgdn_jax.recipes import Phase
     ],
 )
 def test_durations(steps, epochs, examples, batch, dataset, expected):
-    assert runs.duration(steps, epochs, examples, batch=batch, dataset=dataset) == expected
+    assert run_config.duration(steps, epochs, examples, batch=batch, dataset=dataset) == expected
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_durations(steps, epochs, examples, batch, dataset, expected):
 )
 def test_a_duration_is_told_in_exactly_one_way(told, found):
     with pytest.raises(InputError, match=f"exactly one of .*found {found}"):
-        runs.duration(*told, batch=8, dataset=80)
+        run_config.duration(*told, batch=8, dataset=80)
 
 
 def changed(path, value):
@@ -52,12 +53,12 @@ def changed(path, value):
 
 
 def test_a_good_config_becomes_dataclasses():
-    run = runs.check(changed("train.ema", 0))
+    run = run_config.check(changed("train.ema", 0))
     assert run.name == "fake"
     assert run.train.batch == 8
     assert run.train.ema == 0.0
     assert run.train.accumulate == 1
-    assert run.optimiser == runs.Optimiser("adam", 0.01)
+    assert run.optimiser == run_config.Optimiser("adam", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +91,15 @@ def test_a_good_config_becomes_dataclasses():
 )
 def test_mistakes_name_the_field_and_the_cure(path, value, words):
     with pytest.raises(InputError, match=words) as caught:
-        runs.check(changed(path, value))
+        run_config.check(changed(path, value))
     assert "\n" not in str(caught.value)
 
 
 def test_a_batch_that_does_not_divide_says_what_would():
-    train = runs.Train(batch=12, steps=1, accumulate=2)
-    assert runs.share(train, 3, 2) == (6, 2)
+    train = run_config.Train(batch=12, steps=1, accumulate=2)
+    assert run_plan.share(train, 3, 2) == (6, 2)
     with pytest.raises(InputError, match=r"'train.batch' is 12 and does not divide by 8 .* use 8"):
-        runs.share(train, 2, 2)
+        run_plan.share(train, 2, 2)
 
 
 def test_only_durations_and_machinery_may_change_on_resume():
@@ -110,7 +111,7 @@ def test_only_durations_and_machinery_may_change_on_resume():
         ("train.keep", 3),
         ("data.train.threads", 3),
     ]:
-        runs.compare(before, changed(path, value), "runs/x")
+        run_config.compare(before, changed(path, value), "runs/x")
     for path, value in [
         ("train.batch", 16),
         ("train.seed", 1),
@@ -121,25 +122,27 @@ def test_only_durations_and_machinery_may_change_on_resume():
         ("name", "other"),
     ]:
         with pytest.raises(InputError, match=f"runs/x: was started with {path}=.*another workdir"):
-            runs.compare(before, changed(path, value), "runs/x")
+            run_config.compare(before, changed(path, value), "runs/x")
 
 
 def test_tuples_survive_the_way_through_json():
-    assert runs.compare({"a": {"x": [1, 2]}}, {"a": {"x": (1, 2)}}, "runs/x") is None  # no error
+    assert (
+        run_config.compare({"a": {"x": [1, 2]}}, {"a": {"x": (1, 2)}}, "runs/x") is None
+    )  # no error
 
 
 def test_calls_turn_misnamed_arguments_into_errors():
     def make(dataset, *, batch_size, crop=8):
         return dataset, batch_size, crop
 
-    assert runs.call(make, "data", {"dataset": "d"}, batch_size=2) == ("d", 2, 8)
+    assert run_config.call(make, "data", {"dataset": "d"}, batch_size=2) == ("d", 2, 8)
     for values, words in [
         ({"dataset": "d", "crpo": 3}, "no field 'data.crpo'; did you mean 'crop'"),
         ({}, "'data.dataset' is missing"),
         ({"dataset": "d", "batch_size": 3}, "no field 'data.batch_size'"),
     ]:
         with pytest.raises(InputError, match=words):
-            runs.call(make, "data", values, batch_size=2)
+            run_config.call(make, "data", values, batch_size=2)
 
 
 def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains():
@@ -148,24 +151,24 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
         Phase("two", ("b",), 0.5),
         Phase("three", ("a",), 0.25),
     )
-    plan = runs.stretches(phases, 10)
+    plan = run_plan.stretches(phases, 10)
     assert [(s.start, s.stop) for s in plan] == [(0, 2), (2, 8), (8, 10)]
-    settings = runs.Optimiser("adam", 1.0, schedule="cosine")
-    made, schedules = runs.optimisers(settings, plan)
+    settings = run_config.Optimiser("adam", 1.0, schedule="cosine")
+    made, schedules = run_plan.optimisers(settings, plan)
     assert set(made) == {"a", "b"}
     assert float(schedules["a"](4)) == pytest.approx(0, abs=1e-6)
     assert float(schedules["b"](4)) == pytest.approx(0.5)
-    assert [runs.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
+    assert [run_plan.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
     with pytest.raises(InputError, match="'a' trains for 4 steps"):
-        runs.optimisers(runs.Optimiser("adam", 1.0, warmup=5), plan)
+        run_plan.optimisers(run_config.Optimiser("adam", 1.0, warmup=5), plan)
 
 
 def test_a_run_from_before_a_field_goes_on_while_that_is_off():
     before = {"data": {"train": {"crop": 8}}}
     jitter = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
     off = {"data": {"train": {"crop": 8, "jitter": jitter}}}
-    assert runs.compare(before, off, "runs/x") is None
-    assert runs.compare(off, before, "runs/x") is None
+    assert run_config.compare(before, off, "runs/x") is None
+    assert run_config.compare(off, before, "runs/x") is None
     off["data"]["train"]["jitter"]["noise"] = 0.1
     with pytest.raises(InputError, match=r"started with data.train.jitter.noise=0.0 .* says 0.1"):
-        runs.compare(before, off, "runs/x")
+        run_config.compare(before, off, "runs/x")

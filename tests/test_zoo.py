@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from mgdn_jax import checkpoint, zoo
 from mgdn_jax.errors import InputError
+from mgdn_jax.weights import zoo
+from mgdn_jax.weights.store import save_weights
 
 
 @pytest.fixture
@@ -10,7 +11,7 @@ def bundle(tmp_path, monkeypatch):
     folder = tmp_path / "weights"
     monkeypatch.setattr(zoo, "weights_folder", lambda: folder)
     for name in ("mgdn-mff", "mgdn-mef"):
-        checkpoint.save_weights(
+        save_weights(
             folder / f"{name}.safetensors",
             system="mgdn",
             config={"window": 4},
@@ -42,7 +43,7 @@ def test_names_that_do_not_resolve(bundle, tmp_path):
     (tmp_path / "old.pth").write_bytes(b"x")
     cases = {
         "mgdn-mf": "did you mean 'mgdn-mff'",
-        "zebra": "the bundled ones are mgdn-mef, mgdn-mff",
+        "zebra": "choose one of mgdn-mef, mgdn-mff",
         str(tmp_path): "is a folder",
         str(tmp_path / "none.safetensors"): "does not exist",
         "none.safetensors": "does not exist",

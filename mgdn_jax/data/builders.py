@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mgdn_jax.codec import SUFFIXES, decode_image
 from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.codec import SUFFIXES, decode_image
 
 _FORMAT = 1
 

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from mgdn_jax.codec import decode_image, encode_jpeg
 from mgdn_jax.errors import InputError
+from mgdn_jax.io.codec import decode_image, encode_jpeg
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax.codec import decode_image, downscale
 from mgdn_jax.data.augmentation import MODES, Jitter, augment, crop_around, draw_corner
 from mgdn_jax.data.builders import label_ids
 from mgdn_jax.data.multiexposure import Exposures, synthesise_multiexposure
 from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
 from mgdn_jax.errors import InputError
 from mgdn_jax.image import LUMA
+from mgdn_jax.io.codec import decode_image, downscale
 
 TASKS = ("mff", "mef", "pairs")
 _Synthesise = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]

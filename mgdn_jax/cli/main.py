@@ -1,0 +1,257 @@
+"""The command `mgdn`: arguments, errors and exit codes; the work is in its siblings.
+
+Nothing heavy is imported before a command runs, so that help, version and complaints are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import importlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.fusing.options import FuseOptions
+
+EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line, like every other error of the program."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"mgdn: error: {message}; see {self.prog} --help.\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        try:
+            version = metadata.version("mgdn-jax")
+        except metadata.PackageNotFoundError:
+            version = "unknown (not installed)"
+        print(f"mgdn {version}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(prog="mgdn", description="Fuses pictures of one scene with neural networks.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_fuse(commands)
+
+    models = commands.add_parser("models", help="list the bundled networks")
+    models.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    models.set_defaults(run="tools:models")
+
+    convert = commands.add_parser(
+        "convert", help="turn a published PyTorch checkpoint into a weight file"
+    )
+    convert.add_argument("source", metavar="SRC.pth")
+    convert.add_argument("target", metavar="DST.safetensors")
+    convert.add_argument("--system", required=True, help="for instance mgdn")
+    convert.add_argument("--preset", required=True, help="for instance mff")
+    convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    convert.set_defaults(run="tools:convert")
+
+    data = commands.add_parser("data", help="data sets for training")
+    steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
+    prepare = steps.add_parser("prepare", help="write a folder of images as a data set")
+    prepare.add_argument("set", metavar="SET", help="name of the builder, e.g. pairs")
+    prepare.add_argument("--source", required=True, metavar="DIR", help="folder of the images")
+    prepare.add_argument("--out", metavar="DIR", help="where to put it (the user's data folder)")
+    prepare.add_argument("--name", metavar="NAME", help="what configs call it (default: SET)")
+    prepare.add_argument(
+        "--folders",
+        nargs="+",
+        metavar="SUB",
+        help="subfolders in order: image labels, or a b [target] (found by their usual names)",
+    )
+    prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    prepare.set_defaults(run="tools:prepare")
+    _add_eval(commands)
+    return parser
+
+
+def _add_fuse(commands) -> None:
+    fuse = commands.add_parser(
+        "fuse",
+        help="fuse two pictures, a focus stack, or folders of pictures",
+        description="Two or more files become one picture (more than two: a focus stack, near to "
+        "far). One folder is a stack in the order of its names. Two or more folders are matched "
+        "by file name, and -o is a folder.",
+    )
+    fuse.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders")
+    fuse.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder")
+    fuse.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-mff)")
+    _add_trust(fuse)
+    _add_options(fuse)
+    fuse.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="of folders: pictures of one size fused at once (1 on a CPU, else 8)",
+    )
+    fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
+    fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
+    fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    fuse.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    fuse.set_defaults(run="fuse:fuse")
+
+
+def _add_options(command) -> None:
+    """An option for every field of `FuseOptions`."""
+    for field in dataclasses.fields(FuseOptions):
+        choices = field.metadata["choices"]
+        kind: dict[str, Any] = {"choices": choices} if choices else {"type": int, "metavar": "N"}
+        flag = "--" + field.name.replace("_", "-")
+        command.add_argument(flag, help=field.metadata["help"], **kind)
+
+
+def _add_trust(command) -> None:
+    """Options for weight files whose network is the code of another package."""
+    command.add_argument(
+        "--trust-system",
+        action="store_true",
+        help="run the module that a weight file names as its network, where it is none of ours",
+    )
+    command.add_argument(
+        "--system", metavar="MODULE", help="the module to trust, by its dotted name"
+    )
+
+
+def _add_eval(commands) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="score fused pictures or networks, compare scores",
+        usage="mgdn eval FUSED [FUSED ...] A B [options]\n"
+        "       mgdn eval [FUSED ...] --model NAME [NAME ...] --data A B [options]\n"
+        "       mgdn eval FUSED --truth TRUTH [options]\n"
+        "       mgdn eval --compare CSV CSV [...]",
+        description="Scores one or more methods' fused pictures against their two sources A and "
+        "B, on luminance: three files, or folders matched by file name. Networks are run and "
+        "scored with --model. Rules without learning are scored beside them.",
+    )
+    command.add_argument(
+        "inputs", nargs="*", metavar="PICTURES", help="files or folders, see above"
+    )
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME|FILE",
+        help="fuse with these networks (see mgdn models) or rules (base_mean, base_max, "
+        "base_laplacian, base_focus_guided) and score the results",
+    )
+    _add_trust(command)
+    command.add_argument(
+        "--data",
+        nargs="+",
+        metavar="A B|DIR|SET",
+        help="the sources: two folders or files, a folder with two subfolders, or a prepared set",
+    )
+    command.add_argument(
+        "--truth", metavar="DIR|FILE", help="what the pictures should have been, for *_gt metrics"
+    )
+    command.add_argument(
+        "--metrics",
+        metavar="LIST",
+        help="names, groups, standard or all, with commas between (standard: EN SD SF MI SCD VIF "
+        "Qabf SSIM)",
+    )
+    command.add_argument(
+        "--variant",
+        choices=("standard", "cddfuse"),
+        default="standard",
+        help="what SSIM and PSNR mean: data range and peak 255, or as in the CDDFuse tables",
+    )
+    command.add_argument("--no-baselines", action="store_true", help="score no rules on the side")
+    command.add_argument("--beside", metavar="CSV", help="rows of means measured elsewhere")
+    command.add_argument("--dataset", metavar="NAME", help="which data set of --beside")
+    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
+    command.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write all of it; alone: to stdout"
+    )
+    command.add_argument("--report", metavar="DIR", help="write a page to look at: DIR/index.html")
+    command.add_argument(
+        "--compare",
+        nargs="+",
+        metavar="CSV",
+        help="test whether the first of these tables of scores is better than the others",
+    )
+    command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
+    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    command.set_defaults(run="evaluate:evaluate")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      argv: the arguments without the program's name; those of the process if None.
+
+    Returns:
+      The exit code: 0 done; 1 some pictures of a folder failed, the others are written; 2 bad
+      input, nothing written; 130 interrupted.
+    """
+    # XLA and TensorFlow's C++ logs, chatty about machines and caches; errors still show.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # A terminal without ↑ shows another sign; it must not cost the result.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        arguments = build_parser().parse_args(argv)
+        arguments.argv = list(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    room, _, name = arguments.run.partition(":")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            command = getattr(importlib.import_module(f"mgdn_jax.cli.{room}"), name)
+            code = command(arguments)
+            if sys.stdout is not None:  # closed by whoever started us
+                sys.stdout.flush()
+            return code
+    except InputError as error:
+        return _complain(str(error), EXIT_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", EXIT_INTERRUPTED)
+    except MemoryError:
+        cure = "fuse in smaller tiles (--tile 256) or measure in fewer processes (--jobs 1)"
+        return _complain(f"out of memory; {cure}.", EXIT_INPUT)
+    except BrokenPipeError:
+        _drop_output()  # whoever read it has left
+        return EXIT_SOME_FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        _drop_output()
+        return _complain(f"the output cannot be written ({error.strerror}).", EXIT_INPUT)
+
+
+def _drop_output() -> None:
+    """Sends what is left on stdout nowhere, so that the flush at exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(sentence: str, code: int) -> int:
+    word = "" if code == EXIT_INTERRUPTED else "error: "
+    plain = "".join(c if c.isprintable() else "?" for c in " ".join(sentence.split()))
+    print(f"mgdn: {word}{plain}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

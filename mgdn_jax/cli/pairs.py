@@ -1,0 +1,283 @@
+"""Which methods `mgdn eval` scores on which pairs: from arguments to `Pair`s and methods."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import Method, Pair, Rule, Stored
+from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.fusing import stream
+from mgdn_jax.fusing.compile_cache import enable_compilation_cache
+from mgdn_jax.io import files
+from mgdn_jax.weights import zoo
+
+_FOCUS_RULE = "base_focus_guided"
+
+
+def truth_alone(arguments: argparse.Namespace) -> bool:
+    """Whether pictures are compared with ground truth and no sources are given."""
+    given = len(arguments.inputs)
+    return arguments.truth is not None and given in (1, 2) and not arguments.data
+
+
+@dataclass
+class Job:
+    """Which methods to score on which pairs."""
+
+    pairs: Sequence[Pair]
+    methods: dict[str, Method] = field(default_factory=dict)
+    baselines: tuple[str, ...] = ()
+    problems: list[str] = field(default_factory=list)
+    titles: tuple[str, ...] = ("A", "B")
+    models: tuple[str, ...] = ()
+    has_truth: bool = False
+    trust: bool | str = False
+    _weights: dict[str, Path] = field(default_factory=dict)
+
+    def choose_models(self, names: Sequence[str]) -> None:
+        """Finds the weights of networks.
+
+        Raises:
+          InputError: no such network, or a name that is taken.
+        """
+        for name in names:
+            title = Path(name).stem if Path(name).suffix else name
+            if title in self.methods or title in self._weights or title in ("a", "b"):
+                raise InputError(
+                    f"a method would be called {title}, as another one or a source is; rename "
+                    "the file."
+                )
+            self._weights[title] = zoo.resolve(name)
+        self.models = tuple(self._weights)
+
+    def load_models(self) -> None:
+        """Loads the networks chosen; their rows stand in front of the rules."""
+        if not self._weights:
+            return
+        logging.getLogger("jax").setLevel(logging.ERROR)
+        import mgdn_jax
+
+        enable_compilation_cache()
+        # Sizes that round up to the same bucket share a compiled program.
+        loaded: dict[str, Method] = {
+            title: functools.partial(mgdn_jax.load(path, trust=self.trust), bucket=stream.BUCKET)
+            for title, path in self._weights.items()
+        }
+        rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
+        others = {k: v for k, v in self.methods.items() if k not in rules}
+        self.methods = others | loaded | rules
+
+
+def plan(arguments: argparse.Namespace) -> Job:
+    """What the arguments of `mgdn eval` ask for; loads no network yet.
+
+    Args:
+      arguments: as `cli.build_parser` makes them.
+
+    Raises:
+      InputError: missing or mixed places, unknown networks, pictures without partners throughout.
+    """
+    inputs, truth = list(arguments.inputs), arguments.truth
+    models = [name for name in arguments.model if name not in BASELINES]
+    rules = [name for name in arguments.model if name in BASELINES]
+    if arguments.data:
+        if len(arguments.data) > 2:
+            raise InputError(
+                f"--data names {len(arguments.data)} places; give one set, or the two folders "
+                "(or pictures) A and B."
+            )
+        stored, sources = inputs, arguments.data
+    elif truth_alone(arguments):
+        stored, sources = inputs, []
+    else:
+        stored, sources = inputs[:-2], inputs[-2:]
+        if len(sources) < 2 or not (stored or models or rules):
+            raise InputError(
+                "give FUSED A B (files or folders), or --model NAME --data A B, or --compare "
+                "CSV CSV; see mgdn eval --help."
+            )
+    if not (stored or models or rules):
+        raise InputError("there is nothing to score; name pictures, or a network with --model.")
+    job = _pairs(sources, truth)
+    job.methods = _stored(stored, job, single=not _is_folder(sources, truth))
+    taken = [name for name in BASELINES if name in job.methods]
+    if taken and (sources or rules):
+        raise InputError(
+            f"a folder or file is called {taken[0]}, as a rule that is scored too; rename it."
+        )
+    job.methods |= {name: Rule(BASELINES[name]) for name in rules}
+    if sources and not arguments.no_baselines:
+        job.baselines = tuple(n for n in _default_rules(sources, models) if n not in rules)
+        job.methods |= {name: Rule(BASELINES[name]) for name in job.baselines}
+    job.trust = arguments.trust_system or arguments.system or False
+    job.choose_models(models)
+    return job
+
+
+def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
+    """The rules that every table carries; that for focus stacks where the task is one."""
+    focus = {"near", "far"} <= {Path(s).name.lower() for s in sources}
+    for name in models:
+        if name in zoo.bundled():
+            focus |= "focus" in str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
+    return [name for name in BASELINES if focus or name != _FOCUS_RULE]
+
+
+def _is_folder(sources: Sequence[str], truth: str | None) -> bool:
+    return len(sources) == 1 or os.path.isdir(sources[0] if sources else str(truth))
+
+
+def _pairs(sources: Sequence[str], truth: str | None) -> Job:
+    """The pairs of two pictures, two folders, a folder of two folders, or a prepared set."""
+    places = [*sources, *([truth] if truth is not None else [])]
+    if len(sources) == 1:
+        inside = _inside(Path(sources[0]))
+        if inside is None:
+            pairs = SetPairs(sources[0])
+            return Job(pairs, has_truth=pairs.has_truth)
+        places = [*map(str, inside[:2]), *([truth] if truth else map(str, inside[2:]))]
+    folders = [os.path.isdir(place) for place in places]
+    if any(folders) and not all(folders):
+        stray = places[folders.index(False)]
+        if not os.path.exists(stray):
+            raise InputError(f"{stray} does not exist; check the path.")
+        raise InputError("the inputs are files and folders mixed; give only files or only folders.")
+    if not any(folders):
+        for place in places:
+            files.read_image(place)  # a single picture's mistake is told at once
+        job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
+    else:
+        groups, missing = files.pair_folders(places)
+        job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=missing)
+    job.has_truth = len(places) > len(sources) or len(places) > 2
+    if sources:
+        job.titles = tuple(_last_parts(places[:2], taken=()) or map(os.path.basename, places[:2]))
+    else:
+        job.titles = ("-", Path(places[0]).name)
+    return job
+
+
+def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: bool) -> Pair:
+    if not sources:
+        return Pair(name, None, None, places[0])
+    return Pair(name, places[0], places[1], places[2] if len(places) > 2 else None)
+
+
+def _inside(folder: Path) -> list[Path] | None:
+    """The subfolders a, b[, target] of a folder of pairs; None for a prepared set or its name."""
+    from mgdn_jax import data
+
+    if not folder.is_dir() or data.is_prepared(folder):
+        return None
+    return data.find_pair_folders(folder)
+
+
+class SetPairs(Sequence):
+    """Pairs of a prepared data set, decoded when they are asked for."""
+
+    def __init__(self, name: str):
+        from mgdn_jax import data
+
+        self._name = name
+        self._source, manifest = data.open_set(name, "train")
+        if manifest["roles"][:2] != ["a", "b"]:
+            raise InputError(
+                f"the data set {name} holds {' and '.join(manifest['roles'])}, no image pairs; "
+                "prepare one with mgdn data prepare pairs."
+            )
+        self.has_truth = "target" in manifest["roles"]
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def names(self) -> list[str]:
+        """Names of the pairs; decodes nothing."""
+        return [self._example(index)[0] for index in range(len(self))]
+
+    def _example(self, index: int) -> tuple[str, dict[str, Any] | Exception]:
+        try:
+            example = self._source[index]
+            name = example["name"]
+            return (name.decode() if isinstance(name, bytes) else str(name)), example
+        except Exception as error:  # damaged records raise whatever their library likes
+            reason = " ".join(str(error).split())[:100]
+            return f"#{index}", InputError(
+                f"example {index} of {self._name} cannot be read ({reason}); prepare it again."
+            )
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)  # ends a loop
+        name, example = self._example(index)
+        roles = ("a", "b", "target") if self.has_truth else ("a", "b")
+        return Pair(name, *(_decoded(example, role, name) for role in roles))
+
+
+def _decoded(example: dict[str, Any] | Exception, role: str, name: str) -> Any:
+    """One picture of an example, or why there is none: the other pairs must not suffer."""
+    from mgdn_jax.io.codec import decode_image
+
+    if isinstance(example, Exception):
+        return example
+    try:
+        return decode_image(_bytes(example[role]), f"{role} of {name}")
+    except InputError as error:
+        return error
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else bytes(np.asarray(value).item())
+
+
+def _stored(places: Sequence[str], job: Job, *, single: bool) -> dict[str, Method]:
+    """Methods whose pictures lie in files or folders."""
+    methods: dict[str, Method] = {}
+    pairs = job.pairs if places else []
+    known = pairs.names() if isinstance(pairs, SetPairs) else [pair.name for pair in pairs]
+    for place, title in zip(places, _titles(places), strict=True):
+        if single:
+            if os.path.isdir(place):
+                raise InputError(
+                    f"{place} is a folder, but its sources are files; give only one kind."
+                )
+            files.read_image(place)
+            methods[title] = Stored({known[0]: place})
+            continue
+        found = files.list_images(place)
+        strays = sorted(found.keys() - set(known))
+        if len(strays) == len(found):
+            raise InputError(
+                f"no picture of {place} has the name of a pair (such as {known[0]}); "
+                "name fused pictures as their sources."
+            )
+        job.problems += [f"{found[name]} belongs to no pair called {name}." for name in strays]
+        methods[title] = Stored({name: str(path) for name, path in found.items()})
+    return methods
+
+
+def _titles(places: Sequence[str]) -> list[str]:
+    """What to call methods: never `a` or `b`, which are the sources."""
+    titles = _last_parts([os.path.splitext(p)[0] if os.path.isfile(p) else p for p in places])
+    if titles is None:
+        raise InputError(f"{places[0]} is named twice; give each method once.")
+    return titles
+
+
+def _last_parts(places: Sequence[str], taken: Sequence[str] = ("a", "b")) -> list[str] | None:
+    """The last parts of paths, as many as tell them apart from each other and what is taken."""
+    parts = [Path(os.path.abspath(place)).parts for place in places]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        titles = ["/".join(p[-count:]) for p in parts]
+        if len(set(titles)) == len(titles) and not set(taken) & set(titles):
+            return titles
+    return None if places else []

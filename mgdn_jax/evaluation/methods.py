@@ -1,0 +1,431 @@
+"""From pictures to scores: fusion methods over sets of image pairs, in parallel.
+
+A method is a callable `fuse(a, b) -> picture`, a set of stored results, or a rule without
+learning; this room knows no network. The metrics are those of `mgdn_jax.metrics`, on luminance.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from mgdn_jax import metrics as ruler
+from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation.scores import Scores, Table
+from mgdn_jax.io import files
+from mgdn_jax.io.pixels import to_float, without_alpha
+
+Source: TypeAlias = np.ndarray | str | os.PathLike[str]
+Fuse: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one scene, or what a picture should have been, or both.
+
+    Attributes:
+        name: Title of the row, unique among the pairs.
+        a: First source: `(H, W)` or `(H, W, C)` array, or the path of an image file; an exception
+            where the picture is known to be lost; None where only `truth` is compared.
+        b: Second source, likewise.
+        truth: Ground truth, for the metrics that need one.
+    """
+
+    name: str
+    a: Source | Exception | None
+    b: Source | Exception | None
+    truth: Source | Exception | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A method whose results lie in files.
+
+    Attributes:
+        pictures: Name of a pair to the path of its fused image.
+    """
+
+    pictures: Mapping[str, str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A method without a device, cheap enough to run where its result is scored.
+
+    Attributes:
+        fuse: Picklable callable, given the luminance of both sources as uint8.
+    """
+
+    fuse: Fuse
+
+
+Method: TypeAlias = Fuse | Stored | Rule
+
+
+class MethodError(RuntimeError):
+    """A rule or a metric failed on a picture; the message names the exception and its words."""
+
+
+@dataclass
+class _Task:
+    """One pair on its way to be scored; everything in it can be sent to another process."""
+
+    pair: Pair
+    made: dict[str, Source | Rule | Exception]  # a picture, how to make it, or why there is none
+    wanted: tuple[str, ...]
+    keep: bool  # whether the pictures are to come back
+    unit: bool = False  # floating-point pictures among `made` are in 0..1
+    scores: dict[str, Scores] = field(default_factory=dict)
+    failures: dict[str, Exception] = field(default_factory=dict)
+
+
+def evaluate_methods(
+    methods: Mapping[str, Method],
+    pairs: Iterable[Pair | tuple[str, Source, Source]],
+    *,
+    metrics: Sequence[str] = ruler.STANDARD,
+    variant: str = "standard",
+    on_result: Callable[[str, str, np.ndarray, Scores], None] | None = None,
+    on_pair: Callable[[str], None] | None = None,
+    workers: int = 0,
+) -> dict[str, Table]:
+    """Fuses every pair with every method and scores the results on luminance.
+
+    Pairs are read a few at a time, and the sources' part of the metrics is computed once for all
+    methods. Callables run in this process, one pair after the other.
+
+    Args:
+        methods: Name to method. A callable gets the pictures as they were read and returns one of
+            their height and width, gray or colour, in their dtype (or floating point in 0..255 if
+            they are integers).
+        pairs: `Pair`s or `(name, a, b)`.
+        metrics: Names, see `mgdn_jax.metrics.METRICS`.
+        variant: `standard` or `cddfuse`, see `mgdn_jax.metrics.resolve`.
+        on_result: Called after each success as `on_result(method, pair name, fused, scores)`, in
+            the order of the pairs, to save or collect pictures.
+        on_pair: Called as `on_pair(pair name)` when a pair is done, failed or not: for progress.
+        workers: Processes that read, measure and apply rules; 0 does it here. They start afresh
+            (spawn), so a script that asks for them needs the usual `if __name__ == "__main__"`.
+
+    Returns:
+        Name to table. An image that cannot be read, fused or measured is listed in the
+        `failures` of the tables concerned; the others are not lost.
+
+    Raises:
+        InputError: on unknown metrics, on two pairs of one name, if there are no pairs, and if
+            the system killed a worker.
+        Exception: the first failure itself, if not one picture could be scored.
+    """
+    wanted = tuple(ruler.resolve(name, variant).name for name in metrics)
+    tables = {method: Table(wanted) for method in methods}
+    failures: list[Exception] = []
+    seen: set[str] = set()
+
+    def record(task: _Task) -> None:
+        name = task.pair.name
+        for method, table in tables.items():
+            if method in task.failures:
+                failures.append(task.failures[method])
+                table.failures[name] = _sentence(task.failures[method])
+            else:
+                table.rows[name] = dict(task.scores[method])
+                if on_result:
+                    picture = task.made[method]
+                    assert isinstance(picture, np.ndarray)
+                    on_result(method, name, picture, task.scores[method])
+        if on_pair:
+            on_pair(name)
+
+    tasks = (_prepare(pair, methods, wanted, on_result is not None) for pair in _named(pairs, seen))
+    if workers < 1:
+        for task in tasks:
+            record(_measure(task))
+    else:
+        _spread(tasks, workers, record)
+    if not seen:
+        raise InputError("there are no image pairs to evaluate: give at least one.")
+    if failures and not any(table.rows for table in tables.values()):
+        raise failures[0]
+    return tables
+
+
+def evaluate_pairs(
+    fuse: Method,
+    pairs: Iterable[Pair | tuple[str, Source, Source]],
+    *,
+    metrics: Sequence[str] = ruler.STANDARD,
+    variant: str = "standard",
+    on_result: Callable[[str, np.ndarray, Scores], None] | None = None,
+    workers: int = 0,
+) -> Table:
+    """Fuses every pair with one method and scores the results on luminance.
+
+    Args:
+        fuse: See `evaluate_methods`.
+        pairs: `Pair`s or `(name, a, b)`.
+        metrics: Names.
+        variant: `standard` or `cddfuse`.
+        on_result: Called after each success as `on_result(pair name, fused, scores)`.
+        workers: See `evaluate_methods`.
+
+    Returns:
+        The table, with failed pairs listed in it.
+
+    Raises:
+        InputError: as `evaluate_methods`.
+        Exception: the first failure itself, if not one picture could be scored.
+    """
+    forward = None if on_result is None else (lambda _, *rest: on_result(*rest))
+    tables = evaluate_methods(
+        {"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward, workers=workers
+    )
+    return tables[""]
+
+
+def _named(pairs: Iterable[Pair | tuple[str, Source, Source]], seen: set[str]) -> Iterable[Pair]:
+    for given in pairs:
+        pair = given if isinstance(given, Pair) else Pair(*given)
+        if pair.name in seen:
+            raise InputError(f"two image pairs are called {pair.name}: give each its own name.")
+        seen.add(pair.name)
+        yield pair
+
+
+def _prepare(
+    pair: Pair, methods: Mapping[str, Method], wanted: tuple[str, ...], keep: bool
+) -> _Task:
+    """The pair with what each method makes of it; runs the callables."""
+    task = _Task(pair, {}, wanted, keep)
+    sources: tuple[np.ndarray, np.ndarray] | Exception | None = None
+    # A batch must survive whatever one picture does to a method, hence every Exception.
+    for name, method in methods.items():
+        try:
+            if isinstance(method, Rule):
+                task.made[name] = method
+            elif isinstance(method, Stored):
+                if pair.name not in method.pictures:
+                    raise InputError(f"{name} has no picture called {pair.name}.")
+                task.made[name] = method.pictures[pair.name]
+            else:
+                if sources is None:
+                    sources = _both(pair)
+                if isinstance(sources, Exception):
+                    raise sources
+                task.made[name] = np.asarray(method(*sources))
+        except Exception as failure:
+            task.made[name] = failure
+    if isinstance(sources, tuple):  # read already: the worker need not do it again
+        task.unit = not isinstance(pair.a, np.ndarray) and sources[0].dtype.kind == "f"
+        task.pair = Pair(pair.name, *sources, pair.truth)
+    return task
+
+
+def _both(pair: Pair) -> tuple[np.ndarray, np.ndarray] | Exception:
+    try:
+        if pair.a is None or pair.b is None:
+            raise InputError(f"{pair.name} has no two sources to fuse: give both.")
+        return _read(pair.a), _read(pair.b)
+    except Exception as failure:
+        return failure
+
+
+def _read(source: Source | Exception) -> np.ndarray:
+    if isinstance(source, Exception):
+        raise source
+    return source if isinstance(source, np.ndarray) else files.read_image(source)
+
+
+def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None]) -> None:
+    """Measures tasks in other processes; records them here, in order, a bounded number ahead."""
+    # Spawned, not forked: this process may hold threads and devices of JAX.
+    others = set(multiprocessing.active_children())
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _ignore_interrupts
+    )
+    waiting: collections.deque[concurrent.futures.Future[_Task]] = collections.deque()
+    try:
+        for task in tasks:
+            with _held_interrupts():
+                waiting.append(pool.submit(_measure, task))
+            if len(waiting) > 2 * workers:
+                record(waiting.popleft().result())
+        while waiting:
+            record(waiting.popleft().result())
+    except BrokenProcessPool:
+        raise InputError(
+            "a scoring process was ended by the system, which is usually short of memory then: "
+            "use fewer processes (--jobs 1)."
+        ) from None
+    except BaseException:  # Ctrl-C above all: nobody waits for pictures that nobody wants
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _held_interrupts() -> Iterator[None]:
+    """Ctrl-C waits; a process started meanwhile never hears it, not even while it imports."""
+    mask = getattr(signal, "pthread_sigmask", None)
+    if mask is None:  # Windows
+        yield
+        return
+    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(signal.SIG_SETMASK, before)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+
+def _measure(task: _Task) -> _Task:
+    """Scores what every method made of one pair; drops the pictures nobody asked for."""
+    try:
+        judge = _Judge(task)
+    except Exception as failure:
+        task.failures = dict.fromkeys(task.made, _portable(failure))
+    else:
+        for name, made in task.made.items():
+            try:
+                task.made[name], task.scores[name] = judge.score(name, made)
+            except Exception as failure:
+                task.failures[name] = failure if failure is made else _portable(failure)
+    if not task.keep:
+        task.made = {}
+    # The sources stay behind: the way back to the parent is paid by the byte.
+    task.pair = Pair(task.pair.name, None, None)
+    return task
+
+
+def _portable(failure: Exception) -> Exception:
+    """The failure in a form that surely survives the way to another process."""
+    return failure if type(failure) is InputError else MethodError(_sentence(failure))
+
+
+class _Judge:
+    """The sources and the truth of one pair, ready to measure any number of fused pictures."""
+
+    def __init__(self, task: _Task):
+        self._unit = task.unit
+        self._name = task.pair.name
+        self._metrics = [ruler.METRICS[name] for name in task.wanted]
+        self._domain = _domain(self._metrics)
+        needs = {role for metric in self._metrics for role in metric.needs}
+        if any(isinstance(made, Rule) for made in task.made.values()):
+            needs |= {"a", "b"}
+        self._images: dict[str, ruler.Gray | np.ndarray] = {}
+        self._titles: dict[str, str] = {}
+        for role in ("a", "b", "truth"):
+            source = getattr(task.pair, role)
+            if source is None and role not in needs:
+                continue
+            if source is None:
+                names = ", ".join(m.name for m in self._metrics if role in m.needs)
+                kind = "ground truth" if role == "truth" else "two sources"
+                raise InputError(f"{names} needs the {kind} of {self._name}: give them.")
+            given = not isinstance(source, (str, os.PathLike))
+            self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
+            unit = self._unit or not given
+            domain = self._domain if role == "truth" else "gray"
+            self._images[role] = pixels_of(_read(source), self._titles[role], unit, domain)
+
+    def score(self, method: str, made: Source | Rule | Exception) -> tuple[np.ndarray, Scores]:
+        """The fused picture and its scores."""
+        title, unit = f"{method or 'the result'} of {self._name}", self._unit
+        if isinstance(made, Exception):
+            raise made
+        if isinstance(made, Rule):
+            a, b = (np.asarray(self._images[r].pixels, np.uint8) for r in ("a", "b"))  # type: ignore[union-attr]
+            self._compare_sizes({self._titles["a"]: a.shape, self._titles["b"]: b.shape})
+            picture = made.fuse(a, b)
+        elif isinstance(made, np.ndarray):
+            picture = made
+        else:
+            title, unit = os.fspath(made), True
+            picture = files.read_image(made)
+        fused = pixels_of(picture, title, unit, self._domain)
+        sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
+        self._compare_sizes({title: fused.shape, **sizes})
+        self._check_side(title, *fused.shape[:2])
+        images = {"fused": fused, **self._images}
+        scores = {m.name: float(m.fn(*(images[r] for r in m.needs))) for m in self._metrics}
+        return picture, scores
+
+    def _compare_sizes(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
+        (first, size), *others = sizes.items()
+        for title, other in others:
+            if other[:2] != size[:2]:
+                raise InputError(
+                    f"{first} is {size[1]}x{size[0]} but {title} is {other[1]}x{other[0]}; "
+                    "pictures to compare must have the same size."
+                )
+
+    def _check_side(self, title: str, height: int, width: int) -> None:
+        small = [m for m in self._metrics if m.min_side > min(height, width)]
+        if small:
+            listed = ", ".join(f"{m.name} ({m.min_side})" for m in small)
+            raise InputError(
+                f"{title} is {width}x{height}, too small for {listed}: leave these metrics out "
+                "(--metrics) or the picture."
+            )
+
+
+def _domain(metrics: Sequence[ruler.Metric]) -> str:
+    """What kind of pixels all the metrics take."""
+    by_domain = {metric.domain: metric.name for metric in metrics}
+    if len(by_domain) > 1:
+        raise InputError(
+            f"{' and '.join(by_domain.values())} take different pixels "
+            f"({' and '.join(by_domain)}): ask for them in separate calls."
+        )
+    return next(iter(by_domain), "gray")
+
+
+def pixels_of(
+    picture: np.ndarray, title: str, unit: bool = True, domain: str = "gray"
+) -> ruler.Gray | np.ndarray:
+    """Pixels of any dtype as the metrics of a domain take them.
+
+    Args:
+        picture: `(H, W)` or `(H, W, C)`, C in 1 to 4; alpha is left out.
+        title: What to call it in a complaint.
+        unit: Floating-point pixels are in 0..1, as those of image files; else in 0..255.
+        domain: `gray` gives luminance in 0..255, `linear` floats in 0..1, `metres` the floats
+            as they are.
+    """
+    pixels = without_alpha(np.asarray(picture))
+    floating = pixels.dtype.kind == "f"
+    if domain == "metres":
+        if not floating:
+            raise InputError(f"{title} is {pixels.dtype}; depth in metres needs float pixels.")
+        return pixels[..., 0]
+    if floating and (unit or domain == "linear"):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= -1e-6 and high <= 1 + 1e-6):
+            raise InputError(
+                f"{title} has float pixels from {low:.4g} to {high:.4g}; scale them to [0, 1] "
+                "first."
+            )
+    if domain == "linear":
+        return to_float(pixels)
+    return ruler.prepare(pixels.astype(np.float64) * 255.0 if floating and unit else pixels)
+
+
+def _sentence(failure: Exception) -> str:
+    text = str(failure) or "no message."
+    told = isinstance(failure, (InputError, MethodError))
+    return text if told else f"{type(failure).__name__}: {text}"

@@ -1,0 +1,47 @@
+"""Compiled programs kept on disk between runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_folder() -> Path | None:
+    """Where compiled programs are kept between runs.
+
+    `$MGDN_CACHE_DIR` if set ("off" or empty: nowhere), else `mgdn_jax` in the user's cache folder.
+    """
+    chosen = os.environ.get("MGDN_CACHE_DIR")
+    if chosen is not None:
+        return None if chosen.strip().lower() in ("", "off", "0") else Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path("~/Library/Caches").expanduser()
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser()
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return base / "mgdn_jax"
+
+
+def enable_compilation_cache() -> Path | None:
+    """Lets JAX keep compiled programs on disk, so that the next run starts at once.
+
+    Returns:
+      The folder, or None if it is switched off or not writable (which is no error).
+    """
+    folder = cache_folder()
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    return folder

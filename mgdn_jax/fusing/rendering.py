@@ -1,0 +1,98 @@
+"""What a call of a `Fuser` does around the network: mirrored views, range and colour."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from mgdn_jax import image
+from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.io.pixels import from_float, to_float
+
+_BAND_ROWS = 512
+
+View = tuple[slice, slice]
+_AS_IT_IS, _BACKWARDS = slice(None), slice(None, None, -1)
+
+
+def views(ensemble: str | None) -> tuple[View, ...]:
+    """Index of rows and columns for every view that goes through the network.
+
+    Each is its own inverse, so the same index turns the result back.
+
+    Args:
+        ensemble: of `options.ENSEMBLES`.
+    """
+    if ensemble != "flips":
+        return ((_AS_IT_IS, _AS_IT_IS),)
+    both = (_AS_IT_IS, _BACKWARDS)
+    return tuple((rows, columns) for rows in both for columns in both)
+
+
+def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean of float maps of one shape; the first one is changed, one more is held at a time."""
+    parts = iter(parts)
+    total, count = next(parts), 1
+    for part in parts:
+        total += part
+        count += 1
+    if count > 1:
+        total /= np.float32(count)
+    return total
+
+
+def gray_if_equal(picture: np.ndarray) -> np.ndarray:
+    """One channel of a colour picture whose channels are equal everywhere; else the picture."""
+    return picture[..., :1] if (picture == picture[..., :1]).all() else picture
+
+
+def picture(
+    fused: np.ndarray,
+    sources: Sequence[np.ndarray] | None,
+    options: FuseOptions,
+    dtype: np.dtype | None,
+    channels: int,
+) -> np.ndarray:
+    """A picture from the network's values: range, then colour, then the type.
+
+    Args:
+        fused: (H, W, C) float32; changed in place where values are cut off.
+        sources: the pictures whose chroma joins a fused luminance; None joins nothing.
+        options: `chroma` and `stretch` of the call.
+        dtype: of the result; None is float32 as computed, neither stretched, clipped nor rounded.
+        channels: of the result.
+
+    Returns:
+        (H, W, channels).
+    """
+    is_stretched = options.stretch != "none" and dtype is not None
+    if is_stretched and options.stretch == "fill":
+        np.clip(fused, 0.0, 1.0, out=fused)
+    low, high = (float(fused.min()), float(fused.max())) if is_stretched else (0.0, 1.0)
+    if high == low:
+        low, high = 0.0, 1.0
+    out = np.empty((*fused.shape[:2], channels), dtype or np.float32)
+    for top in range(0, len(out), _BAND_ROWS):
+        rows = slice(top, top + _BAND_ROWS)
+        band = (fused[rows] - np.float32(low)) / np.float32(high - low)
+        if sources is not None:
+            band = _coloured(band, [to_float(x[rows]) for x in sources], options.chroma)
+        out[rows] = from_float(band, dtype)
+    return out
+
+
+def _coloured(fused: np.ndarray, sources: Sequence[np.ndarray], chroma: str | None) -> np.ndarray:
+    """Fused luminance (H, W, 1) with the chroma of those sources that have any; floats."""
+    coloured = [x for x in sources if x.shape[-1] == 3]
+    if not coloured:
+        return fused
+    if chroma == "parity":
+        planes = [image.rgb_to_ycrcb_published(255.0 * x)[..., 1:] for x in coloured]
+        mixed = functools.reduce(image.fuse_chroma_published, planes)
+        full = np.concatenate([255.0 * fused, mixed], -1)
+        return np.asarray(image.ycrcb_published_to_rgb(full) / 255.0, np.float32)
+    planes = [image.rgb_to_ycbcr(x)[..., 1:] for x in coloured]
+    mixed = functools.reduce(image.fuse_chroma, planes)
+    return np.asarray(image.ycbcr_to_rgb(np.concatenate([fused, mixed], -1)))

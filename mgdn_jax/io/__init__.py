@@ -1,0 +1,1 @@
+"""Files and pixels at the edge of the package."""

@@ -1,0 +1,1 @@
+"""The systems, a folder each, and what they have in common."""

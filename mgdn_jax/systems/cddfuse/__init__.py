@@ -1,0 +1,1 @@
+"""CDDFuse: correlation-driven dual-branch feature decomposition (Zhao et al., CVPR 2023)."""

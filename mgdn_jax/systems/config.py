@@ -1,0 +1,84 @@
+"""What the configurations of all systems share: JSON in and out, and checks in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from mgdn_jax.errors import InputError, nearest
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemConfig:
+    """Base of a system's frozen `Config`; a subclass adds fields and `in_channels`, `out_channels`.
+
+    Attributes:
+        system: the system's name in messages.
+    """
+
+    system: ClassVar[str] = "network"
+
+    @property
+    def grid(self) -> int:
+        """Sides that the network works on are multiples of this number of pixels."""
+        return 1
+
+    def for_use(self) -> Self:
+        """The same network without what only training needs."""
+        return self
+
+    def for_training(self, norm_floor: float) -> Self:
+        """The same network with attention that is never steep.
+
+        Args:
+            norm_floor: smallest norm that queries and keys are divided by, at least. Without such a
+                division nothing changes.
+        """
+        del norm_floor
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-safe dictionary of all fields."""
+        fields = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`; absent fields take their defaults, lists become tuples.
+
+        Raises:
+            InputError: a field is unknown (a near one is named) or holds an impossible value.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in fields:
+            if name not in known:
+                raise InputError(f"{cls.system} config has no field {name!r}; "
+                                 f"{nearest(name, known)}")  # fmt: skip
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+    def demand(self, holds: bool, sentence: str) -> None:
+        """Raises InputError with the sentence unless it holds."""
+        if not holds:
+            raise InputError(f"{self.system} config: {sentence}")
+
+    def demand_whole(self, *names: str) -> None:
+        """Demands positive whole numbers of these fields."""
+        for name in names:
+            value = getattr(self, name)
+            good = type(value) is int and value > 0
+            self.demand(good, f"{name} must be a positive whole number")
+
+    def demand_positive(self, *names: str) -> None:
+        """Demands positive numbers of these fields."""
+        for name in names:
+            value = getattr(self, name)
+            number = isinstance(value, float | int) and not isinstance(value, bool)
+            self.demand(number and value > 0, f"{name} must be a positive number")
+
+    def demand_choice(self, **choices: tuple[str, ...]) -> None:
+        """Demands one of a field's choices, by field."""
+        for name, known in choices.items():
+            self.demand(getattr(self, name) in known, f"{name} is one of {', '.join(known)}")

@@ -1,0 +1,1 @@
+"""MGDN: mutual-guided dynamic network (Guan et al., ACM MM 2023)."""

@@ -1,0 +1,1 @@
+"""ReFusion: fusion under a learned loss (Bai et al., IJCV 2024)."""

@@ -1,0 +1,235 @@
+"""Training checkpoints (Orbax): the last few and the best one, each whole or not at all.
+
+Orbax is imported on first use only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.io.disk import make_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """One checkpoint as read back.
+
+    Attributes:
+        step: updates done when it was taken.
+        trees: {item: pytree of NumPy arrays}, shaped as the target was.
+        data: state of the data iterator.
+        meta: what `save` was given.
+    """
+
+    step: int
+    trees: dict[str, Any]
+    data: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def flatten_tree(tree: Any) -> dict[str, Any]:
+    """Any pytree -> {slash path: leaf}; Optax's named tuples give their field names."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _checksum(flat: Mapping[str, np.ndarray]) -> int:
+    total = 0
+    for name in sorted(flat):
+        value = flat[name]
+        total = zlib.crc32(f"{name}{value.dtype}{value.shape}".encode(), total)
+        total = zlib.crc32(np.ascontiguousarray(value).tobytes(), total)
+    return total
+
+
+class Checkpoints:
+    """A folder of training checkpoints: the last few and the best one.
+
+    Saves run in the background. A checkpoint counts only once it is complete (Orbax renames its
+    temporary folder last), and carries checksums, so one that was cut short or damaged is never
+    mistaken for a good one. Holds host copies only: what was saved from eight devices restores
+    to one. With several processes only one of them should own this object.
+
+    Args:
+        folder: where checkpoints live; made when missing.
+        keep: how many of the newest to keep.
+        best: name of the metric (higher is better) whose best checkpoint is kept as well.
+        process: index of the calling process among several (it synchronises with nobody).
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int = 2, best: str = "", process: int = 0
+    ):
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
+
+        self.folder = pathlib.Path(folder).absolute()
+        make_folder(self.folder)
+        self._ocp, self._best = ocp, best
+        kept: list[Any] = [policies.LatestN(keep)]
+        if best:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[best],
+                    n=1,
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                cleanup_tmp_directories=True,
+                # Without it Orbax neither writes the metrics down nor reads them back.
+                best_fn=(lambda metrics: metrics[best]) if best else None,
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=process,
+                    active_processes={process},
+                    barrier_sync_key_prefix=f"mgdn_{process}",
+                ),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, oldest first; waits for a save under way."""
+        self._manager.wait_until_finished()
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self,
+        step: int,
+        trees: Mapping[str, Any],
+        *,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Copies everything to the host, then writes in the background.
+
+        Args:
+            step: updates done.
+            trees: {item: pytree of arrays}; items without leaves are allowed.
+            data: json-safe state of the data iterator.
+            meta: json-safe notes (config, versions, phase).
+            metrics: validation results at this step, if it was validated.
+        """
+        args: dict[str, Any] = {}
+        checksums = {}
+        for item, tree in trees.items():
+            # A NumPy view of a CPU array is no copy, and the buffer is about to be donated.
+            flat = {k: np.array(v) for k, v in flatten_tree(jax.device_get(tree)).items()}
+            if flat:
+                args[item] = self._ocp.args.StandardSave(flat)
+                checksums[item] = _checksum(flat)
+        header = {"checksums": checksums, "data": dict(data), "meta": dict(meta)}
+        args["header"] = self._ocp.args.JsonSave(header)
+        self._manager.save(
+            step,
+            args=self._ocp.args.Composite(**args),
+            metrics=self._judged(metrics),
+            force=True,
+        )
+
+    def _judged(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
+        # Orbax warns of every save without a figure; this one is never the best.
+        return {self._best: (metrics or {}).get(self._best, -1e30)} if self._best else None
+
+    def restore(
+        self, target: Mapping[str, Any], *, warn: Callable[[str], None] = lambda line: None
+    ) -> Restored | None:
+        """Reads the newest checkpoint that is whole.
+
+        A damaged one is renamed to `damaged-<step>` and the one before is tried.
+
+        Args:
+            target: {item: pytree of arrays or `jax.ShapeDtypeStruct`}, the structure wanted.
+            warn: is told, in one line, of every damaged checkpoint passed over.
+
+        Returns:
+            The checkpoint, or None when the folder holds none.
+
+        Raises:
+            InputError: the checkpoint is whole but does not fit the target (missing, extra or
+                misshapen arrays), or every checkpoint is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                flats, header = self._read(step)
+            except Exception as error:  # whatever a broken file makes Orbax raise
+                reason = str(error).strip().splitlines()
+                warn(
+                    f"checkpoint {self.folder / str(step)} is damaged"
+                    f" ({reason[0][:120] if reason else type(error).__name__}); trying the one"
+                    " before"
+                )
+                self._set_aside(step)
+                continue
+            trees = {item: self._fit(step, item, flats, tree) for item, tree in target.items()}
+            return Restored(step, trees, header["data"], header["meta"])
+        if steps:
+            raise InputError(
+                f"{self.folder}: all of its checkpoints are damaged; remove the folder to start"
+                " from scratch."
+            )
+        return None
+
+    def _read(self, step: int) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+        args = self._ocp.args
+        header = self._manager.restore(step, args=args.Composite(header=args.JsonRestore()))
+        header = header["header"]
+        items = {item: args.StandardRestore() for item in header["checksums"]}
+        read = self._manager.restore(step, args=args.Composite(**items))
+        flats = {item: dict(read[item]) for item in items}
+        for item, flat in flats.items():
+            if _checksum(flat) != header["checksums"][item]:
+                raise ValueError(f"checksum of {item!r} differs")
+        return flats, header
+
+    def _set_aside(self, step: int) -> None:
+        place = self.folder / f"damaged-{step}"
+        count = 1
+        while place.exists():
+            count += 1
+            place = self.folder / f"damaged-{step}-{count}"
+        os.replace(self.folder / str(step), place)
+        self._manager.reload()
+
+    def _fit(
+        self, step: int, item: str, flats: Mapping[str, Mapping[str, np.ndarray]], tree: Any
+    ) -> Any:
+        flat, wanted = flats.get(item, {}), flatten_tree(tree)
+        faults = [f"-{name} (missing)" for name in wanted if name not in flat]
+        faults += [f"+{name} (not wanted)" for name in flat if name not in wanted]
+        faults += [
+            f"{name}: {flat[name].dtype}{flat[name].shape}, not {want.dtype}{tuple(want.shape)}"
+            for name, want in wanted.items()
+            if name in flat
+            and (flat[name].shape, flat[name].dtype) != (tuple(want.shape), want.dtype)
+        ]
+        if faults:
+            more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
+            raise InputError(
+                f"{self.folder / str(step)}: {item!r} does not fit this network or optimiser"
+                f" ({', '.join(faults[:4])}{more}); use the config it was trained with, or"
+                " another workdir."
+            )
+        treedef = jax.tree_util.tree_structure(tree)
+        return jax.tree_util.tree_unflatten(treedef, [flat[name] for name in wanted])
+
+    def wait(self) -> None:
+        """Returns once nothing is being written any more; raises if a save failed."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the save under way, then releases Orbax's threads."""
+        self._manager.close()

@@ -1,0 +1,350 @@
+"""What a training run is asked to do: the config, checked field by field before anything starts.
+
+Everything here is plain data in, frozen dataclasses out; every complaint is one sentence that
+names the field and what to write instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.training.optimisers import (
+    OPTIMISERS,
+    SCHEDULES,
+)
+
+BLOCKS = ("name", "recipe", "model", "data", "optimiser", "train")
+DURATIONS = ("steps", "epochs", "examples")
+# What may change between one start of a run and the next; all else is part of the result.
+FREE = frozenset(
+    [*(f"train.{name}" for name in DURATIONS)]
+    + [f"train.{name}" for name in ("log_every", "eval_every", "save_every", "keep", "devices")]
+    + [
+        f"data.{part}.{name}"
+        for part in ("train", "validation")
+        for name in ("threads", "prefetch")
+    ]
+)
+# Fields that came later, with the value that does what was done before.
+LATER = {
+    "data.train.jitter.scale": 1.0,
+    "data.train.jitter.gamma": 1.0,
+    "data.train.jitter.noise": 0.0,
+    "data.train.jitter.clip": 0.0,
+    "recipe.gradient_rule": "strength",
+    "recipe.intensity_rule": "max",
+    "recipe.intensity_share": 1.0,
+    "train.init": "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """The `optimiser` block; see `steps.make_optimiser` and `steps.make_schedule`.
+
+    `networks` holds, by network, the fields that differ for it: {"proposal": {"name": "max_abs"}}.
+    """
+
+    name: str
+    learning_rate: float
+    schedule: str = "constant"
+    warmup: int = 0
+    end_factor: float = 0.0
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.5
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    clip_offset: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    networks: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """The `train` block.
+
+    Attributes:
+        batch: examples per update, over all devices and processes.
+        steps: length of the run in updates; exactly one of `steps`, `epochs` and `examples` is
+            set, the others are 0.
+        epochs: length in passes over the training data.
+        examples: length in training examples seen.
+        accumulate: parts that each device's share of the batch is worked through in.
+        ema: decay of the moving average of the parameters; 0 for none.
+        seed: of everything random.
+        log_every: updates between lines of the log.
+        eval_every: updates between validations; 0 for one at the end only.
+        save_every: updates between checkpoints; 0 for one at the end only.
+        keep: newest checkpoints kept (the best one stays besides).
+        eval_batch: examples per validation step over all devices; 0 for `batch`.
+        devices: local devices to use; 0 for all.
+        init: weights to start from, a bundled name or a file, in place of random ones; "" for none.
+    """
+
+    batch: int
+    steps: int = 0
+    epochs: float = 0.0
+    examples: int = 0
+    accumulate: int = 1
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 50
+    eval_every: int = 1000
+    save_every: int = 1000
+    keep: int = 2
+    eval_batch: int = 0
+    devices: int = 0
+    init: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A checked config.
+
+    Attributes:
+        name: of the weights file the run ends with.
+        recipe: the `recipe` block; "name" is a registered recipe or a dotted module path.
+        model: the `model` block: "preset" and overrides of the model config's fields.
+        data: the `data` block: "loader" is the dotted path of a module with `make_loader` and
+            `make_eval_loader`; "train" and "validation" go to one of the two, the rest to both.
+        optimiser: see `Optimiser`.
+        train: see `Train`.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    optimiser: Optimiser
+    train: Train
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Advice on a name that is not known: the closest one that is, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}."
+
+
+def _typed(field: str, value: Any, kind: str) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "int" and number and float(value).is_integer():
+        return int(value)
+    if kind == "float" and number and math.isfinite(value):
+        return float(value)
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind.startswith("dict") and isinstance(value, Mapping):
+        return dict(value)
+    if kind.startswith("tuple") and isinstance(value, list | tuple):
+        return tuple(_typed(field, item, "float") for item in value)
+    wanted = {"int": "a whole number", "float": "a finite number", "str": "a text"}
+    rest = "a block" if kind.startswith("dict") else "a list of numbers"
+    raise InputError(f"config field {field!r} is {value!r} and must be {wanted.get(kind, rest)}.")
+
+
+def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+    """One block of a config -> its dataclass.
+
+    Args:
+        kind: the dataclass.
+        name: of the block, for messages.
+        values: the block's fields; None stands for the default.
+
+    Raises:
+        InputError: an unknown, missing or mistyped field.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in values:
+        if key not in fields:
+            raise InputError(f"config has no field '{name}.{key}'; {nearest(key, fields)}")
+    given = {key: value for key, value in values.items() if value is not None}
+    for key, field in fields.items():
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if key not in given and needed:
+            raise InputError(f"config field '{name}.{key}' is missing; add it.")
+    types = {key: str(field.type) for key, field in fields.items()}
+    return kind(**{key: _typed(f"{name}.{key}", v, types[key]) for key, v in given.items()})
+
+
+def _demand(good: bool, field: str, value: Any, wanted: str) -> None:
+    if not good:
+        raise InputError(f"config field {field!r} is {value!r} and must be {wanted}.")
+
+
+def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
+    """A checked `optimiser` block, called `name` in messages."""
+    optimiser = block(Optimiser, name, values)
+    for field, known in (("name", OPTIMISERS), ("schedule", SCHEDULES)):
+        value = getattr(optimiser, field)
+        if value not in known:
+            raise InputError(f"config field '{name}.{field}' is {value!r}: {nearest(value, known)}")
+    rate = optimiser.learning_rate
+    _demand(rate > 0, f"{name}.learning_rate", rate, "above 0")
+    for field in ("warmup", "weight_decay", "clip_norm", "clip_offset", "end_factor"):
+        value = getattr(optimiser, field)
+        _demand(value >= 0, f"{name}.{field}", value, "0 or more")
+    stones = optimiser.milestones
+    _demand(all(0 <= m <= 1 for m in stones), f"{name}.milestones", stones, "fractions 0 to 1")
+    if optimiser.weight_decay and optimiser.name != "adamw":
+        raise InputError(
+            f"config field '{name}.weight_decay' needs '{name}.name' to be 'adamw'; set one of the"
+            " two."
+        )
+    return optimiser
+
+
+def own_settings(settings: Optimiser, network: str) -> Optimiser:
+    """The `optimiser` block as it is for one network, its own fields put in.
+
+    Raises:
+        InputError: its entry in `networks` is unknown, mistyped or contradictory.
+    """
+    own = settings.networks.get(network, {})
+    name = f"optimiser.networks.{network}"
+    if not isinstance(own, Mapping):
+        raise InputError(f"config field '{name}' is {own!r} and must be a block.")
+    shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    del shared["networks"]
+    if "networks" in own:
+        raise InputError(f"config field '{name}.networks' makes no sense; remove it.")
+    return _optimiser(name, shared | dict(own))
+
+
+def check(config: Mapping[str, Any]) -> Run:
+    """A whole config as nested plain dictionaries -> `Run`.
+
+    Args:
+        config: blocks `recipe`, `model`, `data`, `optimiser`, `train`, and a `name`.
+
+    Raises:
+        InputError: anything unknown, missing, mistyped or contradictory.
+    """
+    for key in config:
+        if key not in BLOCKS:
+            raise InputError(f"config has no field {key!r}; {nearest(key, BLOCKS)}")
+    for key in BLOCKS:
+        if key not in config:
+            raise InputError(f"config field {key!r} is missing; add it.")
+        if key != "name" and not isinstance(config[key], Mapping):
+            raise InputError(f"config field {key!r} is {config[key]!r} and must be a block.")
+    name = _typed("name", config["name"], "str")
+    _demand(bool(name) and "/" not in name and name[0] != ".", "name", name, "a file name")
+    for key, field in (("recipe", "name"), ("data", "loader")):
+        if not isinstance(config[key].get(field), str):
+            raise InputError(f"config field '{key}.{field}' is missing; add it.")
+    for part, wanted in (("train", True), ("validation", False)):
+        if not isinstance(config["data"].get(part, None if wanted else {}), Mapping):
+            raise InputError(f"config field 'data.{part}' must be a block of loader arguments.")
+    optimiser = _optimiser("optimiser", config["optimiser"])
+    for network in optimiser.networks:
+        own_settings(optimiser, network)
+    train = block(Train, "train", config["train"])
+    for field in ("batch", "accumulate", "log_every", "keep"):
+        value = getattr(train, field)
+        _demand(value >= 1, f"train.{field}", value, "1 or more")
+    for field in (*DURATIONS, "seed", "eval_every", "save_every", "eval_batch", "devices"):
+        value = getattr(train, field)
+        _demand(value >= 0, f"train.{field}", value, "0 or more")
+    _demand(0 <= train.ema < 1, "train.ema", train.ema, "in [0, 1)")
+    duration(train.steps, train.epochs, train.examples, batch=train.batch, dataset=1)
+    plain = {key: dict(config[key]) for key in ("recipe", "model", "data")}
+    return Run(name, plain["recipe"], plain["model"], plain["data"], optimiser, train)
+
+
+def duration(steps: int, epochs: float, examples: int, *, batch: int, dataset: int) -> int:
+    """Length of a run in updates, from whichever of three ways it was told.
+
+    Args:
+        steps: updates, or 0.
+        epochs: passes over the data, or 0.
+        examples: examples seen, or 0.
+        batch: examples per update.
+        dataset: examples in one epoch.
+
+    Returns:
+        Updates, rounded up so that at least what was asked for is seen.
+
+    Raises:
+        InputError: none or more than one of the three is set.
+    """
+    told = {
+        name: value
+        for name, value in zip(DURATIONS, (steps, epochs, examples), strict=True)
+        if value
+    }
+    if len(told) != 1:
+        found = " and ".join(f"train.{name}={value}" for name, value in told.items()) or "none"
+        raise InputError(
+            "config must set exactly one of train.steps, train.epochs and train.examples, the"
+            f" others to 0 (found {found})."
+        )
+    # The tolerance keeps 0.1 epochs of 80 examples in batches of 8 at one step, not two.
+    seen = examples or epochs * dataset
+    return steps or max(1, math.ceil(seen / batch - 1e-6))
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> {"train.batch": 8}, tuples as lists."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def compare(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Refuses to resume under a config that would make another result.
+
+    Args:
+        before: the config the run was started with, nested.
+        now: the config it is to go on with, nested.
+        where: the run's folder, for the message.
+
+    Raises:
+        InputError: a field other than durations, intervals and machinery differs.
+    """
+    old, new = LATER | flatten(before), LATER | flatten(now)
+    for field in sorted(old.keys() | new.keys()):
+        if field not in FREE and old.get(field) != new.get(field):
+            raise InputError(
+                f"{where}: was started with {field}={old.get(field)!r} and the config now says"
+                f" {new.get(field)!r}; use the old value or another workdir."
+            )
+
+
+def call(function: Callable[..., Any], field: str, values: Mapping[str, Any], **more: Any) -> Any:
+    """Calls `function(**values, **more)`, turning misnamed config fields into clear errors.
+
+    Args:
+        function: a callable with explicit parameters (or `**kwargs`, then nothing is checked).
+        field: name of the config block `values` come from.
+        values: the block.
+        more: arguments that are not the user's.
+
+    Raises:
+        InputError: `values` has an unknown field, or lacks one that has no default.
+    """
+    parameters = inspect.signature(function).parameters
+    named = {
+        name: p
+        for name, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in more
+    }
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in values:
+            if key not in named:
+                raise InputError(f"config has no field '{field}.{key}'; {nearest(key, named)}")
+    for key, parameter in named.items():
+        if key not in values and parameter.default is parameter.empty:
+            raise InputError(f"config field '{field}.{key}' is missing; add it.")
+    return function(**values, **more)

@@ -1,0 +1,257 @@
+"""What a training run shows and writes down: progress, JSON lines, TensorBoard, grids."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mgdn_jax.io import codec
+from mgdn_jax.io.disk import write_atomically
+
+
+class Window:
+    """Metrics of the steps since the last look, left on the devices until somebody asks."""
+
+    def __init__(self):
+        self._waiting: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._rows: list[dict[str, float]] = []
+        self.timed = 0
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes a step's metrics without waiting for them."""
+        self._waiting.append((step, metrics))
+        self.timed += 1
+
+    def fetch(self) -> tuple[int, str, float] | None:
+        """Brings all waiting metrics to the host.
+
+        Returns:
+            The first step whose "loss" or "grad_norm" is not finite, with name and value.
+        """
+        waiting, self._waiting = self._waiting, []
+        fetched = jax.device_get([metrics for _, metrics in waiting])
+        bad = None
+        for (step, _), row in zip(waiting, fetched, strict=True):
+            self._rows.append({k: float(v) for k, v in row.items() if not k.startswith("_")})
+            for name in ("loss", "grad_norm"):
+                if bad is None and not math.isfinite(self._rows[-1][name]):
+                    bad = (step, name, self._rows[-1][name])
+        return bad
+
+    def means(self) -> tuple[dict[str, float], int]:
+        """Means over all fetched steps and the number of steps timed; empties the window."""
+        names = self._rows[-1]
+        means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in names}
+        timed, self.timed, self._rows = self.timed, 0, []
+        return means, timed
+
+
+class Clock:
+    """Wall time and throughput of a run, validation and saving not counted as training.
+
+    Args:
+        hours: already spent by earlier starts of the same run.
+    """
+
+    def __init__(self, hours: float = 0.0):
+        self._before = hours
+        self._start = self._mark = time.monotonic()
+        self._paused = 0.0
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What happens inside does not count against images per second."""
+        begin = time.monotonic()
+        yield
+        self._paused += time.monotonic() - begin
+
+    def lap(self) -> float:
+        """Training seconds since the last call (or since the start)."""
+        now = time.monotonic()
+        seconds = now - self._mark - self._paused
+        self._mark, self._paused = now, 0.0
+        return max(seconds, 1e-9)
+
+    def hours(self) -> float:
+        """Hours in all, earlier starts and pauses included."""
+        return self._before + (time.monotonic() - self._start) / 3600
+
+
+def clock_face(seconds: float) -> str:
+    """3661.5 -> "1:01:01"; "unknown" for NaN."""
+    if math.isnan(seconds):
+        return "unknown"
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+class Log:
+    """Everything one run tells its user; silent everywhere but in the first process.
+
+    On a terminal a progress bar, otherwise plain lines; `log.jsonl` and TensorBoard event files
+    in the run's folder either way.
+
+    Args:
+        folder: the run's folder.
+        total: updates in the whole run.
+        start: updates done already; later lines of an earlier start are cut from `log.jsonl`.
+        active: False makes every method do nothing.
+        quiet: nothing on the screen; files only.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        total: int,
+        start: int = 0,
+        active: bool = True,
+        quiet: bool = False,
+    ):
+        self._active = active
+        self._bar: Any = None
+        self._quiet = quiet
+        self._total = total
+        if not active:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._path = folder / "log.jsonl"
+        self._rewind(start)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as we)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+        if sys.stdout.isatty() and not quiet:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[tail]}"),
+            )
+            self._task = self._bar.add_task("training", total=total, completed=start, tail="")
+            self._bar.start()
+
+    def _rewind(self, start: int) -> None:
+        """Drops what was logged after the checkpoint that the run now goes on from."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if json.loads(line)["step"] <= start:
+                    kept.append(line + b"\n")
+        write_atomically(self._path, b"".join(kept))
+
+    def say(self, line: str) -> None:
+        """One line for the user's eyes."""
+        if not self._active or self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, flush=True)
+
+    def record(self, step: int, kind: str, values: Mapping[str, float], **more: Any) -> None:
+        """One JSON line and the same numbers to TensorBoard.
+
+        Args:
+            step: updates done.
+            kind: "train" or "validation".
+            values: numbers by name.
+            more: further json-safe entries of the line.
+        """
+        if not self._active:
+            return
+        # JSON knows no nan; null is what other readers expect.
+        clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **clean, **more}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def train(
+        self, step: int, values: Mapping[str, float], *, images_per_s: float, remaining_s: float
+    ) -> None:
+        """The means over one log interval.
+
+        Args:
+            step: updates done.
+            values: metrics, "loss" among them.
+            images_per_s: training throughput; NaN before the first step that is timed.
+            remaining_s: estimated time to the end; NaN likewise.
+        """
+        if not self._active:
+            return
+        self.record(step, "train", dict(values) | {"images_per_s": images_per_s})
+        tail = (
+            f"loss {values['loss']:.5g}  {images_per_s:.1f} images/s  ETA {clock_face(remaining_s)}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, tail=tail)
+        else:
+            self.say(f"step {step}/{self._total}  {tail}")
+
+    def grid(self, folder: pathlib.Path, step: int, rows: Sequence[Sequence[np.ndarray]]) -> None:
+        """Pictures side by side, one example a row, as PNG and to TensorBoard.
+
+        Args:
+            folder: where `step_<n>.png` goes.
+            step: updates done.
+            rows: for each example its pictures, (h, w, 1 or 3) in [0, 1], all of one size.
+        """
+        if not self._active or not rows:
+            return
+        picture = tile(rows)
+        write_atomically(folder / f"step_{step:08d}.png", codec.encode_png(picture))
+        self._board.add_image("validation/sources_fused_target", picture, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes files and the bar."""
+        if not self._active:
+            return
+        self._active = False
+        if self._bar is not None:
+            self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+
+def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
+    """Pictures in rows -> one uint8 RGB picture with white gaps.
+
+    Args:
+        rows: (h, w, 1 or 3) float pictures in [0, 1] of one size, clipped where they leave it.
+        gap: pixels between pictures.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    lines = []
+    for row in rows:
+        cells: list[np.ndarray] = []
+        for picture in row:
+            pixels = np.round(np.clip(np.asarray(picture, np.float32), 0, 1) * 255)
+            pixels = np.broadcast_to(pixels.astype(np.uint8), (*pixels.shape[:2], 3))
+            cells += [pixels, np.full((pixels.shape[0], gap, 3), 255, np.uint8)]
+        line = np.concatenate(cells[:-1], axis=1)
+        lines += [line, np.full((gap, line.shape[1], 3), 255, np.uint8)]
+    return np.concatenate(lines[:-1], axis=0)
+
+
+def grid_rows(
+    columns: Sequence[np.ndarray], batch: Mapping[str, np.ndarray]
+) -> list[list[np.ndarray]]:
+    """Sources, fused image and the like, and target side by side, for the examples that count."""
+    columns = [*columns, batch["target"]] if "target" in batch else columns
+    return [[column[i] for column in columns] for i in np.flatnonzero(batch["_mask"])]

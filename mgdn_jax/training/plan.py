@@ -1,0 +1,149 @@
+"""A run laid out in steps: phases, shares of a batch, and an optimiser for each network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optax
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.training.config import Optimiser, Train, nearest, own_settings
+from mgdn_jax.training.optimisers import (
+    Schedule,
+    make_optimiser,
+    make_schedule,
+)
+
+
+def share(train: Train, devices: int, processes: int, *, halves: bool = False) -> tuple[int, int]:
+    """Examples per process and per device of one batch.
+
+    Args:
+        train: the `train` block.
+        devices: local devices of each process.
+        processes: number of processes.
+        halves: whether each device must be able to halve its share (a phase of kind "meta").
+
+    Returns:
+        `(per process, per device)`.
+
+    Raises:
+        InputError: the batch does not divide, or halves would be accumulated.
+    """
+    if halves and train.accumulate > 1:
+        raise InputError(
+            f"config field 'train.accumulate' is {train.accumulate} and must be 1 where the loss is"
+            " learned; use a smaller train.batch or more devices."
+        )
+    parts = devices * processes * (2 if halves else train.accumulate)
+    if train.batch % parts:
+        factor = "2 halves" if halves else f"train.accumulate={train.accumulate}"
+        raise InputError(
+            f"config field 'train.batch' is {train.batch} and does not divide by {parts}"
+            f" ({processes} processes x {devices} devices x {factor});"
+            f" use {max(1, train.batch // parts) * parts}, or fewer devices by train.devices."
+        )
+    return train.batch // processes, train.batch // processes // devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """A phase as steps: from `start` (included) to `stop` (excluded)."""
+
+    phase: str
+    trains: tuple[str, ...]
+    start: int
+    stop: int
+    kind: str = "plain"
+
+
+def stretches(phases: Any, total: int) -> list[Stretch]:
+    """A recipe's phases laid over `total` steps, in order and without gaps.
+
+    Args:
+        phases: objects with `name`, `trains` and `share`; shares are relative to their sum.
+        total: steps in the whole run.
+    """
+    whole = sum(phase.share for phase in phases)
+    laid: list[Stretch] = []
+    done, share = 0, 0.0
+    for phase in phases:
+        share += phase.share
+        stop = round(total * share / whole)
+        laid.append(Stretch(phase.name, tuple(phase.trains), done, stop, phase.kind))
+        done = stop
+    return laid
+
+
+def optimisers(
+    settings: Optimiser,
+    plan: Sequence[Stretch],
+    *,
+    every: Mapping[str, int] | None = None,
+    optional: Sequence[str] = (),
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, Schedule]]:
+    """One optimiser and one schedule for every network that ever trains.
+
+    A network's schedule spans the steps in which it trains; its own update count drives it.
+
+    Args:
+        settings: the `optimiser` block.
+        plan: as from `stretches`.
+        every: networks that are updated in one of so many of the steps in which they train.
+        optional: names that `settings.networks` may hold though they do not train.
+
+    Returns:
+        `({network: Optax transformation}, {network: schedule})`; the schedules count steps.
+
+    Raises:
+        InputError: the warm-up is longer than a network trains, or `settings.networks` names a
+            network that there is not.
+    """
+    trained = dict.fromkeys(name for stretch in plan for name in stretch.trains)
+    for name in settings.networks:
+        if name not in trained and name not in optional:
+            raise InputError(
+                f"config field 'optimiser.networks' names {name!r}, which is no network of the"
+                f" recipe; {nearest(name, trained)}"
+            )
+    made, schedules = {}, {}
+    for network in trained:
+        own = own_settings(settings, network)
+        steps = sum(s.stop - s.start for s in plan if network in s.trains)
+        if own.warmup > steps:
+            raise InputError(
+                f"config field 'optimiser.warmup' is {own.warmup} and {network!r} trains for"
+                f" {steps} steps; lower it."
+            )
+        schedules[network] = schedule = make_schedule(
+            own.schedule,
+            learning_rate=own.learning_rate,
+            total_steps=steps,
+            warmup_steps=own.warmup,
+            end_factor=own.end_factor,
+            milestones=own.milestones,
+            gamma=own.gamma,
+        )
+        made[network] = make_optimiser(
+            own.name,
+            _spaced(schedule, (every or {}).get(network, 1)),
+            weight_decay=own.weight_decay,
+            clip_norm=own.clip_norm,
+            clip_offset=own.clip_offset,
+            b1=own.b1,
+            b2=own.b2,
+        )
+    return made, schedules
+
+
+def _spaced(schedule: Schedule, every: int) -> Schedule:
+    """A schedule over steps as one over updates, of which there is one in `every` steps."""
+    return schedule if every == 1 else lambda count: schedule(count * every)
+
+
+def updates(plan: Sequence[Stretch], network: str, step: int) -> int:
+    """How often a network has been updated in the first `step` steps of the run."""
+    spans = [(s.start, min(s.stop, step)) for s in plan if network in s.trains]
+    return sum(max(0, stop - start) for start, stop in spans)

@@ -1,0 +1,1 @@
+"""Weights: files that travel, bundled networks, conversion of published checkpoints, cards."""

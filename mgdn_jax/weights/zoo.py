@@ -1,0 +1,97 @@
+"""Names of bundled networks, their weight files and what is known about them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from mgdn_jax.errors import InputError, nearest
+
+DEFAULT = "mgdn-mff"
+_TORCH = (".pth", ".pt", ".ckpt", ".bin")
+
+
+def weights_folder() -> Path:
+    """The folder of the bundled weight files."""
+    return Path(__file__).parent / "bundled"
+
+
+def bundled() -> dict[str, Path]:
+    """Name of each bundled network to its safetensors file, sorted by name."""
+    return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
+
+
+def list_models() -> dict[str, dict[str, Any]]:
+    """The bundled networks.
+
+    Returns:
+      Name to what `describe` tells about it.
+    """
+    return {name: describe(path) for name, path in bundled().items()}
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a weight file says about itself, without reading its tensors.
+
+    Args:
+      path: a file written by `checkpoint.save_weights`.
+
+    Returns:
+      "system", "config" (fields of the network), "parameters" (their number), "card" (notes:
+      "task", "inputs", "trained_on", "figures", "inference", all optional).
+
+    Raises:
+      InputError: not such a file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            notes = file.metadata() or {}
+            names = [name for name in file.keys() if not name.startswith("stats:")]  # noqa: SIM118
+            count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+        return {
+            "system": notes["system"],
+            "config": json.loads(notes["config"]),
+            "parameters": count,
+            "card": json.loads(notes.get("card", "{}")),
+        }
+    except (SafetensorError, OSError, KeyError, ValueError):
+        raise InputError(
+            f"{os.fspath(path)} is no weight file of this package; make one with mgdn convert."
+        ) from None
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """The weight file of a bundled name, or a path that exists.
+
+    Args:
+      name_or_path: "mgdn-mff" for instance, or a .safetensors file. A bundled name wins; write
+        "./name" for a file called alike.
+
+    Returns:
+      An existing file.
+
+    Raises:
+      InputError: unknown name (near matches and all names are listed), missing file, a folder, or
+        a PyTorch checkpoint.
+    """
+    text = os.fspath(name_or_path)
+    known = bundled()
+    if text in known:
+        return known[text]
+    path = Path(text)
+    if path.is_dir():
+        raise InputError(f"{text} is a folder where a weight file is expected; name a file.")
+    if path.suffix.lower() in _TORCH and path.exists():
+        raise InputError(
+            f"{text} is a PyTorch checkpoint; turn it into .safetensors with mgdn convert first."
+        )
+    if path.exists():
+        return path
+    if path.suffix or os.sep in text or (os.altsep and os.altsep in text):
+        raise InputError(f"{text} does not exist; check the path of the weight file.")
+    raise InputError(f"there is no model {text!r}; {nearest(text, known)} (a file needs its path).")
