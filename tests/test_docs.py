@@ -76,11 +76,15 @@ def test_every_page_is_in_the_navigation():
     assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
 
 
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
 def public_modules():
     """Dotted names of the modules that define a public function, class or constant."""
     for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        if any(part.startswith("_") and part != "__init__" for part in parts):
+        if any(part.startswith("_") for part in module_of(path).split(".")):
             continue
         names = []
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -91,14 +95,21 @@ def public_modules():
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 names.append(node.target.id)
         if any(not name.startswith("_") for name in names):
-            yield ".".join(parts).removesuffix(".__init__")
+            yield module_of(path)
 
 
-def test_every_public_module_has_a_page():
-    directives = []
+def test_every_public_module_has_one_page():
+    single, whole = [], []
     for page in (DOCS / "api").glob("*.md"):
-        directives += re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(directives) == sorted(set(public_modules()))
+        blocks = re.findall(
+            r"^::: (\S+)\n((?: +.*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        for name, options in blocks:
+            (whole if "show_submodules: true" in options else single).append(name)
+    for module in public_modules():
+        homes = [name for name in whole if module == name or module.startswith(name + ".")]
+        assert len(homes) + single.count(module) == 1, module
+    assert {*single, *whole} <= {module_of(path) for path in PACKAGE.rglob("*.py")}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
@@ -115,7 +126,9 @@ def test_the_swapped_loss_of_the_page_works(tmp_path, monkeypatch):
     (tmp_path / "charbonnier_of_the_page.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("charbonnier_of_the_page")
-    recipe = module.Recipe({"preset": "ivf_small", "features": 4, "norm_groups": 4}, charbonnier=2.0)
+    recipe = module.Recipe(
+        {"preset": "ivf_small", "features": 4, "norm_groups": 4}, charbonnier=2.0
+    )
     picture = jax.ShapeDtypeStruct((2, 16, 16, 1), "float32")
     params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
