@@ -36,7 +36,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "models.lkc_funet": ("systems.lkc_funet.network",),
     "models.mgdn": ("systems.mgdn.network",),
     "models.refusion": ("systems.refusion.network",),
-    "optimisers": ("training.optimisers",),
+    "optimisers": ("training.optimisers", "bilevel.transforms"),
     "processes": ("training.processes",),
     "recipes": ("systems.contract", "systems.registry"),
     "recipes.cddfuse": ("systems.cddfuse.recipe",),

@@ -66,6 +66,15 @@ def compiled_once():
 
 
 @pytest.fixture
+def x64():
+    """Arrays of the test are float64."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
 def pairs(tmp_path, monkeypatch):
     """A folder with the prepared set "ivf": 40 pairs of gray and colour, 20x24, from source/."""
     import numpy as np

@@ -152,24 +152,6 @@ def matrices(params: Any) -> Any:
     return jax.tree.map(spec, params)
 
 
-def scale_by_length(floor: float = 1e-12) -> optax.GradientTransformation:
-    """The gradient over its Euclidean length, all parameters together.
-
-    Where a loss is learned by how well one step on it does, its scale is a step size in disguise
-    and would be learned first; after this, it has no effect.
-
-    Args:
-        floor: added in squares, so that a gradient of zero stays zero and has derivatives.
-    """
-
-    def update(grads: Any, params: Any) -> Any:
-        del params
-        length = jnp.sqrt(optax.tree.norm(grads, squared=True) + floor**2)
-        return jax.tree.map(lambda g: g / length, grads)
-
-    return optax.stateless(update)
-
-
 def _clip(norm: float, offset: float) -> optax.GradientTransformation:
     """Gradients times ``min(1, norm / (|g| + offset))``, |g| over all of them."""
     if not offset:

@@ -28,7 +28,6 @@ from mgdn_jax.systems.contract import Batch, Meta, MetaRecipe, Metrics, Networks
 from mgdn_jax.systems.refusion import judges
 from mgdn_jax.systems.refusion.losses import weighted_gradient, weighted_intensity
 from mgdn_jax.systems.refusion.network import Config
-from mgdn_jax.training.optimisers import scale_by_length
 
 Maps = dict[str, Float[Array, "b h w 2"]]
 
@@ -201,7 +200,12 @@ class Recipe(BaseRecipe, MetaRecipe):
     def _read_meta(self, psi: str) -> Meta:
         settings = self.settings
         mode = settings.bilevel_mode
-        meta = Meta(
+        solver = bilevel.Solver(damping=settings.damping) if mode == "implicit" else None
+        # Contradictions come out here, before anything is read or compiled.
+        bilevel.check(
+            steps=settings.inner_steps, mode=mode, difference=settings.difference, solver=solver
+        )
+        return Meta(
             inner="fusion",
             learns="" if settings.frozen_weights else "proposal",
             auxiliary=psi,
@@ -217,14 +221,8 @@ class Recipe(BaseRecipe, MetaRecipe):
             ),
             auxiliary_steps=settings.auxiliary_steps,
             difference=settings.difference,
-            solver=bilevel.Solver(damping=settings.damping) if mode == "implicit" else None,
+            solver=solver,
         )
-        # Contradictions come out before anything is read or compiled.
-        bilevel.meta_gradient(
-            self.inner_loss, self.outer_loss, optimiser=meta.optimiser, steps=meta.steps,
-            mode=mode, difference=meta.difference, solver=meta.solver,
-        )  # fmt: skip
-        return meta
 
     # ---- the contract of every recipe ---------------------------------------------------------
 
@@ -407,7 +405,7 @@ def inner_optimiser(name: str, field: str) -> optax.GradientTransformation:
     if name == "sgd":
         return optax.sgd(1.0)
     if name == "normalised_sgd":
-        return optax.chain(scale_by_length(), optax.scale(-1.0))
+        return optax.chain(bilevel.scale_by_length(), optax.scale(-1.0))
     if name == "adam":  # eps_root: the slope of sqrt(v) at v = 0 is part of the meta-gradient
         return optax.adam(1.0, eps_root=1e-16)
     make: Any = registry.named(name, field, OPTIMISERS)

@@ -3,7 +3,7 @@
 import importlib.util
 import pathlib
 
-EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
 def load(name):

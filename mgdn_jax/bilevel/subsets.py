@@ -1,4 +1,4 @@
-"""Subsets of a pytree's leaves: the parameters that train, and the rest."""
+"""Subsets of a pytree's leaves: the parameters that train, and those that are frozen."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ Trainable = str | Sequence[str] | Callable[[str], bool] | PyTree | None
 
 
 def partition(tree: PyTree, trainable: Trainable = None) -> tuple[PyTree, PyTree]:
-    """Splits a pytree into the leaves that train and the rest, None in place of the others.
+    """Splits a pytree in two: the leaves that train and the frozen ones.
+
+    Both parts have the structure of the whole, with None in place of the other part's leaves.
 
     Args:
         tree: parameters.
-        trainable: regular expressions (a leaf trains when one of them is found in its path, the
-            keys joined by "/"; one string is one expression), a predicate over such paths, or a
-            pytree of booleans of the same structure. None takes every leaf. Leaves that are not
-            floating-point never train.
+        trainable: regular expressions (a leaf trains when one of them matches somewhere in its
+            path, the keys joined by "/"; one string is one expression), a predicate over such
+            paths, or a pytree of booleans of the same structure. None takes every leaf. Leaves
+            that are not floating-point never train.
 
     Returns:
-        `(trained, rest)`, which `combine` puts together again.
+        `(trained, frozen)`, which `combine` puts together again.
 
     Raises:
-        InputError: nothing is selected, an expression finds nothing, or the mask does not fit.
+        InputError: nothing is selected, an expression matches no path, or the mask does not fit.
     """
     keyed, treedef = jax.tree_util.tree_flatten_with_path(tree)
     structure: Any = treedef
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in keyed]
-    wanted = _selected(paths, structure, trainable)
+    selected = _selected(paths, structure, trainable)
     chosen = [
-        w and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        for w, (_, leaf) in zip(wanted, keyed, strict=True)
+        flag and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        for flag, (_, leaf) in zip(selected, keyed, strict=True)
     ]
     if not any(chosen):
         raise InputError(f"trainable selects none of the inner parameters; {_examples(paths)}.")
     pairs = [(leaf, c) for (_, leaf), c in zip(keyed, chosen, strict=True)]
     trained = [leaf if c else None for leaf, c in pairs]
-    rest = [None if c else leaf for leaf, c in pairs]
-    return structure.unflatten(trained), structure.unflatten(rest)
+    frozen = [None if c else leaf for leaf, c in pairs]
+    return structure.unflatten(trained), structure.unflatten(frozen)
 
 
 def _examples(paths: list[str]) -> str:
@@ -52,6 +54,7 @@ def _examples(paths: list[str]) -> str:
 
 
 def _selected(paths: list[str], structure: Any, trainable: Trainable) -> list[bool]:
+    """Whether `trainable` takes each leaf; `structure` is that of the whole tree."""
     if trainable is None:
         return [True] * len(paths)
     if callable(trainable):
@@ -72,8 +75,8 @@ def _selected(paths: list[str], structure: Any, trainable: Trainable) -> list[bo
     return [bool(flag) for flag in flags]
 
 
-def combine(trained: PyTree, rest: PyTree) -> PyTree:
-    """Undoes `partition`."""
+def combine(trained: PyTree, frozen: PyTree) -> PyTree:
+    """Puts the two parts of `partition` together again."""
     return jax.tree.map(
-        lambda a, b: b if a is None else a, trained, rest, is_leaf=lambda x: x is None
+        lambda a, b: b if a is None else a, trained, frozen, is_leaf=lambda x: x is None
     )

@@ -1,0 +1,108 @@
+"""Mode "implicit" against the closed form of ridge regression; its diagnostics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_problem import SGD, gap, normal, ridge
+
+from mgdn_jax.bilevel import Solver, meta_gradient
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        Solver(damping=0.0, tolerance=1e-13),
+        Solver(damping=0.0, method="neumann", rate=0.4, iterations=500, tolerance=1e-13),
+    ],
+    ids=["cg", "neumann"],
+)
+@pytest.mark.usefixtures("x64")
+def test_implicit_equals_the_closed_form_of_ridge_regression(solver):
+    inner, outer, w, phi, train, test, wanted = ridge()
+    meta = meta_gradient(inner, outer, optimiser=SGD, mode="implicit", solver=solver)
+    _, gradient, aux = jax.jit(meta)(phi, w, train, test)
+    solution = aux.solution
+    print(f"{solver.method}: {gap(gradient, wanted):.1e} after {solution.iterations} products")
+    assert gap(gradient, wanted) <= 1e-11
+    assert bool(solution.converged)
+    assert float(solution.residual) <= 1e-13
+    assert float(solution.stationarity) <= 1e-14
+    assert float(solution.curvature) > 0.5
+    if solver.method == "cg":
+        assert int(solution.iterations) <= 6  # four dimensions
+
+
+@pytest.mark.usefixtures("x64")
+def test_implicit_finds_the_optimum_first_and_says_when_it_has_not():
+    inner, outer, w, phi, train, test, wanted = ridge()
+    found = {}
+    for steps in (2, 200):
+        meta = meta_gradient(
+            inner, outer, optimiser=optax.sgd(0.4), steps=steps, mode="implicit",
+            solver=Solver(damping=0.0, tolerance=1e-13), keep_inner=True,
+        )  # fmt: skip
+        _, gradient, aux = jax.jit(meta)(phi, jnp.zeros(4), train, test)
+        found[steps] = gap(gradient, wanted), float(aux.solution.stationarity)
+        if steps == 200:
+            assert gap(aux.inner, w) <= 1e-12
+    assert found[200][0] <= 1e-11
+    assert found[200][1] <= 1e-13
+    assert found[2][0] > 1e-3
+    assert found[2][1] > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_damping_is_a_proximal_term():
+    # The gradient is that of the damped problem itself: equal to unrolling it to the end.
+    inner, outer, _, phi, train, test, _ = ridge()
+    start, damping = normal(9, 4), 0.7
+
+    def damped(w, phi, batch):
+        return inner(w, phi, batch) + damping / 2 * jnp.sum((w - start) ** 2)
+
+    wanted = jax.jit(meta_gradient(damped, outer, optimiser=optax.sgd(0.3), steps=200))(
+        phi, start, train, test
+    )
+    solver = Solver(damping=damping, tolerance=1e-13)
+    ours = jax.jit(
+        meta_gradient(
+            inner, outer, optimiser=optax.sgd(0.3), steps=200, mode="implicit", solver=solver
+        )
+    )(phi, start, train, test)
+    assert gap(ours[1], wanted[1]) <= 1e-10
+    assert abs(float(ours[0] - wanted[0])) <= 1e-12
+
+
+def test_implicit_reports_negative_curvature_and_too_few_iterations():
+    def saddle(w, phi, batch):
+        return 0.5 * (w[0] ** 2 - w[1] ** 2) + phi * w.sum()
+
+    def wish(w, phi, batch):
+        return (w * jnp.asarray([1.0, 2.0])).sum()
+
+    def solve(**kwargs):
+        meta = meta_gradient(saddle, wish, optimiser=SGD, mode="implicit", solver=Solver(**kwargs))
+        return meta(jnp.float32(0.0), jnp.zeros(2), None, None)
+
+    _, gradient, aux = solve(damping=0.1)
+    assert not bool(aux.solution.converged)
+    assert float(aux.solution.curvature) <= 0
+    assert np.isfinite(gradient)
+    _, gradient, aux = solve(damping=3.0)  # 1 / 4 + 2 / 2
+    assert bool(aux.solution.converged)
+    assert abs(float(gradient) + 1.25) <= 1e-5
+    aux = solve(damping=3.0, iterations=1)[2]
+    assert int(aux.solution.iterations) == 1
+    assert not bool(aux.solution.converged)
+
+
+@pytest.mark.usefixtures("x64")
+def test_implicit_never_differentiates_the_optimiser():
+    inner, outer, _, phi, train, test, wanted = ridge()
+    meta = meta_gradient(
+        inner, outer, optimiser=optax.adam(optax.cosine_decay_schedule(0.1, 800)), steps=800,
+        mode="implicit", solver=Solver(damping=0.0, tolerance=1e-12),
+    )  # fmt: skip
+    assert gap(jax.jit(meta)(phi, jnp.zeros(4), train, test)[1], wanted) <= 1e-6
