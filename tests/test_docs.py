@@ -9,6 +9,8 @@ import runpy
 import jax
 import pytest
 
+from mgdn_jax.systems import finding
+
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PACKAGE = ROOT / "mgdn_jax"
@@ -72,8 +74,10 @@ def test_lines_of_prose_are_short(page):
 
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
-    listed = re.findall(r"(\S+\.md)$", navigation, re.MULTILINE)
-    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    listed = re.findall(r"^ +- (?:\w+: )?(\S+\.md)", navigation, re.MULTILINE)
+    systems = [f"systems/{name}.md" for name in finding.builtin()]  # .ci/systems_pages.py
+    pages = [str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")]
+    assert sorted([*listed, *systems]) == sorted(pages)
 
 
 def module_of(path):
@@ -106,6 +110,7 @@ def test_every_public_module_has_one_page():
         )
         for name, options in blocks:
             (whole if "show_submodules: true" in options else single).append(name)
+    whole += [f"mgdn_jax.systems.{name}" for name in finding.builtin()]  # .ci/systems_pages.py
     for module in public_modules():
         homes = [name for name in whole if module == name or module.startswith(name + ".")]
         assert len(homes) + single.count(module) == 1, module
@@ -145,7 +150,8 @@ def test_documents_named_in_the_sources_exist():
     folders = ("mgdn_jax", "benchmarks", "configs", "examples", "tests")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     lost = []
-    for path in [*sources, ROOT / "train.py", ROOT / ".ci" / "run"]:
+    cards = (PACKAGE / "weights" / "bundled").glob("*.md")
+    for path in [*sources, *cards, ROOT / "train.py", ROOT / ".ci" / "run"]:
         for target in re.findall(r"\bdocs/[\w/.-]+\.(?:md|csv|svg|png|jpg)", path.read_text()):
             if not (ROOT / target).exists():
                 lost.append(f"{name_of(path)}: {target}")
