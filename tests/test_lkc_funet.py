@@ -392,11 +392,11 @@ def test_a_kernel_takes_in_its_norm_and_the_small_one_beside_it():
             start = f"param:{case}.{branch}."
             norm = [golden[f"{start}bn.{leaf}"]
                     for leaf in ("weight", "bias", "running_mean", "running_var")]  # fmt: skip
-            own, more = fold_batch_norm(conversion._conv(golden[start + "conv.weight"]), *norm)
+            own, more = fold_batch_norm(conversion._CONV.ours(golden[start + "conv.weight"]), *norm)
             border = (15 - own.shape[0]) // 2
             kernel = kernel + np.pad(own, [(border, border)] * 2 + [(0, 0)] * 2)
             bias = bias + more
-        wanted = conversion._conv(golden[f"out:{case}.merged_kernel"])
+        wanted = conversion._CONV.ours(golden[f"out:{case}.merged_kernel"])
         errors = max_error(kernel, wanted), max_error(bias, golden[f"out:{case}.merged_bias"])
         conv = lkc_funet.large_conv(8, 8, 15, groups=8, rngs=nnx.Rngs(0))
         conv.kernel.set_value(jnp.asarray(kernel))
