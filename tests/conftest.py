@@ -68,6 +68,14 @@ def compilation(request):
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, for the tests that need it: importing it takes longer than they do."""
+    import torch
+
+    return torch
+
+
 @pytest.fixture
 def x64():
     """Arrays of the test are float64."""
@@ -77,22 +85,32 @@ def x64():
         yield
 
 
-@pytest.fixture
-def pairs(tmp_path, monkeypatch):
-    """A folder with the prepared set "ivf": 40 pairs of gray and colour, 20x24, from source/."""
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """source/ with 40 pairs of gray and colour, 20x24, and sets/ with "ivf", prepared from it."""
     import numpy as np
 
     from mgdn_jax import data
     from mgdn_jax.io import codec
 
-    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
+    folder = tmp_path_factory.mktemp("prepared")
     rng = np.random.default_rng(0)
-    for folder in ("ir", "vi"):
-        (tmp_path / "source" / folder).mkdir(parents=True)
+    for kind in ("ir", "vi"):
+        (folder / "source" / kind).mkdir(parents=True)
     for i in range(40):
         gray = rng.integers(0, 256, (20, 24)).astype(np.uint8)
         colour = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
-        for folder, picture in (("ir", gray), ("vi", colour)):
-            (tmp_path / "source" / folder / f"{i}.png").write_bytes(codec.encode_png(picture))
-    data.prepare("pairs", tmp_path / "source", name="ivf")
+        for kind, picture in (("ir", gray), ("vi", colour)):
+            (folder / "source" / kind / f"{i}.png").write_bytes(codec.encode_png(picture))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MGDN_DATA_DIR", str(folder / "sets"))
+        data.prepare("pairs", folder / "source", name="ivf")
+    return folder
+
+
+@pytest.fixture
+def pairs(prepared, tmp_path, monkeypatch):
+    """A folder of the test's own beside source/ and the set "ivf", which are there to be read."""
+    monkeypatch.setenv("MGDN_DATA_DIR", str(prepared / "sets"))
+    (tmp_path / "source").symlink_to(prepared / "source")
     return tmp_path

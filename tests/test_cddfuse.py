@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
 from helpers import filled, last, noise
@@ -291,7 +290,7 @@ def test_tiles_share_the_sums_of_the_whole_picture():
     assert off["global"] < 0.5 * off["local"]
 
 
-def published(path, state, prefix="module."):
+def published(torch, path, state, prefix="module."):
     """A checkpoint as published: four state dictionaries in one file."""
     parts = {}
     for name, value in state.items():
@@ -301,9 +300,9 @@ def published(path, state, prefix="module."):
     return path
 
 
-def test_published_files_convert_and_fuse(tmp_path, capsys):
-    source = published(tmp_path / "CDDFuse_IVF.pth", cddfuse_state())
-    bare = published(tmp_path / "bare.pth", cddfuse_state(), "")
+def test_published_files_convert_and_fuse(torch, tmp_path, capsys):
+    source = published(torch, tmp_path / "CDDFuse_IVF.pth", cddfuse_state())
+    bare = published(torch, tmp_path / "bare.pth", cddfuse_state(), "")
     for path in (source, bare):
         state = conversion.read_torch(path)
         params, report = conversion.convert_state_dict(state, system="cddfuse", config=FULL)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from golden import Golden
 
 from mgdn_jax.errors import InputError
@@ -66,7 +65,7 @@ def test_wrong_preset_names_the_options(state):
         conversion.convert_state_dict(state, system="other", config=MFF)
 
 
-def test_file_to_file(state, tmp_path):
+def test_file_to_file(torch, state, tmp_path):
     source, target = tmp_path / "net.pth", tmp_path / "net.safetensors"
     tensors = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in state.items()}
     torch.save({"params": tensors}, source)
@@ -84,7 +83,7 @@ def test_the_target_is_a_weight_file(tmp_path):
         conversion.convert(tmp_path / "a.pth", tmp_path / "b.pth", system="mgdn", preset="mff")
 
 
-def test_unusable_files(tmp_path):
+def test_unusable_files(torch, tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         conversion.read_torch(tmp_path / "none.pth")
     bad = tmp_path / "bad.pth"
@@ -101,7 +100,7 @@ def test_unusable_files(tmp_path):
         conversion.read_torch(bad)
 
 
-def test_pickled_code_is_never_run(tmp_path):
+def test_pickled_code_is_never_run(torch, tmp_path):
     ran = tmp_path / "ran"
 
     class Trap:

@@ -23,7 +23,7 @@ def smooth(rng, shape):
     return np.uint8(255 * (0.7 * image + 0.3 * rng.uniform(0, 1, image.shape)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def natural(tmp_path_factory):
     """Seven pictures of two sizes with three regions each."""
     folder = tmp_path_factory.mktemp("natural")
@@ -40,7 +40,7 @@ def natural(tmp_path_factory):
     return data.prepare("natural", folder, folder / "out")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
     """Seven pairs with b = 255 - a, target = a // 2, and a's last channel the pair's number."""
     folder = tmp_path_factory.mktemp("pairs")
@@ -298,7 +298,7 @@ def test_bad_arguments_end_in_one_sentence(natural, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plain(tmp_path_factory):
     """Five pairs without targets, 40x48 gray, each source one value."""
     folder = tmp_path_factory.mktemp("plain")

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
 from helpers import noise
@@ -344,7 +343,7 @@ def test_parameter_counts():
     assert registry.count_parameters(small) == 2_612_090
 
 
-def test_published_files_convert_by_what_is_in_them(tmp_path):
+def test_published_files_convert_by_what_is_in_them(torch, tmp_path):
     for norm_in, counts in (("batch", (266, 10)), ("instance", (264, 9))):
         state = published(norm_in)
         assert len(state) == sum(counts)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from mgdn_jax.layers import functional
@@ -16,10 +15,10 @@ from mgdn_jax.training.step import make_train_step
 
 X = np.random.default_rng(0).normal(1.0, 2.0, (3, 4, 5, 6)).astype(np.float32)
 TORCH = {
-    "instance": lambda: torch.nn.InstanceNorm2d(6, affine=True),
-    "group": lambda: torch.nn.GroupNorm(2, 6),
-    "layer": lambda: torch.nn.GroupNorm(1, 6),
-    "batch": lambda: torch.nn.BatchNorm2d(6),
+    "instance": lambda nn: nn.InstanceNorm2d(6, affine=True),
+    "group": lambda nn: nn.GroupNorm(2, 6),
+    "layer": lambda nn: nn.GroupNorm(1, 6),
+    "batch": lambda nn: nn.BatchNorm2d(6),
 }
 
 
@@ -41,9 +40,9 @@ def run(graphdef, params, stats, training):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", TORCH)
-def test_norms_equal_pytorch(kind, training):
+def test_norms_equal_pytorch(torch, kind, training):
     graphdef, params, stats = filled(kind)
-    theirs = TORCH[kind]().train(training)
+    theirs = TORCH[kind](torch.nn).train(training)
     theirs.weight.data = torch.from_numpy(np.array(params["scale"]))
     theirs.bias.data = torch.from_numpy(np.array(params["bias"]))
     if stats:
