@@ -12,8 +12,10 @@ import pytest
 from fake_fusion import Config
 
 from mgdn_jax.cli import main as cli
+from mgdn_jax.cli import progress
 from mgdn_jax.fusing import fuser
 from mgdn_jax.io import codec, files
+from mgdn_jax.systems import finding
 from mgdn_jax.weights.store import save_weights
 
 
@@ -51,6 +53,7 @@ def rows(text):
 def surroundings(tmp_path, monkeypatch):
     """A folder with a good pair, a good model and one of every bad thing."""
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
+    monkeypatch.setattr(progress, "SECONDS", 3600.0)  # a machine may be slow
     monkeypatch.chdir(tmp_path)
     save_model("m.safetensors")
     save_pictures("a.png", "b.png")
@@ -130,6 +133,10 @@ BAD = {
     "": "arguments are required: COMMAND",
     "fly": "invalid choice",
     "models --fast": "unrecognized arguments",
+    "models none.safetensors": "none.safetensors does not exist",
+    "models m.safetensors foreign.safetensors": "foreign.safetensors is no weight file of this",
+    "models mgdn-mfx": "there is no model 'mgdn-mfx'; did you mean 'mgdn-mff'?",
+    "models old.pth": "mgdn convert",
 }
 
 
@@ -220,8 +227,24 @@ def test_models_as_table_and_json(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     for part in ("demo", "multi-focus", "fake_fusion, 1 parameters", "near, far", "Qabf 0.7654"):
         assert part in said
+    systems = said[said.index("systems to train or to load weights of") :].splitlines()
+    assert systems[1:] == [
+        f"  {name:<11}{package}" for name, package in finding.list_systems().items()
+    ]
     assert cli.main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["demo"]["card"] == card
+
+
+def test_weight_files_are_described_like_bundled_ones(capsys):
+    assert cli.main(["models", "m.safetensors", "mgdn-mff"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("m.safetensors\n  system     fake_fusion, 1 parameters\n")
+    assert "\nmgdn-mff\n  task       multi-focus" in said
+    assert "systems to train" not in said
+    assert cli.main(["models", "m.safetensors", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["m.safetensors"]
+    assert (about["system"], about["parameters"]) == ("fake_fusion", 1)
+    assert about["config"]["window"] == Config().window
 
 
 def run(*arguments):

@@ -47,9 +47,9 @@ def test_lists_of_names():
     assert metrics.names("edges, EN, Nabf") == ("Qabf", "Nabf", "EN")
     assert metrics.names(" lkc ") == metrics.GROUPS["lkc"]
     assert metrics.names("SSIM,PSNR") == ("SSIM", "PSNR")
-    with pytest.raises(InputError, match=r"unknown metric 'qfab': did you mean Qabf"):
+    with pytest.raises(InputError, match=r"unknown metric 'qfab': did you mean 'Qabf'"):
         metrics.names("EN,qfab")
-    with pytest.raises(InputError, match=r"unknown metric 'statistic': did you mean statistics"):
+    with pytest.raises(InputError, match=r"unknown metric 'statistic': did you mean 'statistics'"):
         metrics.names("statistic")
     with pytest.raises(InputError, match="no metric is named"):
         metrics.names(" , ")
@@ -342,7 +342,7 @@ def test_truth_and_sources_are_not_mixed():
         metrics.evaluate_truth(x, x, ("PSNR_gt", "EN"))
     with pytest.raises(InputError, match="domains gray and metres"):
         metrics.evaluate_truth(x, x, ("PSNR_gt", "RMSE_cm"))
-    with pytest.raises(InputError, match="did you mean SSIM_mu"):
+    with pytest.raises(InputError, match="did you mean 'SSIM_mu'"):
         metrics.evaluate_truth(x, x, ("SSIM_mue",))
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mgdn_jax.evaluation import baselines, summaries
 from mgdn_jax.evaluation.summaries import Summary
+from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.io import files
 
 SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
@@ -133,7 +134,7 @@ def test_an_ensemble_that_is_not_the_cards_names_its_row(tables, monkeypatch):
     asked = []
 
     class Network:
-        card, chroma, stretch, ensemble = {}, "centred", "none", "flips"
+        card, options = {}, FuseOptions(chroma="centred", stretch="none", ensemble="flips")
 
         def __call__(self, *pictures, **options):
             asked.append(options["ensemble"])

@@ -163,15 +163,15 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 def pair_folders(
     folders: Sequence[str | os.PathLike[str]],
-) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, tuple[str, ...]]]:
     """Matches the images of two or more folders by file stem.
 
     Args:
       folders: the folders, in the order in which the network takes its inputs.
 
     Returns:
-      Stem to one path per folder, for the stems that all folders have; and one sentence for each
-      stem that some folder lacks.
+      Stem to one path per folder, for the stems that all folders have; and stem to the folders
+      that lack it, for the others (`no_partner` says it in words).
 
     Raises:
       InputError: as `list_images`, or no stem is common to all folders.
@@ -179,19 +179,26 @@ def pair_folders(
     listings = [list_images(folder) for folder in folders]
     stems = sorted(set().union(*listings), key=_natural)
     groups: dict[str, tuple[Path, ...]] = {}
-    missing: list[str] = []
+    gaps: dict[str, tuple[str, ...]] = {}
     for stem in stems:
-        lacking = [
-            os.fspath(f) for f, found in zip(folders, listings, strict=True) if stem not in found
-        ]
+        lacking = tuple(
+            os.fspath(folder)
+            for folder, listing in zip(folders, listings, strict=True)
+            if stem not in listing
+        )
         if lacking:
-            missing.append(f"{stem} has no partner in {', '.join(lacking)}.")
+            gaps[stem] = lacking
         else:
-            groups[stem] = tuple(found[stem] for found in listings)
+            groups[stem] = tuple(listing[stem] for listing in listings)
     if not groups:
         names = " and ".join(os.fspath(folder) for folder in folders)
         raise InputError(
             f"no image of {names} has the same name in each; "
             "name the pictures that belong together alike."
         )
-    return groups, missing
+    return groups, gaps
+
+
+def no_partner(stem: str, folders: Sequence[str]) -> str:
+    """The sentence about a picture that some folders lack."""
+    return f"{stem} has no partner in {', '.join(folders)}."

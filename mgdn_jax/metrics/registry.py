@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.metrics.catalogue import ENTRIES, Metric
 from mgdn_jax.metrics.gray import Gray, luminance
 
@@ -123,12 +122,9 @@ def ranked(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def unknown_metric(word: str, known: Iterable[str]) -> str:
-    """The sentence that says a name is unknown, with the nearest names or all of them."""
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), [*folded], n=3, cutoff=0.5)
-    if near:
-        return f"unknown metric {word!r}: did you mean {' or '.join(folded[n] for n in near)}?"
-    return f"unknown metric {word!r}: choose among {', '.join(folded.values())}."
+    """The sentence that says a name is unknown, with the nearest name or all of them."""
+    advice = nearest(word, known)
+    return f"unknown metric {word!r}: {advice}" + ("" if advice.endswith("?") else ".")
 
 
 def resolve(name: str, variant: str = "standard") -> Metric:
