@@ -89,11 +89,12 @@ def list_systems() -> dict[str, str]:
     return {name: f"{_PACKAGE}.{name}" for name in builtin()} | installed()
 
 
-def find(system: str) -> System:
+def find(system: str, *, kind: str = "system") -> System:
     """The system of a name; of packages elsewhere the parents alone are imported.
 
     Args:
         system: a name of `list_systems`, or the dotted name of a package or module.
+        kind: what the message calls it: "system" or "recipe".
 
     Raises:
         InputError: there is none; a near name or all of them are listed.
@@ -110,7 +111,7 @@ def find(system: str) -> System:
         spec = None
     if spec is None:
         raise InputError(
-            f"there is no system {system!r}; {nearest(system, list_systems())}, or give the dotted"
+            f"there is no {kind} {system!r}; {nearest(system, list_systems())}, or give the dotted"
             " name of a package that can be imported"
         )
     return System(package, package, spec.submodule_search_locations is not None)
