@@ -128,8 +128,10 @@ def check_trust(system: str, trust: bool | str | Collection[str], source: str) -
     Raises:
         InputError: the system is not of this package, and not trusted.
     """
-    names = (trust,) if isinstance(trust, str) else () if isinstance(trust, bool) else trust
-    if trust is True or system in builtin() or system in names:
+    if trust is True or system in builtin():
+        return
+    names = [trust] if isinstance(trust, str) else [] if trust is False else list(trust)
+    if system in names or system in [installed().get(name) for name in names]:
         return
     raise InputError(
         f"{source}: its network is the code of {system!r}, which is no part of mgdn_jax; if you"
