@@ -1,4 +1,4 @@
-"""The page of quality figures, docs/benchmarks.md: our rows beside those measured elsewhere.
+"""The page docs/benchmarks/quality.md: our rows beside those measured elsewhere.
 
     python benchmarks/tables.py --data DATA --anchors ANCHORS --csv CSV --markdown PAGE
     python benchmarks/tables.py --figures CSV --anchors ANCHORS --markdown PAGE
@@ -19,6 +19,7 @@ import csv
 import functools
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -380,26 +381,30 @@ def markdown_table(
     return out
 
 
-HEAD = """# Benchmarks
+HEAD = """# Quality
 
-Quality of fused pictures: means over the pairs of each test set, on luminance, sorted by the mean
-rank over the columns shown (SF among them, as in the field's tables; `mgdn eval` leaves it out of
-its mean rank). What each column measures, and which evaluators it equals: [metrics.md](metrics.md).
-A single column proves nothing: rules without learning (`base_*`) win many of them.
+These are figures of fused pictures: means over the pairs of each test set, on luminance. Rows are
+sorted by the mean rank over the columns shown. SF is among them, as in the field's tables;
+`mgdn eval` leaves it out of its mean rank. [Metrics](../measure/metrics.md) says what each column
+measures, and which evaluators it equals. A single column proves nothing: rules
+without learning (`base_*`) win many of them.
 
-- Rows without a mark were measured by us; **bold** names are our networks.
-- † measured elsewhere with an equal evaluator: results that other repositories store, published
-  weights that somebody ran, and rules. The last lines of each section say how far our own
-  figures of the same rules lie from theirs.
-- ‡ printed in the CDDFuse paper or its README, taken as they are; each of those results was
-  stretched to 0..255 before it was scored.
+- Rows without a mark were measured by us. **Bold** names are our networks.
+- Rows with † were measured elsewhere with an equal evaluator: results that other repositories
+  store, published weights that somebody ran, and rules. The last lines of each section say how far
+  our own figures of the same rules lie from theirs.
+- Rows with ‡ are printed in the CDDFuse paper or its README, and are taken as they are. Each of
+  those results was stretched to 0..255 before it was scored.
 
-Made by
+The page is made by
 
-    python benchmarks/tables.py --data DATA --anchors ANCHORS \\
-        --csv docs/quality.csv --markdown docs/benchmarks.md
+```bash
+python benchmarks/tables.py --data DATA --anchors ANCHORS \\
+    --csv docs/benchmarks/quality.csv --markdown docs/benchmarks/quality.md
+```
 
-([quality.csv](quality.csv): our rows, all columns; [speed.md](speed.md): seconds and memory).
+[quality.csv](quality.csv) has our rows with all columns. Seconds and memory are under
+[Speed](speed.md).
 """
 
 
@@ -408,7 +413,7 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
     n = ours[0].n if ours else foreign.measured[0].n
     networks = frozenset(row.method for row in ours if not row.method.startswith("base_"))
     rows, ranks = ranked_rows(ours, foreign.measured, test.ranked)
-    out = ["", f"## {test.name}", "", f"{n} pairs: {test.about}.", ""]
+    out = ["", f"## {test.name}", "", *textwrap.wrap(f"{n} pairs: {test.about}.", 100), ""]
     out += markdown_table(rows, ranks, test.ranked, networks)
     order = list(rows)
     out.append("")
@@ -417,7 +422,8 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
         for name in order
         if name in networks
     ]
-    out += [f"- {line}" for line in agreement(ours, foreign.measured)]
+    for line in agreement(ours, foreign.measured):
+        out += textwrap.wrap(f"- {line}", 100, subsequent_indent="  ", break_on_hyphens=False)
     if foreign.printed:
         known = {row.method for row in foreign.measured}
         family: dict[str, Mapping[str, float]] = {
@@ -473,7 +479,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help="write our rows here, in the anchors' format")
     parser.add_argument("--per-image", type=Path, help="write a CSV per row into this folder")
     parser.add_argument("--pictures", type=Path, help="write the networks' pictures here")
-    parser.add_argument("--markdown", type=Path, help="write the page here (docs/benchmarks.md)")
+    parser.add_argument(
+        "--markdown", type=Path, help="write the page here (docs/benchmarks/quality.md)"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     return parser.parse_args(argv)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mgdn_jax.evaluation import baselines, summaries
 from mgdn_jax.evaluation.summaries import Summary
-from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.io import files
 
 SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
@@ -134,7 +134,7 @@ def test_an_ensemble_that_is_not_the_cards_names_its_row(tables, monkeypatch):
     asked = []
 
     class Network:
-        card, options = {}, FuseOptions(chroma="centred", stretch="none", ensemble="flips")
+        card, options = {}, FuseOptions(ensemble="flips").otherwise(USUAL)
 
         def __call__(self, *pictures, **options):
             asked.append(options["ensemble"])

@@ -12,7 +12,7 @@ with channels innermost, so that nothing is transposed and the processor runs at
 - Per frequency, the channels meet in a product of matrices over all tiles. Complex products take
   three real ones (Gauss): x and kernel are kept as (re + im, re, im) and (re, im - re, re + im).
 
-Tiles are worked off in groups by a scan, which bounds the memory; see `docs/speed.md`.
+Tiles are worked off in groups by a scan, which bounds the memory; see `docs/benchmarks/speed.md`.
 """
 
 import functools
@@ -415,7 +415,7 @@ def choose(
 
     Depthwise kernels up to 11 go as shifts, larger ones by transforms, and so do their gradients
     from 7 on; dense ones by transforms where these, at their `_price`, are cheaper than XLA's
-    convolution. How near that comes to the best form: docs/speed.md.
+    convolution. How near that comes to the best form: docs/benchmarks/speed.md.
 
     Args:
         shape: of the input, NHWC.

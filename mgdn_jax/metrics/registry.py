@@ -261,7 +261,7 @@ def _cropped(x: np.ndarray, crop: int) -> np.ndarray:
 
 
 def markdown_table(metrics: Iterable[Metric] = ENTRIES) -> str:
-    """The metrics as a Markdown table, one row each; docs/metrics.md holds it.
+    """The metrics as a Markdown table, one row each; docs/measure/metrics.md holds it.
 
     Args:
         metrics: Rows in order.

@@ -61,7 +61,7 @@ class Config(SystemConfig):
         remat: memory of training against speed, one of `functional.REMATS`: ``"row"`` keeps for
             the gradient what a row of blocks was given; ``"example"`` is what each block was given,
             one example after the other, the quickest of them on a CPU where it was measured
-            (docs/speed.md). Results are the same.
+            (docs/benchmarks/speed.md). Results are the same.
         dtype: compute dtype; parameters stay float32.
         in_channels: channels of the two images, fixed: luminance.
         out_channels: channels of the result, fixed: luminance.
