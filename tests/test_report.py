@@ -19,7 +19,7 @@ from mgdn_jax.evaluation import report
 from mgdn_jax.evaluation.album import Album
 from mgdn_jax.evaluation.report import write_report
 from mgdn_jax.evaluation.scores import Table, common, mean_ranks
-from mgdn_jax.evaluation.standing import standing
+from mgdn_jax.evaluation.standing import rank_methods
 from mgdn_jax.evaluation.summaries import Summary
 from mgdn_jax.io import codec
 
@@ -52,7 +52,7 @@ def write(folder, tables, album=None, baselines=(), elsewhere=(), **options):
         "versions": {"mgdn_jax": "0.1.0"},
         "variant": "standard",
     }
-    place = standing(tables, baselines=baselines, elsewhere=foreign)
+    place = rank_methods(tables, baselines=baselines, elsewhere=foreign)
     return write_report(folder, standing=place, album=album or Album(0), **(settings | options))
 
 
@@ -153,7 +153,7 @@ def test_a_method_measured_here_and_elsewhere_has_two_rows(tmp_path):
 
 def test_rows_over_other_images_are_not_on_the_page(tmp_path):
     tables = {"m": Table(("EN",), {"x": {"EN": 7.0}})}
-    place = standing(tables, elsewhere=[Summary("S", "far", 25, {"EN": 9.0})])
+    place = rank_methods(tables, elsewhere=[Summary("S", "far", 25, {"EN": 9.0})])
     assert [row.name for row in place.rows] == ["m", "far"]
     settings = {"title": "T", "command": "c", "versions": {}, "variant": "standard"}
     page = Page(write_report(tmp_path, standing=place, album=Album(0), **settings))

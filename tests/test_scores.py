@@ -8,7 +8,7 @@ from rich.console import Console
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import scores, summaries, terminal
 from mgdn_jax.evaluation.scores import Table, mean_ranks
-from mgdn_jax.evaluation.standing import Row, Standing, rank_rows, standing
+from mgdn_jax.evaluation.standing import Row, Standing, rank_methods, rank_rows
 from mgdn_jax.evaluation.summaries import Summary
 
 
@@ -195,11 +195,15 @@ def test_common_ground_of_several_methods():
     assert shared.tables["b"].mean() == {"EN": 2, "CC": 0.3}  # what is shown: finite values
     assert shared.means["a"] == {"EN": 2, "CC": 0.1}  # what is ranked: y alone for CC
     assert shared.means["b"] == {"EN": inf, "CC": 0.3}
-    assert [row.eligible("CC") is not None for row in standing(tables).rows] == [True, False, False]
+    assert [row.eligible("CC") is not None for row in rank_methods(tables).rows] == [
+        True,
+        False,
+        False,
+    ]
     strangers = {"a": tables["a"], "c": Table(("EN",), {"q": {"EN": 1.0}})}
     apart = scores.common(strangers)
     assert (apart.images, apart.means) == ((), {})
-    assert [row.eligible("EN") for row in standing(strangers).rows] == [None, None]
+    assert [row.eligible("EN") for row in rank_methods(strangers).rows] == [None, None]
     assert apart.tables["c"].rows
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.scores import Table
-from mgdn_jax.evaluation.standing import Row, places, rank_rows, shown, standing
+from mgdn_jax.evaluation.standing import Row, places, rank_methods, rank_rows, shown
 from mgdn_jax.evaluation.summaries import Summary
 
 
@@ -30,7 +30,7 @@ def test_rows_of_every_kind():
         Summary("S", "far", 25, {"EN": 9.0, "MSE": 0.0}),
         Summary("S", "half", 1, {"EN": 8.0}, {"EN": 3}),
     ]
-    table = standing(tables, baselines=["rule"], elsewhere=foreign)
+    table = rank_methods(tables, baselines=["rule"], elsewhere=foreign)
     assert table.images == ("x",)
     assert [(row.title, row.kind, row.images) for row in table.rows] == [
         ("ours", "measured", 1),
@@ -54,7 +54,7 @@ def test_rows_of_every_kind():
 
 def test_rows_without_a_common_image_have_neither_ranks_nor_marks():
     tables = {n: Table(("EN",), {n: {"EN": 1.0}}) for n in ("a", "b")}
-    table = standing(tables)
+    table = rank_methods(tables)
     assert not table.is_ranked
     assert table.places("EN") == [None, None]
     assert [row.images for row in table.rows] == [1, 1]
@@ -68,7 +68,7 @@ def test_a_ranking_may_go_over_other_metrics():
 
 def test_a_rule_that_is_not_there():
     with pytest.raises(InputError, match="the baseline n has no table of scores"):
-        standing({"m": Table(("EN",))}, baselines=["n"])
+        rank_methods({"m": Table(("EN",))}, baselines=["n"])
 
 
 def test_numbers_as_text():

@@ -15,7 +15,7 @@ from mgdn_jax.cli.output import console, say, width
 from mgdn_jax.cli.pairs import Job
 from mgdn_jax.evaluation import terminal
 from mgdn_jax.evaluation.scores import Table
-from mgdn_jax.evaluation.standing import Row, Standing, standing
+from mgdn_jax.evaluation.standing import Row, Standing, rank_methods
 from mgdn_jax.evaluation.summaries import Summary
 
 _MOST_COLUMNS = 16  # more metrics than that go down the side
@@ -80,7 +80,7 @@ def outcome_of(
     # What was measured here as well is not shown twice.
     foreign = [row for row in elsewhere if row.method not in job.baselines]
     return Outcome(
-        standing(tables, baselines=job.baselines, elsewhere=foreign),
+        rank_methods(tables, baselines=job.baselines, elsewhere=foreign),
         variant,
         command,
         _versions(bool(job.models)),

@@ -108,7 +108,7 @@ class Standing:
         return dataclasses.replace(self, rows=tuple(rows))
 
 
-def standing(
+def rank_methods(
     tables: Mapping[str, Table],
     *,
     baselines: Iterable[str] = (),
