@@ -184,7 +184,7 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
         raise InputError("the inputs are files and folders mixed; give only files or only folders.")
     if not any(folders):
         for place in places:
-            files.read_image(place)  # a single picture's mistake is told at once
+            files.read_image(place)  # a single picture's mistake is said at once
         job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
     else:
         groups, gaps = files.pair_folders(places)

@@ -207,7 +207,7 @@ def evaluate_pairs(
         InputError: as `evaluate_methods`.
         Exception: the first failure itself, if not one picture could be scored.
     """
-    forward = None if on_result is None else (lambda _, *rest: on_result(*rest))
+    forward = None if on_result is None else (lambda _, *result: on_result(*result))
     tables = evaluate_methods(
         {"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward, workers=workers
     )

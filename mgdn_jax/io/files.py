@@ -140,19 +140,19 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
         raise InputError(f"{folder} does not exist; check the path.") from None
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({_reason(error)}); name a folder.") from None
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for entry in entries:
         if entry.name.startswith(".") or entry.suffix.lower() not in codec.SUFFIXES:
             continue
-        if entry.stem in found:
+        if entry.stem in images:
             raise InputError(
-                f"{folder} holds both {found[entry.stem].name} and {entry.name}; "
+                f"{folder} holds both {images[entry.stem].name} and {entry.name}; "
                 "keep one image per name."
             )
-        found[entry.stem] = entry
-    if not found:
+        images[entry.stem] = entry
+    if not images:
         raise InputError(f"{folder} holds no image ({', '.join(codec.SUFFIXES)}); name another.")
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+    return dict(sorted(images.items(), key=lambda item: _natural(item[0])))
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
