@@ -10,43 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_fusion import Config
+from helpers import environment
+from helpers_cli import everything, mgdn, save_model, save_pictures
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress
 from mgdn_jax.fusing import fuser
-from mgdn_jax.io import codec, files
+from mgdn_jax.io import codec
 from mgdn_jax.systems import finding
 from mgdn_jax.weights.store import save_weights
-
-
-def save_model(path, **fields):
-    config = Config(**fields).to_dict()
-    params = {"bias": np.zeros((), np.float32)}
-    save_weights(path, system="fake_fusion", config=config, params=params)
-
-
-def save_pictures(*paths, shape=(16, 20, 3), dtype=np.uint8):
-    for seed, path in enumerate(paths):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        rng = np.random.default_rng(seed)
-        pixels = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-        files.write_image(path, pixels)
-
-
-def mgdn(command):
-    """Runs a command; the fake network is a module outside the package, which has to be trusted."""
-    words = command.split()
-    return cli.main([*words, "--trust-system"] if "--model" in words else words)
-
-
-def environment(**variables):
-    """For processes of their own: they start elsewhere and must find this very package."""
-    return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])} | variables
-
-
-def rows(text):
-    """What was said, by the word that starts the line."""
-    return {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +50,6 @@ def surroundings(tmp_path, monkeypatch):
     save_weights(
         "misfit.safetensors", system="fake_fusion", config=Config().to_dict(), params=params
     )
-
-
-def everything():
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
 
 
 MODEL = "--model m.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import mgdn, save_model
+from helpers_cli import everything, mgdn, save_model
 
 from mgdn_jax import data
 from mgdn_jax import metrics as ruler
@@ -57,10 +57,6 @@ def surroundings(tmp_path, monkeypatch):
     Path("one.csv").write_text("image,EN\nx,1\n")
     Path("two.csv").write_text("image,EN\ny,1\n")
     Path("sets.csv").write_text("dataset,method,n,EN,PSNR\nS,far,3,7.5,20\nT,near,3,7.4,21\n")
-
-
-def everything():
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
 
 
 PAIR = "set/ir/p0.png set/vi/p0.png"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_fusion import Config
-from test_cli import environment, mgdn, rows, save_model, save_pictures
+from helpers import environment
+from helpers_cli import mgdn, rows, save_model, save_pictures
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress

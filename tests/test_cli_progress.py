@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import mgdn, save_model, save_pictures
+from helpers_cli import mgdn, save_model, save_pictures
 
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.fuse import COMPILING

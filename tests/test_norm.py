@@ -14,7 +14,6 @@ from mgdn_jax.training import optimisers
 from mgdn_jax.training.state import init_state
 from mgdn_jax.training.step import make_train_step
 
-QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 X = np.random.default_rng(0).normal(1.0, 2.0, (3, 4, 5, 6)).astype(np.float32)
 TORCH = {
     "instance": lambda: torch.nn.InstanceNorm2d(6, affine=True),
@@ -37,7 +36,7 @@ def filled(kind):
 
 def run(graphdef, params, stats, training):
     call = lambda p, s, x: functional.apply(graphdef, p, s, x, Mode(training))  # noqa: E731
-    return jax.jit(call, compiler_options=QUICK)(params, stats, X)
+    return jax.jit(call)(params, stats, X)
 
 
 @pytest.mark.parametrize("training", [False, True])

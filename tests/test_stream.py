@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import mgdn, save_model, save_pictures
+from helpers_cli import mgdn, save_model, save_pictures
 
 import mgdn_jax
 from mgdn_jax.errors import InputError
