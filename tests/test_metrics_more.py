@@ -312,16 +312,16 @@ def test_mu_law():
 def test_depth():
     truth = np.linspace(1, 4, 400).reshape(20, 20)
     assert metrics.depth_rmse(truth + 0.02, truth) == pytest.approx(2)
-    assert metrics.depth_rmse(truth + 0.02, truth, scale=1) == pytest.approx(0.02)
+    assert metrics.depth_rmse(truth + 0.02, truth, scale=1.0) == pytest.approx(0.02)
     frame = truth.copy()
     frame[:6] += 9
     assert metrics.depth_rmse(frame, truth, crop=6) == 0
     assert metrics.evaluate_truth(frame, truth, ("RMSE_cm",), crop=6) == {"RMSE_cm": 0}
     assert metrics.evaluate_truth(frame, truth, ("RMSE_cm",))["RMSE_cm"] > 100
     normal = (truth - 1) / 3
-    assert metrics.depth_rmse(normal, normal, span=(1, 4)) == 0
-    assert metrics.depth_rmse(normal + 1, normal, span=(1, 4)) < 300  # clamped to 0..1
-    assert metrics.depth_ssim(normal, normal, span=(1, 4), crop=4) == pytest.approx(1)
+    assert metrics.depth_rmse(normal, normal, span=(1.0, 4.0)) == 0
+    assert metrics.depth_rmse(normal + 1, normal, span=(1.0, 4.0)) < 300  # clamped to 0..1
+    assert metrics.depth_ssim(normal, normal, span=(1.0, 4.0), crop=4) == pytest.approx(1)
     assert math.isnan(metrics.depth_ssim(normal, np.ones_like(normal)))
 
 

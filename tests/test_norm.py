@@ -102,8 +102,9 @@ def test_a_mixture_of_batch_and_layer():
             own = functional.abstract(lambda kind=kind: make_norm(kind, 6))[0]
             below = [functional.below(flat, name) for flat in (params, stats)]
             parts.append(run(own, *below, training)[0])
-        w = params["weight"]
-        wanted = params["scale"] * (w * parts[0] + (1 - w) * parts[1]) + params["bias"]
+        w, scale, bias = (np.asarray(params[name]) for name in ("weight", "scale", "bias"))
+        parts = [np.asarray(part) for part in parts]
+        wanted = scale * (w * parts[0] + (1 - w) * parts[1]) + bias
         assert np.allclose(mixed, wanted, atol=1e-6)
         assert training == (not np.array_equal(new["batch/mean"], stats["batch/mean"]))
 
