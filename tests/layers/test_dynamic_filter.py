@@ -22,7 +22,7 @@ IMPLEMENTATIONS = ("accumulate", "reference")
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(Path(__file__).parent / "goldens" / "fac.npz") as file:
+    with np.load(Path(__file__).parents[1] / "goldens" / "fac.npz") as file:
         return {name: jnp.asarray(array) for name, array in file.items()}
 
 

@@ -14,7 +14,7 @@ from mgdn_jax.data.builders import label_ids
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import encode_jpeg, encode_png
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 def put(path: Path, array: np.ndarray) -> bytes:

@@ -14,7 +14,7 @@ from mgdn_jax.evaluation.summaries import Summary
 from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.io import files
 
-SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+SOURCE = Path(__file__).parents[2] / "benchmarks" / "tables.py"
 COLUMNS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 
 

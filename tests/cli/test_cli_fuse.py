@@ -169,7 +169,7 @@ def test_every_option_of_a_call_is_one_of_the_command_and_is_documented():
     assert settings.options == FuseOptions(**VALUES)
     plain = Settings.read(cli.build_parser().parse_args(command))
     assert plain.options == FuseOptions()
-    pages = (Path(__file__).parents[1] / "docs").rglob("*.md")
+    pages = (Path(__file__).parents[2] / "docs").rglob("*.md")
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     assert [flag for flag in flags.values() if f"`{flag}" not in text] == []
 

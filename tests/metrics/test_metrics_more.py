@@ -15,7 +15,7 @@ from mgdn_jax import metrics
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import min_max
 
-PAGE = Path(__file__).parent.parent / "docs" / "measure" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "measure" / "metrics.md"
 few = functools.partial(settings, max_examples=15, deadline=None, derandomize=True)
 small = arrays(np.uint8, (13, 12), elements=st.integers(0, 255))
 seeds = st.integers(0, 2**32 - 1)

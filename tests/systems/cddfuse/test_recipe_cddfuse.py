@@ -29,7 +29,7 @@ from mgdn_jax.weights import conversion
 
 PARTS = {"encoder": "DIDF_Encoder", "decoder": "DIDF_Decoder",
          "base_fusion": "BaseFuseLayer", "detail_fusion": "DetailFuseLayer"}  # fmt: skip
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 def stored(golden, prefix):

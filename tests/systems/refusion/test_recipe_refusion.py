@@ -24,7 +24,7 @@ from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.state import init_state
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[3]
 NETWORKS = ("fusion", "proposal", "reconstruction")
 TINY = {"features": 2, "blocks": 1, "heads": 1}
 # Less optimisation compiles faster; a run takes a moment.

@@ -15,7 +15,7 @@ import pytest
 
 from mgdn_jax import metrics
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 NAMES = {
     "f64/EN": "EN",
     "f64/SD": "SD",

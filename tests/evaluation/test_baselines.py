@@ -12,7 +12,7 @@ from mgdn_jax.evaluation import baselines
 from mgdn_jax.evaluation.baselines import BASELINES
 
 RULES = list(BASELINES.values())
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 @st.composite

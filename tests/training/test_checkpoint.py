@@ -295,7 +295,7 @@ checkpoints.wait()
 
 
 def test_killed_while_saving_leaves_the_checkpoint_before(folder, opened):
-    root = pathlib.Path(__file__).parent.parent
+    root = pathlib.Path(__file__).parents[2]
     child = subprocess.run(
         [sys.executable, "-c", KILLED, str(folder)], cwd=root, capture_output=True, timeout=120
     )

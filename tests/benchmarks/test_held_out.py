@@ -9,7 +9,7 @@ from PIL import Image
 
 from mgdn_jax.errors import InputError
 
-SOURCE = Path(__file__).parents[1] / "benchmarks" / "held_out.py"
+SOURCE = Path(__file__).parents[2] / "benchmarks" / "held_out.py"
 
 
 @pytest.fixture(scope="module")
