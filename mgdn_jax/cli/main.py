@@ -78,6 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    # Its flags are absl's; `main` hands them on.
+    commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
 
 
@@ -211,8 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        arguments = build_parser().parse_args(argv)
-        arguments.argv = list(sys.argv[1:] if argv is None else argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["train"]:
+            arguments = argparse.Namespace(run="train:train")
+        else:
+            arguments = build_parser().parse_args(words)
+        arguments.argv = words
     except SystemExit as stop:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")
