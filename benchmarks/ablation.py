@@ -53,8 +53,8 @@ COLUMNS = ("variant", "seed", "steps", "parameters", "loss", *SCORES)
 def train(variant: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """One row: trains (or goes on training) a variant and scores it."""
     config = lkc_funet.get_config("ivf_cpu")
-    # What docs/ablation.csv was made with; the preset has a wider network, another loss, Muon and
-    # jitter since.
+    # What docs/benchmarks/ablation.csv was made with; the preset has a wider network, another
+    # loss, Muon and jitter since.
     config.model.update({"features": 4, "norm_groups": 4, **VARIANTS[variant]})
     config.recipe.update({"intensity": 1.0, "intensity_rule": "max", "gradient_rule": "strength"})
     config.data.dataset = args.dataset
@@ -117,6 +117,15 @@ def written(rows: Iterable[dict[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
+PAGE_HEAD = """# Ablation
+
+LKC-FUNet's parts are exchanged, one at a time. Every figure is the mean and the standard deviation
+over the seeds, on held-out crops; [ablation.csv](ablation.csv) has every run. The page of
+[LKC-FUNet](../systems/lkc_funet.md#ablation) says what follows from it.
+
+"""
+
+
 def markdown(rows: Sequence[dict[str, str]]) -> str:
     """Mean and standard deviation over the seeds of every variant and number of steps."""
     shown = ("loss", *SCORES)
@@ -165,12 +174,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append({k: str(v) for k, v in train(variant, seed, args).items()})
                 write_atomically(args.csv, written(rows))
                 if args.markdown:
-                    write_atomically(args.markdown, markdown(rows).encode())
+                    write_atomically(args.markdown, (PAGE_HEAD + markdown(rows)).encode())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if args.markdown and rows:
-        write_atomically(args.markdown, markdown(rows).encode())
+        write_atomically(args.markdown, (PAGE_HEAD + markdown(rows)).encode())
     print(markdown(rows), end="")
     return 0
 

@@ -121,7 +121,7 @@ def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, An
             text += f"| {method} | " + " | ".join(f"{scores[k]:.4f}" for k in shown) + " |\n"
     text += (
         "\nMade by benchmarks/tables.py; rows named ReFusion_ and MGDN_ are the published weights,"
-        " from the same run where docs/quality.csv has them, else measured elsewhere.\n"
+        " from the same run where docs/benchmarks/quality.csv has them, else measured elsewhere.\n"
     )
     return own, text
 

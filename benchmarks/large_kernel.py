@@ -1,6 +1,6 @@
 """Large-kernel convolutions: every form of ours against XLA's own and PyTorch eager.
 
-    python benchmarks/large_kernel.py grid [--minutes 10] [--csv docs/large_kernel.csv]
+    python benchmarks/large_kernel.py grid [--minutes 10] [--csv docs/benchmarks/large_kernel.csv]
     python benchmarks/large_kernel.py base [--rounds 1] [--repeats 3] [--json FILE]
     python benchmarks/large_kernel.py network
 
@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("grid", "base", "network", "one"))
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--csv", default="docs/large_kernel.csv")
+    parser.add_argument("--csv", default="docs/benchmarks/large_kernel.csv")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json")

@@ -8,7 +8,8 @@ Pairs of runs of configs/refusion.py:mif_cpu or ivf_cpu, without jitter and with
 the width and depth, equal in seed, initial F and R, and every batch; the control freezes the
 weights. Judged by the outer loss, R's reconstruction of both sources, on up to 32 training pairs
 held out from both; R's loss on the batches it trained on, over the last tenth of the run, is
-printed beside it. Writes docs/learned_loss_TASK.csv and .svg. Goes on where it was interrupted.
+printed beside it. Writes learned_loss_TASK.csv and .svg into docs/benchmarks. Goes on where it
+was interrupted.
 `--change` sets fields of the config in both runs of a pair; a task and each set of changes want a
 workdir of their own.
 """
@@ -77,7 +78,7 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", str(told.workdir / "compiled"))
     runs = {(kind, seed): curve(kind, seed, told) for seed in told.seeds for kind in KINDS}
     curves = {key: points for key, (points, _) in runs.items()}
-    page = ROOT / "docs" / f"learned_loss_{told.task}"
+    page = ROOT / "docs" / "benchmarks" / f"learned_loss_{told.task}"
     with page.with_suffix(".csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["kind", "seed", "step", "outer_loss"])

@@ -1,4 +1,4 @@
-"""The page of quality figures, docs/benchmarks.md: our rows beside those measured elsewhere.
+"""The page docs/benchmarks/quality.md: our rows beside those measured elsewhere.
 
     python benchmarks/tables.py --data DATA --anchors ANCHORS --csv CSV --markdown PAGE
     python benchmarks/tables.py --figures CSV --anchors ANCHORS --markdown PAGE
@@ -19,6 +19,7 @@ import csv
 import functools
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
 from mgdn_jax.evaluation.baselines import BASELINES
 from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
+from mgdn_jax.evaluation.standing import Row, rank_rows
 from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
 from mgdn_jax.evaluation.terminal import rich_table
 from mgdn_jax.fusing import stream
@@ -197,9 +199,9 @@ def pairs_of(test: TestSet, data: Path) -> list[Pair]:
     Raises:
         InputError: if a folder or a partner is missing.
     """
-    groups, missing = files.pair_folders([data / folder for folder in test.folders or ()])
-    if missing:
-        raise InputError(missing[0])
+    groups, gaps = files.pair_folders([data / folder for folder in test.folders or ()])
+    for stem, lacking in gaps.items():
+        raise InputError(files.no_partner(stem, lacking))
     return [Pair(name, a, b) for name, (a, b) in groups.items()]
 
 
@@ -379,26 +381,30 @@ def markdown_table(
     return out
 
 
-HEAD = """# Benchmarks
+HEAD = """# Quality
 
-Quality of fused pictures: means over the pairs of each test set, on luminance, sorted by the mean
-rank over the columns shown (SF among them, as in the field's tables; `mgdn eval` leaves it out of
-its mean rank). What each column measures, and which evaluators it equals: [metrics.md](metrics.md).
-A single column proves nothing: rules without learning (`base_*`) win many of them.
+These are figures of fused pictures: means over the pairs of each test set, on luminance. Rows are
+sorted by the mean rank over the columns shown. SF is among them, as in the field's tables;
+`mgdn eval` leaves it out of its mean rank. [Metrics](../measure/metrics.md) says what each column
+measures, and which evaluators it equals. A single column proves nothing: rules
+without learning (`base_*`) win many of them.
 
-- Rows without a mark were measured by us; **bold** names are our networks.
-- † measured elsewhere with an equal evaluator: results that other repositories store, published
-  weights that somebody ran, and rules. The last lines of each section say how far our own
-  figures of the same rules lie from theirs.
-- ‡ printed in the CDDFuse paper or its README, taken as they are; each of those results was
-  stretched to 0..255 before it was scored.
+- Rows without a mark were measured by us. **Bold** names are our networks.
+- Rows with † were measured elsewhere with an equal evaluator: results that other repositories
+  store, published weights that somebody ran, and rules. The last lines of each section say how far
+  our own figures of the same rules lie from theirs.
+- Rows with ‡ are printed in the CDDFuse paper or its README, and are taken as they are. Each of
+  those results was stretched to 0..255 before it was scored.
 
-Made by
+The page is made by
 
-    python benchmarks/tables.py --data DATA --anchors ANCHORS \\
-        --csv docs/quality.csv --markdown docs/benchmarks.md
+```bash
+python benchmarks/tables.py --data DATA --anchors ANCHORS \\
+    --csv docs/benchmarks/quality.csv --markdown docs/benchmarks/quality.md
+```
 
-([quality.csv](quality.csv): our rows, all columns; [speed.md](speed.md): seconds and memory).
+[quality.csv](quality.csv) has our rows with all columns. Seconds and memory are under
+[Speed](speed.md).
 """
 
 
@@ -407,7 +413,7 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
     n = ours[0].n if ours else foreign.measured[0].n
     networks = frozenset(row.method for row in ours if not row.method.startswith("base_"))
     rows, ranks = ranked_rows(ours, foreign.measured, test.ranked)
-    out = ["", f"## {test.name}", "", f"{n} pairs: {test.about}.", ""]
+    out = ["", f"## {test.name}", "", *textwrap.wrap(f"{n} pairs: {test.about}.", 100), ""]
     out += markdown_table(rows, ranks, test.ranked, networks)
     order = list(rows)
     out.append("")
@@ -416,7 +422,8 @@ def section(test: TestSet, ours: Sequence[Summary], foreign: Foreign) -> list[st
         for name in order
         if name in networks
     ]
-    out += [f"- {line}" for line in agreement(ours, foreign.measured)]
+    for line in agreement(ours, foreign.measured):
+        out += textwrap.wrap(f"- {line}", 100, subsequent_indent="  ", break_on_hyphens=False)
     if foreign.printed:
         known = {row.method for row in foreign.measured}
         family: dict[str, Mapping[str, float]] = {
@@ -472,7 +479,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--csv", type=Path, help="write our rows here, in the anchors' format")
     parser.add_argument("--per-image", type=Path, help="write a CSV per row into this folder")
     parser.add_argument("--pictures", type=Path, help="write the networks' pictures here")
-    parser.add_argument("--markdown", type=Path, help="write the page here (docs/benchmarks.md)")
+    parser.add_argument(
+        "--markdown", type=Path, help="write the page here (docs/benchmarks/quality.md)"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     return parser.parse_args(argv)
 
@@ -518,8 +527,9 @@ def run(
         everything += ours
         lines = section(test, ours, foreign) + [f"- {note}" for note in notes]
         page += lines
-        rows, ranks = ranked_rows(ours, foreign.measured, test.ranked)
-        console.print(rich_table(rows, test.ranked, title=name, ranks=ranks))
+        rows, _ = ranked_rows(ours, foreign.measured, test.ranked)
+        shown = [Row(title, means, 0, comparable=means) for title, means in rows.items()]
+        console.print(rich_table(rank_rows(shown, test.ranked, test.ranked), title=name))
         for line in lines:
             if line.startswith("- "):
                 console.print(line, markup=False, highlight=False)

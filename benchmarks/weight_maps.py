@@ -1,6 +1,6 @@
 """How a learned loss came about: one picture from the validation grids of a ReFusion run.
 
-    python benchmarks/weight_maps.py runs/refusion-ivf --out docs/learned_weights.png
+    python benchmarks/weight_maps.py runs/refusion-ivf --out docs/assets/learned_weights.png
 
 Rows are the first, middle and last validation; columns the two sources, the fused image, and by
 how much the loss weighs the first source (intensities and, in form R, gradients), white being all

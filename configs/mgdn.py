@@ -3,14 +3,21 @@
     mgdn data prepare natural --source DIR
     python train.py --config=configs/mgdn.py:mff --workdir=runs/mff
 
-mff learns from photographs with segmentations, defocused on one side of a region's outline; the
-target is the sharp photograph. mff_cpu is the same on smaller crops for as many steps as two CPU
-cores take in about an hour. mef learns from stored pairs with a target (`mgdn data prepare
-pairs --name mef`), or from synthetic ones by data.dataset=natural and data.task=mef. smoke is mff
-shrunk until a step takes milliseconds, for tests.
+mff learns from photographs with segmentations, defocused on one side of a region's outline. The
+target is the sharp photograph. mff_cpu is the same on smaller crops. mef learns from stored pairs
+with a target (`mgdn data prepare pairs --name mef`), or from synthetic ones by
+data.dataset=natural and data.task=mef. smoke is mff shrunk until a step takes milliseconds, for
+tests.
 
-The authors of MGDN released no training code: losses, schedule and length are this project's;
-Adam without weight decay and the average's decay of 0.999 are read off their files.
+Hours, machine and figures:
+
+    mff_cpu  1.34 hours on two CPU cores beside other work, 283 BSDS500 photographs: `mgdn-mff`.
+             Held out: loss 0.0210, PSNR 39.67 dB. Lytro20: mean rank 12.00, first of 47 rows.
+    mff      not run in full; 20 times as many steps, on larger crops, for a GPU.
+    mef      not run in full.
+
+The authors of MGDN released no training code. Losses, schedule and length are this project's. Adam
+without weight decay and the average's decay of 0.999 are read off their files.
 """
 
 import ml_collections

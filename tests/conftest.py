@@ -2,14 +2,11 @@
 
 import os
 import pathlib
-import tempfile
 
+import helpers_compiling
 import pytest
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
-).strip()
+helpers_compiling.surround(os.environ)
 
 # Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
@@ -33,6 +30,12 @@ LONG = "MGDN_LONG_TESTS" in os.environ
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
 
 
+def pytest_configure(config) -> None:
+    """Looks after the cache of compiled programs, once, before the workers use it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        helpers_compiling.tidy(helpers_compiling.cache_folder())
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """Says which tests were collected (the header is not shown under -q): no silent gaps."""
     for test, (what, _) in NEEDS.items():
@@ -52,17 +55,17 @@ def pytest_collection_modifyitems(config, items) -> None:
         items[:] = [item for item in items if item not in long]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once():
-    """Compiling takes most of the time: what one test compiled, the next ones read from disk."""
+@pytest.fixture(autouse=True)
+def compilation(request):
+    """Compiles in full where a test is marked `optimised`, plainly elsewhere."""
+    if request.node.get_closest_marker("optimised") is None:
+        yield
+        return
     import jax
 
-    with tempfile.TemporaryDirectory() as folder:  # a process's own: entries are not written whole
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        yield
-        jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

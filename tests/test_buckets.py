@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cddfuse import SMALL as CDDFUSE
-from test_cddfuse import filled, jit_once, noise
-from test_lkc_funet import TINY as LKC_FUNET
-from test_refusion import SMALL as REFUSION
+from helpers import noise
+from helpers_systems import CDDFUSE, LKC_FUNET, REFUSION, drawn
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import stream
@@ -28,8 +26,8 @@ SIZES = [(11, 7), (1, 9), (12, 1)]
 @functools.cache
 def exact(system):
     """Parameters, pairs of pictures of `SIZES`, and what is fused of each by itself."""
-    graphdef, params = filled(*registry.abstract(system, SYSTEMS[system])[:2], 0.1)
-    run = jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
+    graphdef, params = drawn(system, SYSTEMS[system], 0.1)
+    run = jax.jit(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
     pairs = [[noise(1, *size, 1, seed=seed) for seed in (0, 1)] for size in SIZES]
     return graphdef, params, pairs, [run(*pair)[0] for pair in pairs]
 
@@ -58,7 +56,7 @@ def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, mon
     def padded(a, b, extent):
         return functional.apply(graphdef, params, {}, a, b, extent=extent)[0][0]
 
-    fused = jit_once(padded)(*map(jnp.asarray, full), jnp.asarray(SIZES, jnp.int32))
+    fused = jax.jit(padded)(*map(jnp.asarray, full), jnp.asarray(SIZES, jnp.int32))
     for result, answer, (h, w) in zip(fused, wanted, SIZES, strict=True):
         error = float(jnp.abs(result[:h, :w] - answer).max())
         print(f"{system} {h}x{w}, strips of {pixels}: {error:.1e}")
@@ -75,17 +73,16 @@ def test_strips_equal_the_whole_picture(monkeypatch):
         again = functional.apply(graphdef, params, {}, a, b, context=aux["context"])[0][0]
         return fused, again, aux
 
-    whole = jit_once(lambda *x: run(*x))(a, b)
+    whole = jax.jit(lambda *x: run(*x))(a, b)
     monkeypatch.setattr(restormer, "STRIP_PIXELS", 30)
-    strips = jit_once(run)(a, b)
+    strips = jax.jit(run)(a, b)
     for x, y in zip(jax.tree.leaves(strips), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
     print(f"strips: {float(jnp.abs(strips[0] - whole[0]).max()):.1e}")
 
 
 def test_a_fuser_compiles_once_for_a_bucket():
-    graphdef, params = filled(*registry.abstract("cddfuse", CDDFUSE)[:2], 0.1)
-    del graphdef
+    _, params = drawn("cddfuse", CDDFUSE, 0.1)
     fuser = Fuser("cddfuse", CDDFUSE, params)
     rng = np.random.default_rng(0)
     scenes = [[rng.random(s).astype(np.float32) for _ in "ab"] for s in [(5, 8), (7, 6), (8, 8)]]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
+from helpers import filled, last, noise
+from helpers_systems import CDDFUSE, cddfuse_params, cddfuse_state
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.errors import InputError
@@ -24,41 +26,7 @@ from mgdn_jax.systems.cddfuse.network import PRESETS, Config
 from mgdn_jax.weights import conversion
 
 FULL = PRESETS["ivf"]
-SMALL = Config(features=4, heads=2, blocks=1, detail_nodes=2)
 ENCODER = "DIDF_Encoder."
-
-# Goldens run once: compiling, not speed, is what takes the time.
-jit_once = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_backend_optimization_level": 1,
-    },
-)
-
-
-def last(array):
-    return np.moveaxis(array, 1, -1)
-
-
-@functools.cache
-def cddfuse_state():
-    """Random weights of the four networks, keyed ``part.key`` (tests/goldens/pack.py)."""
-    networks = Golden("cddfuse_networks")
-    vector = np.concatenate([Golden(f"cddfuse_weights_{i}")["piece"] for i in range(5)])
-    state, start = {}, 0
-    for key, text in zip(networks["keys"], networks["shapes"], strict=True):
-        shape = tuple(map(int, str(text).split()))
-        stop = start + int(np.prod(shape))
-        state[str(key).replace("/module.", ".")] = vector[start:stop].reshape(shape)
-        start = stop
-    assert start == vector.size
-    return state
-
-
-@functools.cache
-def full_params():
-    return conversion.convert_state_dict(cddfuse_state(), system="cddfuse", config=FULL)[0]
 
 
 def part(entries, theirs, ours):
@@ -121,7 +89,7 @@ def test_blocks_with_all_gradients(name, dtype):
             y = y[0] if isinstance(y, tuple) else y
             return jnp.sum(y * cotangent), y
 
-        run = jit_once(jax.grad(loss, (0, 1), has_aux=True))
+        run = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
         (grads, own_slope), y = run(params, jnp.asarray(last(x), dtype))
         error, scale = max_error(y, last(out)), float(np.abs(out).max())
         wanted = part(golden.gradients(), theirs, ours)
@@ -148,7 +116,7 @@ def test_an_inverted_residual_block_alone():
     theirs, ours, _ = BLOCKS["coupling_node"]
     graphdef = functional.abstract(lambda: cddfuse.InvertedResidual(32, rngs=nnx.Rngs(0)))[0]
     params = functional.below(part(golden.state(), theirs, ours), "phi")
-    run = jit_once(lambda x: functional.apply(graphdef, params, {}, x)[0])
+    run = jax.jit(lambda x: functional.apply(graphdef, params, {}, x)[0])
     assert max_error(run(golden.nhwc("in:irb_x")), last(golden["out:irb_y"])) <= 1e-5
 
 
@@ -162,7 +130,7 @@ def invertible(params, x, dtype):
         return module.inverse(y), y, module(x), volume
 
     params = {k: jnp.asarray(v, dtype) for k, v in params.items()}
-    return jit_once(run)(params, jnp.asarray(x, dtype))
+    return jax.jit(run)(params, jnp.asarray(x, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -171,7 +139,7 @@ def test_the_detail_branch_inverts(dtype):
     x = last(golden["in:x"])
     cases = {
         "golden": part(golden.state(), *BLOCKS["detail_extractor"][:2]),
-        "as started": functional.below(full_params(), "encoder/detail"),
+        "as started": functional.below(cddfuse_params(), "encoder/detail"),
     }
     # A rounded y has lost what shuffles of condition 100 to 700 in a row enlarge (about 1e-3 to
     # 1e-1 even if inverted exactly): single precision is asked of well conditioned ones.
@@ -208,7 +176,7 @@ def test_the_log_determinant_is_that_of_the_jacobian():
             return jax.jacobian(lambda v: forward(v)[0].ravel())(flat), forward(flat)[1][0]
 
         for example in x.reshape(2, -1):
-            jacobian, volume = jit_once(check)(example)
+            jacobian, volume = jax.jit(check)(example)
             wanted = np.linalg.slogdet(np.asarray(jacobian))[1]
             print(f"log-determinant {float(volume):.4f}, off {abs(float(volume) - wanted):.1e}")
             assert abs(wanted) > 0.5
@@ -220,7 +188,7 @@ def test_networks(dtype):
     golden = Golden("cddfuse_networks")
     with jax.enable_x64(dtype == "float64"):
         config = Config(dtype=dtype)
-        params = {k: jnp.asarray(v, dtype) for k, v in full_params().items()}
+        params = {k: jnp.asarray(v, dtype) for k, v in cddfuse_params().items()}
         graphdef = registry.abstract("cddfuse", config)[0]
         decoder = registry.abstract("cddfuse", config, "Decoder")[0]
         vis, ir = (jnp.asarray(last(golden[f"in:{k}"]), dtype) for k in ("vis", "ir"))
@@ -238,7 +206,7 @@ def test_networks(dtype):
             )[0]
             return fused, aux, painted, own["reduced"]
 
-        fused, aux, painted, reduced = jit_once(run)(params, vis, ir)
+        fused, aux, painted, reduced = jax.jit(run)(params, vis, ir)
         ours = {"phase2/fused": fused, "phase2/reduced": aux["reduced"]}
         for i, kind in enumerate(("phase1/vis_hat", "phase1/ir_hat", "mif/fused_noskip",
                                   "mif/fused_sumskip")):  # fmt: skip
@@ -265,29 +233,11 @@ def test_networks(dtype):
             assert max(errors) <= (1.001 * rounding if dtype == "float64" else 1e-5)
 
 
-def filled(graphdef, shapes, spread=0.0):
-    """Start values by NumPy (drawing them with JAX would compile for every shape)."""
-    random = np.random.default_rng(0)
-    params = {}
-    for name, leaf in shapes.items():
-        if name.endswith("kernel"):
-            value = random.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
-        else:
-            start = 0.0 if name.endswith("bias") else 1.0
-            value = start + spread * random.normal(size=leaf.shape)
-        params[name] = jnp.asarray(value, jnp.float32)
-    return graphdef, params
-
-
 @functools.cache
 def small(skip="second"):
-    config = dataclasses.replace(SMALL, skip=skip)
+    config = dataclasses.replace(CDDFUSE, skip=skip)
     graphdef, params = filled(*registry.abstract("cddfuse", config)[:2], 0.1)
-    return params, jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0])
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
+    return params, jax.jit(lambda *x: functional.apply(graphdef, params, {}, *x)[0])
 
 
 def test_parameter_counts():
@@ -327,7 +277,7 @@ def test_symmetric_but_for_the_skip():
 def test_tiles_share_the_sums_of_the_whole_picture():
     params, _ = small()
     louder = {k: v * (2.0 if k.endswith("kernel") else 1.0) for k, v in params.items()}
-    fuser = Fuser("cddfuse", SMALL, louder)
+    fuser = Fuser("cddfuse", CDDFUSE, louder)
     ramp = np.linspace(0, 1, 96, dtype=np.float32)
     a = np.asarray(noise(32, 96)) * ramp
     b = 1 - a[::-1]
@@ -358,7 +308,7 @@ def test_published_files_convert_and_fuse(tmp_path, capsys):
         state = conversion.read_torch(path)
         params, report = conversion.convert_state_dict(state, system="cddfuse", config=FULL)
         assert len(report.converted) == 158
-        assert all(np.array_equal(params[k], v) for k, v in full_params().items())
+        assert all(np.array_equal(params[k], v) for k, v in cddfuse_params().items())
     target = str(tmp_path / "ivf.safetensors")
     command = ["convert", str(source), target, "--system", "cddfuse", "--preset", "ivf"]
     assert cli.main(command) == 0
@@ -390,7 +340,7 @@ def test_conversion_is_strict():
 def test_pictures_as_published(kind):
     golden = Golden("cddfuse_inference_121x163")
     preset = {"ivf": "ivf", "mif_sumskip": "mif_sum"}[kind]
-    fuser = Fuser("cddfuse", PRESETS[preset], full_params())
+    fuser = Fuser("cddfuse", PRESETS[preset], cddfuse_params())
     vis, ir = (golden[f"in:{k}"][0, 0] for k in ("vis", "ir"))
     raw = fuser(ir, vis)
     error = max_error(raw, golden[f"out:{kind}/fused"][0, 0])

@@ -1,33 +1,22 @@
 """Scripts about CDDFuse and the one that trains everything, on tiny networks and by dry runs."""
 
-import importlib.util
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from test_cddfuse import SMALL, filled, noise
+from helpers import ROOT, noise, script
+from helpers_systems import CDDFUSE, drawn
 
 import mgdn_jax
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.pixels import from_float
-from mgdn_jax.systems import registry
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def script(path):
-    spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_feature_maps_are_those_of_the_network():
     maps_of = script("examples/feature_maps.py")
-    _, params = filled(*registry.abstract("cddfuse", SMALL)[:2], 0.1)
-    fuser = mgdn_jax.Fuser("cddfuse", SMALL, params)
+    _, params = drawn("cddfuse", CDDFUSE, 0.1)
+    fuser = mgdn_jax.Fuser("cddfuse", CDDFUSE, params)
     a, b = (np.asarray(noise(9, 12, seed=seed)) for seed in (0, 1))
     maps, alike = maps_of.features(fuser, a, b)
     np.testing.assert_allclose(maps["pictures"][:2], [a, b], atol=1e-6)

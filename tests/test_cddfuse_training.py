@@ -1,6 +1,5 @@
 """CDDFuse's two phases through the loop: stops, kills and devices leave no trace."""
 
-import json
 import os
 import re
 import signal
@@ -11,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-from test_train_cli import arrays, finish, start, wait_for_step
+from helpers_runs import finish, log, losses, newest, start, wait_for_step
 
 from mgdn_jax import training
 from mgdn_jax.layers.functional import REMATS
@@ -22,41 +20,15 @@ NETWORKS = {"encoder", "decoder", "base_fusion", "detail_fusion"}
 BOUNDARY = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_plainly(tmp_path_factory):
-    """Here and in children: both phases on one device and on four are all there is to compile."""
-    changes = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-        "jax_disable_most_optimizations": True,  # compiling is what takes the time
-    }
-    before = {name: jax.config.values[name] for name in changes}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in changes.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
 def fit(workdir, recipe=None, **train):
     made = fake_cddfuse.config(**{"devices": 1} | train)
     made["recipe"] |= recipe or {}
     return training.fit(made, workdir, quiet=True)
 
 
-def lines(workdir):
-    rows = [json.loads(row) for row in (workdir / "log.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == "train"]
-
-
 def same(one, other):
     """Checkpoints and losses of two runs are equal bit for bit."""
-    (step, whole, header), (other_step, parts, other_header) = arrays(one), arrays(other)
+    (step, whole, header), (other_step, parts, other_header) = newest(one), newest(other)
     assert step == other_step == 6
     assert header["data"] == other_header["data"]
     assert whole.keys() == parts.keys()
@@ -64,9 +36,8 @@ def same(one, other):
         assert {name.split("/")[1] for name in whole if name.startswith(kind)} == NETWORKS
     for name, value in whole.items():
         assert value.tobytes() == parts[name].tobytes(), name
-    losses = [[row["loss"] for row in lines(workdir)] for workdir in (one, other)]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 6
+    assert losses(one) == losses(other)
+    assert len(losses(one)) == 6
 
 
 @pytest.mark.long
@@ -124,7 +95,7 @@ def test_one_device_and_four_give_the_same_trajectory(tmp_path, form):
     """Also where the loss is no mean of its examples' ("released"): means cross devices."""
     for devices in (1, 4):
         fit(tmp_path / str(devices), {"form": form}, devices=devices)
-    one, four = (lines(tmp_path / name) for name in "14")
+    one, four = (log(tmp_path / name) for name in "14")
     names = {"loss", "grad_norm", "decomposition", "cc_base", "cc_detail"}
     assert one[0].keys() >= names
     assert "intensity" in one[-1]
@@ -133,7 +104,7 @@ def test_one_device_and_four_give_the_same_trajectory(tmp_path, form):
         off = np.max(np.abs(np.subtract(found, wanted)) / np.abs(wanted))
         print(f"{form} {name}: 4 devices off by {off:.1e}")
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6, err_msg=name)
-    (_, wanted, _), (_, found, _) = (arrays(tmp_path / name) for name in "14")
+    (_, wanted, _), (_, found, _) = (newest(tmp_path / name) for name in "14")
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 

@@ -10,47 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_fusion import Config
+from helpers import environment
+from helpers_cli import everything, mgdn, save_model, save_pictures
 
 from mgdn_jax.cli import main as cli
+from mgdn_jax.cli import progress
 from mgdn_jax.fusing import fuser
-from mgdn_jax.io import codec, files
+from mgdn_jax.io import codec
+from mgdn_jax.systems import finding
 from mgdn_jax.weights.store import save_weights
-
-
-def save_model(path, **fields):
-    config = Config(**fields).to_dict()
-    params = {"bias": np.zeros((), np.float32)}
-    save_weights(path, system="fake_fusion", config=config, params=params)
-
-
-def save_pictures(*paths, shape=(16, 20, 3), dtype=np.uint8):
-    for seed, path in enumerate(paths):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        rng = np.random.default_rng(seed)
-        pixels = rng.integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-        files.write_image(path, pixels)
-
-
-def mgdn(command):
-    """Runs a command; the fake network is a module outside the package, which has to be trusted."""
-    words = command.split()
-    return cli.main([*words, "--trust-system"] if "--model" in words else words)
-
-
-def environment(**variables):
-    """For processes of their own: they start elsewhere and must find this very package."""
-    return os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])} | variables
-
-
-def rows(text):
-    """What was said, by the word that starts the line."""
-    return {line.split()[0]: line.split(maxsplit=1)[1] for line in text.splitlines()}
 
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
     """A folder with a good pair, a good model and one of every bad thing."""
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
+    monkeypatch.setattr(progress, "SECONDS", 3600.0)  # a machine may be slow
     monkeypatch.chdir(tmp_path)
     save_model("m.safetensors")
     save_pictures("a.png", "b.png")
@@ -75,10 +50,6 @@ def surroundings(tmp_path, monkeypatch):
     save_weights(
         "misfit.safetensors", system="fake_fusion", config=Config().to_dict(), params=params
     )
-
-
-def everything():
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
 
 
 MODEL = "--model m.safetensors"
@@ -130,6 +101,10 @@ BAD = {
     "": "arguments are required: COMMAND",
     "fly": "invalid choice",
     "models --fast": "unrecognized arguments",
+    "models none.safetensors": "none.safetensors does not exist",
+    "models m.safetensors foreign.safetensors": "foreign.safetensors is no weight file of this",
+    "models mgdn-mfx": "there is no model 'mgdn-mfx'; did you mean 'mgdn-mff'?",
+    "models old.pth": "mgdn convert",
 }
 
 
@@ -220,8 +195,24 @@ def test_models_as_table_and_json(monkeypatch, tmp_path, capsys):
     said = capsys.readouterr().out
     for part in ("demo", "multi-focus", "fake_fusion, 1 parameters", "near, far", "Qabf 0.7654"):
         assert part in said
+    systems = said[said.index("systems to train or to load weights of") :].splitlines()
+    assert systems[1:] == [
+        f"  {name:<11}{package}" for name, package in finding.list_systems().items()
+    ]
     assert cli.main(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["demo"]["card"] == card
+
+
+def test_weight_files_are_described_like_bundled_ones(capsys):
+    assert cli.main(["models", "m.safetensors", "mgdn-mff"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("m.safetensors\n  system     fake_fusion, 1 parameters\n")
+    assert "\nmgdn-mff\n  task       multi-focus" in said
+    assert "systems to train" not in said
+    assert cli.main(["models", "m.safetensors", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)["m.safetensors"]
+    assert (about["system"], about["parameters"]) == ("fake_fusion", 1)
+    assert about["config"]["window"] == Config().window
 
 
 def run(*arguments):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import mgdn, save_model
+from helpers_cli import everything, mgdn, save_model
 
-from mgdn_jax import data, evaluation
+from mgdn_jax import data
 from mgdn_jax import metrics as ruler
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import pairs as cli_pairs
+from mgdn_jax.cli import progress
 from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import methods as methods_room
 from mgdn_jax.evaluation import scores
 from mgdn_jax.io import codec, files
 
@@ -31,6 +33,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("MGDN_CACHE_DIR", "off")
     monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(progress, "SECONDS", 3600.0)  # a machine may be slow
     monkeypatch.chdir(tmp_path)
     for k, folder in enumerate(("set/ir", "set/vi", "ours", "theirs")):
         for n in range(3):
@@ -56,10 +59,6 @@ def surroundings(tmp_path, monkeypatch):
     Path("sets.csv").write_text("dataset,method,n,EN,PSNR\nS,far,3,7.5,20\nT,near,3,7.4,21\n")
 
 
-def everything():
-    return sorted(os.path.join(folder, name) for folder, _, names in os.walk(".") for name in names)
-
-
 PAIR = "set/ir/p0.png set/vi/p0.png"
 BAD = {
     f"eval small.png {PAIR}": "small.png is 20x15 but set/ir/p0.png is 50x48",
@@ -83,7 +82,7 @@ BAD = {
     "eval ours --data nowhere": "the data set 'nowhere' is neither",
     "eval ours --data set/ir set/vi set/vi": "--data names 3 places",
     "eval --data set": "nothing to score",
-    "eval ours set/ir set/vi --metrics QAB": "unknown metric 'QAB': did you mean Qabf",
+    "eval ours set/ir set/vi --metrics QAB": "unknown metric 'QAB': did you mean 'Qabf'?",
     "eval ours set/ir set/vi --metrics ,": "no metric is named",
     "eval ours set/ir set/vi --metrics PSNR_gt": "PSNR_gt compares with ground truth",
     "eval ours set/ir set/vi --variant loose": "invalid choice",
@@ -107,11 +106,27 @@ BAD = {
     "eval ours set/ir set/vi --beside double.csv": "has two rows of far in S",
     "eval --compare one.csv": "a comparison needs two methods",
     "eval --compare one.csv two.csv": "one and two share no image",
-    "eval --compare one.csv bad.csv": "bad.csv is no table of scores an image",
+    "eval --compare one.csv bad.csv": "bad.csv holds means and is no table of scores an image",
     "eval --compare one.csv gone.csv": "gone.csv does not exist",
     "eval --compare one.csv one.csv": "is there already; rename the file",
     "eval ours --compare one.csv two.csv": "give no pictures or networks",
     "eval --compare one.csv two.csv --csv out.csv": "--compare knows no --csv",
+    "eval --compare one.csv two.csv --latex out.tex": "--compare knows no --latex",
+    "eval --compare one.csv two.csv --markdown out.md": "--compare knows no --markdown",
+    "eval ours set/ir set/vi --latex out.txt": "out.txt, which does not end in .tex",
+    "eval ours set/ir set/vi --markdown out": "--markdown would write out, which does not end in",
+    "eval ours set/ir set/vi --markdown one.csv/x.md": "is not a folder",
+    "eval =ours set/ir set/vi": "=ours lacks a name or a path; write NAME=PATH",
+    "eval x= set/ir set/vi": "x= lacks a name or a path",
+    "eval a=ours set/ir set/vi": "a method would be called a, as another one or a source is",
+    "eval x=ours x=theirs set/ir set/vi": "a method would be called x",
+    "eval x=gone set/ir set/vi": "gone does not exist",
+    "eval base_max=ours set/ir set/vi": "called base_max, as a rule that is scored too",
+    "eval x=ours --model x=m.safetensors --data set": "a method would be called x",
+    "eval --model x=gone.safetensors --data set": "gone.safetensors does not exist",
+    "eval --beside published --dataset ?": "published holds the data sets Lytro20, TNO25, ",
+    "eval ours set/ir set/vi --beside published": "; choose one with --dataset.",
+    "eval --beside published --dataset tno25": "--dataset (did you mean 'TNO25'?).",
 }
 
 
@@ -383,9 +398,56 @@ def test_names_of_methods_are_as_short_as_they_may_be():
     os.makedirs("x/fused")
     os.makedirs("y/fused")
     Path("pic.v2.png").touch()
-    assert cli_pairs._titles(["x/fused", "y/fused"]) == ["x/fused", "y/fused"]
-    assert cli_pairs._titles(["x/fused", "ours"]) == ["fused", "ours"]
-    assert cli_pairs._titles(["pic.v2.png"]) == ["pic.v2"]
+    assert list(cli_pairs._titled(["x/fused", "y/fused"])) == ["x/fused", "y/fused"]
+    assert list(cli_pairs._titled(["x/fused", "ours"])) == ["fused", "ours"]
+    assert list(cli_pairs._titled(["pic.v2.png"])) == ["pic.v2"]
+
+
+def test_methods_may_be_called_as_one_likes(capsys):
+    os.rename("theirs", "the=irs")
+    command = "eval net=ours the=irs --model x=m.safetensors --data set --metrics EN,MI"
+    assert mgdn(f"{command} --no-baselines --csv out.csv") == 0
+    assert list(lines(capsys.readouterr().out)) == ["method", "net", "the=irs", "x"]
+    rows = list(csv.reader(Path("out.csv").read_text().splitlines()))
+    assert {row[0] for row in rows[1:]} == {"net", "the=irs", "x"}
+    # A name that says nothing new about the others: "ours" is free for the second one.
+    os.makedirs("old")
+    os.rename("the=irs", "old/ours")
+    assert list(cli_pairs._titled(["net=ours", "old/ours"])) == ["net", "ours"]
+    assert list(cli_pairs._titled(["ours=ours", "old/ours"])) == ["ours", "old/ours"]
+    assert mgdn("eval fused=ours/p0.png set/ir/p0.png set/vi/p0.png --metrics EN") == 0
+    assert "fused" in lines(capsys.readouterr().out)
+
+
+def test_tables_for_papers_and_pages(capsys):
+    command = "eval ours theirs set/ir set/vi --metrics EN,MSE --beside sets.csv --dataset S"
+    assert mgdn(f"{command} --latex out.tex --markdown out.md --json out.json") == 0
+    assert "written out.tex" in capsys.readouterr().out
+    content = json.loads(Path("out.json").read_text())["methods"]
+    paper, page = Path("out.tex").read_text(), Path("out.md").read_text()
+    best = max(content, key=lambda name: content[name]["mean"]["EN"])
+    shown = f"{content[best]['mean']['EN']:.4f}"
+    assert f"\\textbf{{{shown}}}" in paper
+    assert f"**{shown}**" in page
+    assert "& MSE $\\downarrow$ & mean rank $\\downarrow$ \\\\" in paper
+    assert page.startswith(
+        "| method | EN ↑ | MSE ↓ | mean rank ↓ |\n|---|---:|---:|---:|\n| ours | "
+    )
+    assert "% means over 3 pairs, on luminance" in paper
+    assert "- †: measured elsewhere (sets.csv, S)" in page
+
+
+def test_rows_that_come_with_the_program(capsys):
+    command = "eval ours set/ir set/vi --metrics EN,SSIM --no-baselines --variant cddfuse"
+    assert mgdn(f"{command} --beside published --dataset TNO42 --json out.json") == 0
+    said = capsys.readouterr().out
+    assert lines(said)["DenseFuse †"] == ["42", "6.8193", "1.0234"]
+    assert "†: measured elsewhere (published, TNO42)" in said
+    assert "† 9 rows: measured on the pictures stored in Linfeng-Tang/Image-Fusion" in said
+    assert "† over 42 pairs, not 3: not ranked, not marked" in said
+    row = json.loads(Path("out.json").read_text())["elsewhere"]["DenseFuse"]
+    assert (row["dataset"], row["n"], row["mean_rank"]) == ("TNO42", 42, None)
+    assert row["source"].startswith("measured on the pictures stored in")
 
 
 def test_compare(capsys):
@@ -417,7 +479,7 @@ def test_a_full_disk_and_ctrl_c_leave_nothing(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "_measure", interrupt)
+        patch.setattr(methods_room, "_measure", interrupt)
         assert mgdn("eval ours set/ir set/vi --csv out.csv --jobs 0") == 130
     assert capsys.readouterr() == ("", "mgdn: interrupted.\n")
     with monkeypatch.context() as patch:

@@ -1,10 +1,13 @@
+import dataclasses
+import pickle
+
 import numpy as np
 import pytest
 
 from mgdn_jax import evaluation
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation import Pair, Rule, Stored, baselines
+from mgdn_jax.evaluation import Pair, Rule, Stored, baselines, methods
 from mgdn_jax.io import files
 
 
@@ -137,6 +140,25 @@ def test_processes_give_what_one_gives(tmp_path):
     assert "p3.png is 50x40 but" in tables["stored"].failures["p3"]
     assert tables["broken"].failures["p0"] == "ZeroDivisionError: by hand"
     assert [h[:2] for h in heard[:3]] == [("stored", "p0"), ("rule", "p0"), ("here", "p0")]
+
+
+def test_an_order_goes_out_and_an_outcome_comes_back(tmp_path):
+    """Both are whole and sealed, and both can be sent to another process."""
+    (pair,), stored = saved(tmp_path, pictures(1, (8, 8)))
+    made = {"stored": stored, "rule": Rule(baselines.maximum), "bad": lambda a, b: explode(a, b)}
+    for is_kept in (True, False):
+        order = methods._order(pair, made, ("EN",), is_kept)
+        before = dict(order.made)
+        outcome = pickle.loads(pickle.dumps(methods._measure(pickle.loads(pickle.dumps(order)))))
+        assert order.made == before
+        assert outcome.name == "p0"
+        assert outcome.scores.keys() == {"stored", "rule"}
+        assert outcome.scores["stored"] == outcome.scores["rule"]
+        assert str(outcome.failures["bad"]) == "by hand"
+        assert outcome.pictures.keys() == (outcome.scores.keys() if is_kept else set())
+        for thing, name in ((order, "made"), (outcome, "scores")):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(thing, name, {})
 
 
 def kill(a, b):

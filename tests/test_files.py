@@ -130,11 +130,11 @@ def test_folders_are_matched_by_stem(tmp_path):
             save(folder / name)
         (folder / "notes.txt").touch()
         (folder / ".hidden.png").touch()
-    groups, missing = files.pair_folders([a, b])
+    groups, gaps = files.pair_folders([a, b])
     assert list(groups) == ["s9", "s10"]
     assert groups["s9"] == (a / "s9.png", b / "s9.tif")
-    assert len(missing) == 1
-    assert missing[0].startswith("only has no partner in")
+    assert gaps == {"only": (str(b),)}
+    assert files.no_partner("only", gaps["only"]) == f"only has no partner in {b}."
     save(a / "s9.bmp")
     with pytest.raises(InputError, match=r"holds both s9\.bmp and s9\.png"):
         files.pair_folders([a, b])

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from unchecked import as_users_call
 
-from mgdn_jax.layers import conv, functional
+from mgdn_jax.layers import conv, functional, overlap_save
 from mgdn_jax.layers import large_kernel as large
 
 # (b, h, w), kernel, in, out, groups
@@ -51,7 +52,9 @@ def referee(name):
     groups = CASES[name][4]
     with jax.enable_x64(True):
         x, kernel, bias, slope = (jnp.asarray(a) for a in arrays(CASES[name]))
-        y, pull = jax.vjp(lambda x, k, b: direct(x, k, groups) + b, x, kernel, bias)
+        y, pull = jax.vjp(
+            lambda x, k, b: direct(x, k, groups) + b[None, None, None], x, kernel, bias
+        )
         return [np.asarray(a) for a in (y, *pull(slope))]
 
 
@@ -141,7 +144,7 @@ def test_vmap_and_dtype():
 
 
 def test_wide_inputs_in_parts_equal_the_whole(monkeypatch):
-    monkeypatch.setattr(large, "_WIDEST", 2)
+    monkeypatch.setattr(overlap_save, "_MAX_CHANNELS", 2)
     x, kernel, bias, _ = (jnp.asarray(a, jnp.float32) for a in arrays(CASES["tiles"]))
     y = jax.jit(lambda x, k: large.large_kernel_conv(x, k, bias=bias, method="fft"))(x, kernel)
     assert off(y, referee("tiles")[0]) < 5e-6
@@ -222,7 +225,7 @@ def test_layer_shares_weights_with_the_small_ones():
 )
 def test_bad_arguments(change, message):
     good = {"x": jnp.ones((1, 4, 4, 2)), "kernel": jnp.ones((5, 5, 2, 2))}
-    with pytest.raises(ValueError, match=message):
+    with as_users_call(), pytest.raises(ValueError, match=message):
         large.large_kernel_conv(**(good | change))
 
 

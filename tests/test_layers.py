@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 from jax.test_util import check_grads
 
-from mgdn_jax.layers import conv, dynamic_filter, functional
+from mgdn_jax.layers import conv, dynamic_filter, functional, padding
 from mgdn_jax.layers.attention import (
     ChannelCrossAttention,
     WindowAttention,
@@ -76,15 +76,16 @@ def test_second_derivatives_of_convolutions():
         x = jax.random.normal(KEY, (1, 4, 5, 2), jnp.float64)
         dense = jax.random.normal(KEY, (3, 3, 2, 2), jnp.float64)
         single = jax.random.normal(KEY, (3, 3, 1, 2), jnp.float64)
-        check_grads(conv.conv2d, (x, dense), 2, modes=["rev"])
-        check_grads(conv.depthwise, (x, single), 2, modes=["rev"])
         narrow = jax.random.normal(KEY, (3, 3, 2, 1), jnp.float64)
-        check_grads(conv.conv2d, (x, narrow), 2, modes=["rev"])
+        check_grads(jax.jit(conv.conv2d), (x, dense), 2, modes=["rev"])
+        check_grads(jax.jit(conv.depthwise), (x, single), 2, modes=["rev"])
+        check_grads(jax.jit(conv.conv2d), (x, narrow), 2, modes=["rev"])
 
 
 def _normalised(x, scale, bias):
     mean = jnp.mean(x, -1, keepdims=True)
     variance = jnp.mean((x - mean) ** 2, -1, keepdims=True)
+    scale, bias = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (scale, bias))
     return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
 
 
@@ -122,13 +123,13 @@ def test_sums_of_attention_and_their_derivatives():
         weights = jax.random.uniform(KEY, (2, 3, 4, 1))
         sums = channel_sums(q, k, weights)
         np.testing.assert_allclose(sums["qk"], np.einsum("bhwc,bhwd->bcd", q * weights, k))
-        check_grads(lambda q, k: channel_sums(q, k, weights), (q, k), 2, modes=["rev"])
+        check_grads(jax.jit(lambda q, k: channel_sums(q, k, weights)), (q, k), 2, modes=["rev"])
 
 
 def _by_hand(x, kernel):
     framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     taps = [
-        framed[:, dy : dy + x.shape[1], dx : dx + x.shape[2]] * kernel[dy, dx]
+        framed[:, dy : dy + x.shape[1], dx : dx + x.shape[2]] * kernel[None, dy, dx, None]
         for dy in range(3)
         for dx in range(3)
     ]
@@ -159,7 +160,7 @@ def _after_inner_steps(network, kernels):
     "layer",
     [
         conv.depthwise,
-        lambda x, k: conv.conv2d(x, k * jnp.eye(2), 1),
+        lambda x, k: conv.conv2d(x, k * jnp.eye(2)[None, None], 1),
         _filtered,
     ],
     ids=["depthwise", "conv2d", "filter"],
@@ -167,7 +168,9 @@ def _after_inner_steps(network, kernels):
 def test_gradients_through_nested_scans_and_inner_steps(layer):
     """JAX mixed up the residuals of custom backward passes here; see `functional.keep`."""
     x = jax.random.normal(KEY, (1, 4, 4, 2))
-    kernels = 0.3 * jax.random.normal(jax.random.key(1), (2, 3, 3, 1, 1)) * jnp.ones(2)
+    kernels = (
+        0.3 * jax.random.normal(jax.random.key(1), (2, 3, 3, 1, 1)) * jnp.ones((1, 1, 1, 1, 2))
+    )
     if layer is _filtered:
         kernels = kernels[..., :1]
 
@@ -236,6 +239,19 @@ def test_masks_of_shifted_windows():
     assert by_row[1, 0, 8]
     assert not by_row[1, 0, 4]
     assert shift_masks(4, 4, 4, 2)[0].any()  # a single window is split too
+
+
+def test_arithmetic_of_shapes():
+    assert [padding.ceil_div(n, 4) for n in (0, 1, 4, 5, 8)] == [0, 1, 1, 2, 2]
+    assert padding.match_rank(jnp.ones(3), jnp.ones((2, 4, 5, 3))).shape == (1, 1, 1, 3)
+    assert padding.match_rank(jnp.ones((4, 3)), jnp.ones((4, 3))).shape == (4, 3)
+
+
+def test_blocks_with_arrays_of_examples_do_not_take_examples_in_turn():
+    for remat in functional.REMATS:
+        assert functional.per_example_policy(remat, False) == remat
+        with_arrays = "block" if remat == "example" else remat
+        assert functional.per_example_policy(remat, True) == with_arrays
 
 
 def test_features_must_fit_the_heads():

@@ -3,6 +3,8 @@
 import functools
 import zlib
 
+import helpers
+import helpers_systems
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 import torch
 from flax import nnx
 from golden import Golden, max_error, relative_error
+from helpers import noise
+from helpers_systems import LKC_FUNET
 from jax import lax
 
 from mgdn_jax import losses
@@ -27,38 +31,22 @@ from mgdn_jax.systems.lkc_funet.network import PRESETS, Config
 from mgdn_jax.weights import conversion
 
 REDUCED = {"features": 4, "norm_groups": 4, "order": (0, 1)}
-# Narrower still, for what has no golden.
-TINY = {"features": 2, "norm_groups": 2, "kernels": (5, 3, 3)}
 RULES = conversion.rules_of("lkc_funet")
-
-# Goldens run once: compiling, not speed, is what takes the time.
-jit_once = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_backend_optimization_level": 0,
-    },
-)
 
 
 def last(array):
-    return jnp.asarray(np.moveaxis(np.asarray(array), 1, -1))
+    return jnp.asarray(helpers.last(array))
 
 
 @functools.cache
 def reduced_state():
     """Random weights of the reduced network with its published names, stem of batch norm."""
     golden = Golden("lkc_funet_network")
-    vector = np.concatenate([Golden(f"lkc_funet_weights_{i}")["piece"] for i in range(3)])
-    state, start = {}, 0
-    for key, text in zip(golden["keys"], golden["shapes"], strict=True):
-        shape = tuple(map(int, str(text).split()))
-        state[str(key)] = vector[start : start + int(np.prod(shape))].reshape(shape)
-        start += int(np.prod(shape))
-        if str(key).endswith("running_var"):
-            state[str(key).replace("running_var", "num_batches_tracked")] = np.array(0)
-    assert start == vector.size
-    return state
+    pieces = [f"lkc_funet_weights_{i}" for i in range(3)]
+    state = helpers_systems.assembled(golden["keys"], golden["shapes"], *pieces)
+    counters = [key.replace("running_var", "num_batches_tracked") for key in state
+                if key.endswith("running_var")]  # fmt: skip
+    return state | dict.fromkeys(counters, np.array(0))
 
 
 def published(norm_in):
@@ -124,7 +112,7 @@ def test_blocks_with_their_gradients(name):
         y = functional.apply(graphdef, params, {}, x)[0]
         return jnp.sum(y * slope), y
 
-    (grads, dx), y = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    (grads, dx), y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     wanted = ours(golden.gradients(), theirs, prefix)
     assert len(wanted) >= len(params) - 1
     off = {k: relative_error(grads[k], v) for k, v in wanted.items()}
@@ -164,7 +152,7 @@ def test_fusion(case):
         y, new = functional.apply(graphdef, params, stats, x, g, Mode(case == "train"))
         return jnp.sum(y * slope), (y, new)
 
-    grads, (y, new) = jit_once(jax.grad(loss, (0, 1, 2), has_aux=True))(params, x, g)
+    grads, (y, new) = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, x, g)
     stored = {k.removeprefix(f"{case}."): v for k, v in golden.gradients().items() if case in k}
     wanted = ours(stored, "ups.0.", "decoder/0/fusion/")
     assert wanted.keys() == params.keys()
@@ -198,7 +186,7 @@ def test_network_in_use(norm_in, case, dtype):
     _, graphdef, params, stats = reduced(norm_in, dtype)
     with jax.enable_x64(dtype == "float64"):
         wide = [{k: jnp.asarray(v, dtype) for k, v in flat.items()} for flat in (params, stats)]
-        run = jit_once(lambda p, s, a, b: functional.apply(graphdef, p, s, a, b))
+        run = jax.jit(lambda p, s, a, b: functional.apply(graphdef, p, s, a, b))
         images = [x.astype(dtype) for x in pictures(golden[f"in:{case}"])]
         (fused, aux), new = run(*wide, *images)
         wanted = np.asarray(last(golden[f"out:{norm_in}.{case}"]))
@@ -250,7 +238,7 @@ def check_training(norm_in, raw, new):
 def test_network_in_training():
     golden = Golden("lkc_funet_train")
     params = reduced("batch")[2]
-    _, (raw, new, terms) = jit_once(trained("batch"))(params, last(golden["in:x"]))
+    _, (raw, new, terms) = jax.jit(trained("batch"))(params, last(golden["in:x"]))
     check_training("batch", raw, new)
     for name, term in zip(("l_in", "l_grad", "l_ssim"), terms, strict=True):
         assert abs(float(term) / float(golden[f"scalar:batch.{name}"]) - 1) <= 1e-6
@@ -396,10 +384,6 @@ def filled(config, seed=0):
     return graphdef, *made
 
 
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
-
-
 def test_a_kernel_takes_in_its_norm_and_the_small_one_beside_it():
     golden = Golden("lkc_funet_reparam")
     for case, branches in (("plain", ("lkb_origin",)), ("small5", ("lkb_origin", "small_conv"))):
@@ -408,11 +392,11 @@ def test_a_kernel_takes_in_its_norm_and_the_small_one_beside_it():
             start = f"param:{case}.{branch}."
             norm = [golden[f"{start}bn.{leaf}"]
                     for leaf in ("weight", "bias", "running_mean", "running_var")]  # fmt: skip
-            own, more = fold_batch_norm(conversion._conv(golden[start + "conv.weight"]), *norm)
+            own, more = fold_batch_norm(conversion._CONV.ours(golden[start + "conv.weight"]), *norm)
             border = (15 - own.shape[0]) // 2
             kernel = kernel + np.pad(own, [(border, border)] * 2 + [(0, 0)] * 2)
             bias = bias + more
-        wanted = conversion._conv(golden[f"out:{case}.merged_kernel"])
+        wanted = conversion._CONV.ours(golden[f"out:{case}.merged_kernel"])
         errors = max_error(kernel, wanted), max_error(bias, golden[f"out:{case}.merged_bias"])
         conv = lkc_funet.large_conv(8, 8, 15, groups=8, rngs=nnx.Rngs(0))
         conv.kernel.set_value(jnp.asarray(kernel))
@@ -424,18 +408,18 @@ def test_a_kernel_takes_in_its_norm_and_the_small_one_beside_it():
 
 
 def test_a_merged_network_is_the_same_network():
-    config = Config(**TINY, norm_lk="batch", small_kernel=3)
+    config = Config(**LKC_FUNET, norm_lk="batch", small_kernel=3)
     graphdef, params, stats = filled(config)
     merged, *flats = lkc_funet.reparameterise(config, params, stats)
     a, b = noise(1, 8, 8, 1), noise(1, 8, 8, 1, seed=1)
-    before = jit_once(lambda: functional.apply(graphdef, params, stats, a, b)[0][0])()
+    before = jax.jit(lambda: functional.apply(graphdef, params, stats, a, b)[0][0])()
     after = Fuser("lkc_funet", merged, *flats).network(a, b)
     error = relative_error(after, np.asarray(before))
     print(f"merged: {error:.1e}; {len(params)} tensors became {len(flats[0])}")
     assert error <= 1e-5
     assert Config.from_dict(merged.to_dict()) == merged
     for other, message in (
-        (Config(**TINY), "norm_lk='layer', which has no running statistics"),
+        (Config(**LKC_FUNET), "norm_lk='layer', which has no running statistics"),
         (merged, "merged already"),
     ):
         with pytest.raises(InputError, match=message):
@@ -444,8 +428,8 @@ def test_a_merged_network_is_the_same_network():
 
 @pytest.mark.parametrize("size", [(1, 1), pytest.param((3, 6), marks=pytest.mark.long)])
 def test_any_size_and_batches_equal_singles(size):
-    graphdef, params, stats = filled(Config(**TINY))
-    fuse = jit_once(lambda a, b: functional.apply(graphdef, params, stats, a, b)[0][0])
+    graphdef, params, stats = filled(Config(**LKC_FUNET))
+    fuse = jax.jit(lambda a, b: functional.apply(graphdef, params, stats, a, b)[0][0])
     a, b = noise(2, *size, 1), noise(2, *size, 1, seed=1)
     whole = fuse(a, b)
     assert whole.shape == (2, *size, 1)
@@ -455,13 +439,13 @@ def test_any_size_and_batches_equal_singles(size):
 
 @pytest.mark.long
 def test_the_order_of_pictures_and_the_range():
-    config = Config(**TINY)
+    config = Config(**LKC_FUNET)
     _, params, stats = filled(config)
     a, b = noise(1, 4, 4, 1), noise(1, 4, 4, 1, seed=1)
 
     def run(*images, **fields):
-        other = registry.abstract("lkc_funet", Config(**TINY | fields))[0]
-        return jit_once(lambda *x: functional.apply(other, params, stats, *x)[0][0])(*images)
+        other = registry.abstract("lkc_funet", Config(**LKC_FUNET | fields))[0]
+        return jax.jit(lambda *x: functional.apply(other, params, stats, *x)[0][0])(*images)
 
     fused = run(a, b)
     # Infrared, visible as everywhere here; channel 0 is the visible picture, as published.
@@ -473,7 +457,7 @@ def test_the_order_of_pictures_and_the_range():
 
 
 def test_colour_is_the_visible_pictures():
-    config = Config(**TINY)
+    config = Config(**LKC_FUNET)
     _, params, stats = filled(config)
     random = np.random.default_rng(0)
     vis = random.integers(0, 256, (3, 6, 3), np.uint8)
@@ -491,7 +475,7 @@ ABLATIONS = (
 
 def ablation(fields):
     """Loss and gradient of an ablation in training, and what it needs."""
-    graphdef, params, stats = filled(Config(**TINY | fields))
+    graphdef, params, stats = filled(Config(**LKC_FUNET | fields))
     a, b = noise(2, 4, 4, 1), noise(2, 4, 4, 1, seed=1)
 
     def loss(params):
@@ -513,7 +497,7 @@ def test_ablations_are_built():
 @pytest.mark.parametrize("fields", ABLATIONS)
 def test_ablations_learn(fields):
     loss, params, _ = ablation(fields)
-    grads, _ = jit_once(jax.grad(loss, has_aux=True))(params)
+    grads, _ = jax.jit(jax.grad(loss, has_aux=True))(params)
     assert all(np.isfinite(g).all() for g in grads.values())
     assert grads["stem/kernel"].any()
 
@@ -538,7 +522,7 @@ def test_configurations():
     ):
         with pytest.raises(InputError, match=message):
             Config.from_dict(fields)
-    graphdef, params, stats = filled(Config(**TINY))
+    graphdef, params, stats = filled(Config(**LKC_FUNET))
     for shapes, message in (
         (((1, 4, 4, 1), (1, 4, 5, 1)), "sizes differ"),
         (((1, 4, 4, 3), (1, 4, 4, 3)), "expected luminance"),

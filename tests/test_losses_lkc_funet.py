@@ -9,7 +9,6 @@ from golden import Golden, max_error, relative_error
 from mgdn_jax import losses
 from mgdn_jax.systems.lkc_funet.losses import ssim_both, ssim_padded
 
-QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 1}
 GOLDEN = Golden("lkc_funet_losses")
 TERMS = {"l_in": losses.intensity, "l_grad": losses.sobel_max, "l_ssim": ssim_both}
 TERMS["total"] = lambda *images: sum(TERMS[name](*images) for name in ("l_in", "l_grad", "l_ssim"))
@@ -23,7 +22,7 @@ def test_golden(case):
         return {n: jax.value_and_grad(lambda f, t=t: t(f, mri, other).mean())(fused)
                 for n, t in TERMS.items()}  # fmt: skip
 
-    for name, (value, grad) in jax.jit(both, compiler_options=QUICK)(fused).items():
+    for name, (value, grad) in jax.jit(both)(fused).items():
         wanted = float(GOLDEN[f"scalar:{case}.{name}"])
         off = abs(float(value) - wanted) / max(abs(wanted), 1e-12)
         slope = np.moveaxis(GOLDEN[f"grad:{case}.{name}.fused"], 1, -1)

@@ -1,6 +1,5 @@
 """The step that learns a loss: against the same by hand, over devices, and through the one loop."""
 
-import json
 import os
 import signal
 
@@ -11,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers_runs import log, newest
 
 from mgdn_jax import training
 from mgdn_jax.errors import InputError
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
-from mgdn_jax.training.checkpoints import Checkpoints
 from mgdn_jax.training.meta_step import _halves, make_meta_step
 from mgdn_jax.training.optimisers import make_optimiser
 from mgdn_jax.training.state import init_state
@@ -192,22 +191,10 @@ def fit(workdir, recipe=None, optimiser=None, **train):
     return training.fit(made, workdir, quiet=True)
 
 
-def lines(workdir):
-    rows = [json.loads(row) for row in (workdir / "log.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["kind"] == "train"]
-
-
-def newest(workdir):
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    flats, _ = checkpoints._read(checkpoints.steps()[-1])
-    checkpoints.close()
-    return {f"{item}/{k}": v for item, flat in flats.items() for k, v in flat.items()}
-
-
 def test_one_two_and_four_devices_give_the_same_trajectory(tmp_path):
     for devices in (1, 2, 4):
         fit(tmp_path / str(devices), steps=10, devices=devices)
-    one, *others = (lines(tmp_path / name) for name in "124")
+    one, *others = (log(tmp_path / name) for name in "124")
     assert len(one) == 10
     assert one[0].keys() >= {"loss", "int", "recon", "outer_loss", "inner_loss", "max_g", "w_a"}
     for other in others:
@@ -231,19 +218,19 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypa
     while not ends or ends[-1] < 7:
         ends.append(fit(tmp_path / "parts", {"every": every}, steps=7, devices=2).step)
     assert len(ends) == 3
-    whole, parts = newest(tmp_path / "whole"), newest(tmp_path / "parts")
+    whole, parts = (newest(tmp_path / name)[1] for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert {name.split("/")[1] for name in whole if name.startswith("params/")} == set(NAMES)
     for name, value in whole.items():
         assert value.tobytes() == parts[name].tobytes(), name
-    assert [row["loss"] for row in lines(tmp_path / "whole")] == [
-        row["loss"] for row in lines(tmp_path / "parts")
+    assert [row["loss"] for row in log(tmp_path / "whole")] == [
+        row["loss"] for row in log(tmp_path / "parts")
     ]
 
 
 def test_the_fusion_network_ships_and_its_card_is_written(tmp_path):
     result = fit(tmp_path, steps=2)
-    weights, arrays = load_weights(result.weights), newest(tmp_path)
+    weights, arrays = load_weights(result.weights), newest(tmp_path)[1]
     assert set(weights.params) == {"first", "last"}
     for name, value in weights.params.items():
         assert value.tobytes() == arrays[f"ema/fusion/{name}"].tobytes()

@@ -207,7 +207,7 @@ def test_comparisons_with_the_truth_equal_the_published_functions(name):
 def test_depth_is_denormalised_clamped_and_cropped_as_published():
     rmse = metrics.depth_rmse(*DEPTHS, span=SPAN, crop=6)
     ssim = metrics.depth_ssim(*DEPTHS, span=SPAN, crop=6)
-    raw = metrics.depth_rmse(*DEPTHS, span=SPAN, scale=1)
+    raw = metrics.depth_rmse(*DEPTHS, span=SPAN, scale=1.0)
     assert DEPTHS[0].max() > 1  # the clamp matters
     errors = {}
     for key, value in {"RMSE_cm": rmse, "SSIM": ssim, "RMSE_raw_nocrop": raw}.items():

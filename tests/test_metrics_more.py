@@ -15,7 +15,7 @@ from mgdn_jax import metrics
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import min_max
 
-PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+PAGE = Path(__file__).parent.parent / "docs" / "measure" / "metrics.md"
 few = functools.partial(settings, max_examples=15, deadline=None, derandomize=True)
 small = arrays(np.uint8, (13, 12), elements=st.integers(0, 255))
 seeds = st.integers(0, 2**32 - 1)
@@ -47,9 +47,9 @@ def test_lists_of_names():
     assert metrics.names("edges, EN, Nabf") == ("Qabf", "Nabf", "EN")
     assert metrics.names(" lkc ") == metrics.GROUPS["lkc"]
     assert metrics.names("SSIM,PSNR") == ("SSIM", "PSNR")
-    with pytest.raises(InputError, match=r"unknown metric 'qfab': did you mean Qabf"):
+    with pytest.raises(InputError, match=r"unknown metric 'qfab': did you mean 'Qabf'"):
         metrics.names("EN,qfab")
-    with pytest.raises(InputError, match=r"unknown metric 'statistic': did you mean statistics"):
+    with pytest.raises(InputError, match=r"unknown metric 'statistic': did you mean 'statistics'"):
         metrics.names("statistic")
     with pytest.raises(InputError, match="no metric is named"):
         metrics.names(" , ")
@@ -312,16 +312,16 @@ def test_mu_law():
 def test_depth():
     truth = np.linspace(1, 4, 400).reshape(20, 20)
     assert metrics.depth_rmse(truth + 0.02, truth) == pytest.approx(2)
-    assert metrics.depth_rmse(truth + 0.02, truth, scale=1) == pytest.approx(0.02)
+    assert metrics.depth_rmse(truth + 0.02, truth, scale=1.0) == pytest.approx(0.02)
     frame = truth.copy()
     frame[:6] += 9
     assert metrics.depth_rmse(frame, truth, crop=6) == 0
     assert metrics.evaluate_truth(frame, truth, ("RMSE_cm",), crop=6) == {"RMSE_cm": 0}
     assert metrics.evaluate_truth(frame, truth, ("RMSE_cm",))["RMSE_cm"] > 100
     normal = (truth - 1) / 3
-    assert metrics.depth_rmse(normal, normal, span=(1, 4)) == 0
-    assert metrics.depth_rmse(normal + 1, normal, span=(1, 4)) < 300  # clamped to 0..1
-    assert metrics.depth_ssim(normal, normal, span=(1, 4), crop=4) == pytest.approx(1)
+    assert metrics.depth_rmse(normal, normal, span=(1.0, 4.0)) == 0
+    assert metrics.depth_rmse(normal + 1, normal, span=(1.0, 4.0)) < 300  # clamped to 0..1
+    assert metrics.depth_ssim(normal, normal, span=(1.0, 4.0), crop=4) == pytest.approx(1)
     assert math.isnan(metrics.depth_ssim(normal, np.ones_like(normal)))
 
 
@@ -342,7 +342,7 @@ def test_truth_and_sources_are_not_mixed():
         metrics.evaluate_truth(x, x, ("PSNR_gt", "EN"))
     with pytest.raises(InputError, match="domains gray and metres"):
         metrics.evaluate_truth(x, x, ("PSNR_gt", "RMSE_cm"))
-    with pytest.raises(InputError, match="did you mean SSIM_mu"):
+    with pytest.raises(InputError, match="did you mean 'SSIM_mu'"):
         metrics.evaluate_truth(x, x, ("SSIM_mue",))
 
 

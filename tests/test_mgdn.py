@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden import Golden, max_error, relative_error
+from helpers_systems import mgdn_golden
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
@@ -46,14 +47,6 @@ def run(graphdef, params, *args, **kwargs):
 def network(name, **overrides):
     config = Config.preset(name, **overrides)
     return config, registry.abstract("mgdn", config)[0]
-
-
-@functools.cache
-def random_mff():
-    golden = Golden("mgdn_mgff_mff_random")
-    config, graphdef = network("mff")
-    params, report = conversion.convert_state_dict(golden.state(), system="mgdn", config=config)
-    return golden, graphdef, params, report
 
 
 def test_every_preset_has_its_published_parameter_count():
@@ -211,7 +204,7 @@ def test_gradients_of_the_network():
 
     (-2.0e-6 before a leaky ReLU; our float32 forward has +1.4e-6 there, within its 1.7e-6 error.)
     """
-    golden, (_, _, params, _) = Golden("mgdn_mff_grad"), random_mff()
+    golden, (_, _, params, _) = Golden("mgdn_mff_grad"), mgdn_golden()
     with jax.enable_x64(True):
         grads, out = mff_gradients(
             "float64", params, *(golden.nhwc(f"in:{k}") for k in ("a", "b", "target"))
@@ -231,7 +224,7 @@ def test_gradients_of_the_network():
 
 
 def test_float32_gradients_follow_float64():
-    _, _, params, _ = random_mff()
+    _, _, params, _ = mgdn_golden()
     a, b, target = (
         np.asarray(jax.random.uniform(jax.random.key(i), (1, 8, 12, 3))) for i in (1, 2, 4)
     )
@@ -245,7 +238,7 @@ def test_float32_gradients_follow_float64():
 
 
 def test_a_batch_equals_its_examples_one_by_one():
-    _, graphdef, params, _ = random_mff()
+    _, graphdef, params, _ = mgdn_golden()
     key = jax.random.key(1)
     a, b = (jax.random.uniform(k, (4, 19, 26, 3)) for k in jax.random.split(key))
     batch, _ = run(graphdef, params, a, b)
@@ -255,7 +248,7 @@ def test_a_batch_equals_its_examples_one_by_one():
 
 
 def test_bfloat16_is_close_to_float32():
-    golden, _, params, _ = random_mff()
+    golden, _, params, _ = mgdn_golden()
     _, low = network("mff", dtype="bfloat16")
     weights = {k: 0.25 * v if k.endswith("kernel") else v for k, v in params.items()}
     _, full = network("mff")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, max_error
-from test_mgdn import random_mff
+from helpers_systems import mgdn_golden
 
 from mgdn_jax.layers import attention, conv, functional
 from mgdn_jax.layers.attention import ChannelCrossAttention
@@ -17,7 +17,7 @@ from mgdn_jax.systems.mgdn import network as mgdn
 
 def error(params=None, **overrides):
     """Distance from the golden, compiled anew so that patches count."""
-    _, _, published, _ = random_mff()
+    _, _, published, _ = mgdn_golden()
     golden = Golden("mgdn_mff_grad")
     graphdef = registry.abstract("mgdn", mgdn.Config.preset("mff", **overrides))[0]
     call = jax.jit(lambda p, a, b: functional.apply(graphdef, p, {}, a, b)[0][0])
@@ -26,7 +26,7 @@ def error(params=None, **overrides):
 
 
 def change(suffix, how):
-    _, _, params, _ = random_mff()
+    _, _, params, _ = mgdn_golden()
     touched = {k: how(v) for k, v in params.items() if k.endswith(suffix)}
     assert touched
     return {**params, **touched}

@@ -1,6 +1,7 @@
 """benchmarks/tables.py on small pictures: rows of ours beside rows measured elsewhere."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from rich.console import Console
 
 from mgdn_jax.evaluation import baselines, summaries
 from mgdn_jax.evaluation.summaries import Summary
+from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.io import files
 
 SOURCE = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+COLUMNS = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +136,7 @@ def test_an_ensemble_that_is_not_the_cards_names_its_row(tables, monkeypatch):
     asked = []
 
     class Network:
-        card, chroma, stretch, ensemble = {}, "centred", "none", "flips"
+        card, options = {}, FuseOptions(ensemble="flips").otherwise(USUAL)
 
         def __call__(self, *pictures, **options):
             asked.append(options["ensemble"])
@@ -144,3 +147,30 @@ def test_an_ensemble_that_is_not_the_cards_names_its_row(tables, monkeypatch):
         assert list(found) == [name]
         found[name]()
     assert asked == [None, "flips", "none"]
+
+
+def test_the_rows_that_come_with_the_package_stand_on_the_page():
+    """None is invented: set, name and shown figures are those of the page, each has a source."""
+    page = (SOURCE.parents[1] / "docs" / "benchmarks" / "quality.md").read_text(encoding="utf-8")
+    shown = {}  # (set, method) to its first cells, as printed
+    section = ""
+    for line in page.splitlines():
+        if line.startswith("## "):
+            section = line[3:].removesuffix("'s stored pictures")
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        if line.startswith("|") and section == "LKC-FUNet" and cells[0].endswith("†"):
+            shown[f"{section}/{cells[0][:-2]}", section] = (cells[2:], int(cells[1]))
+        elif line.startswith("|") and cells[1].endswith(("†", "‡")):
+            shown[section, cells[1][:-2]] = (cells[2:-1], None)
+    counts = {name: int(n) for name, n in re.findall(r"^## (\S+)\n\n(\d+) pairs", page, re.M)}
+    rows = summaries.published()
+    assert len({(row.dataset, row.method) for row in rows}) == len(rows) == 89
+    for row in rows:
+        cells, count = shown[row.dataset, row.method]
+        assert row.n == (counts[row.dataset] if count is None else count)
+        assert row.source.startswith(("printed in the CDDFuse ", "measured on the pictures stored"))
+        printed = row.source.startswith("printed")
+        columns = [*COLUMNS[:-1], "SSIM_dr2" if printed else COLUMNS[-1]]
+        values = [f"{row.values[name]:.{2 if printed else 4}f}" for name in columns]
+        assert values == cells, row
+    assert {row.dataset for row in rows} <= {name for name, _ in shown}

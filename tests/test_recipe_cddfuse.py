@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, max_error, relative_error
-from test_cddfuse import full_params
+from helpers_systems import cddfuse_params
 
 import mgdn_jax
 from configs import cddfuse as configs
@@ -30,7 +30,6 @@ from mgdn_jax.weights import conversion
 PARTS = {"encoder": "DIDF_Encoder", "decoder": "DIDF_Decoder",
          "base_fusion": "BaseFuseLayer", "detail_fusion": "DetailFuseLayer"}  # fmt: skip
 ROOT = pathlib.Path(__file__).parent.parent
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def stored(golden, prefix):
@@ -54,7 +53,7 @@ def test_four_steps_of_the_original():
     golden = Golden("cddfuse_train_steps")
     with jax.enable_x64(True):
         recipe = Recipe({"preset": "ivf", "dtype": "float64"})
-        whole = {k: jnp.asarray(v, "float64") for k, v in full_params().items()}
+        whole = {k: jnp.asarray(v, "float64") for k, v in cddfuse_params().items()}
         params = {name: functional.below(whole, name) for name in PARTS}
         adam = {
             name: optimisers.make_optimiser("adam", 1e-4, clip_norm=0.01, clip_offset=1e-6)
@@ -84,7 +83,7 @@ def test_four_steps_of_the_original():
                     found = jax.value_and_grad(value, has_aux=True)(trained)
                     return step(state, batch), found
 
-                compiled[phase.name] = jax.jit(both).lower(state, batch).compile(QUICK)
+                compiled[phase.name] = jax.jit(both).lower(state, batch).compile()
             before = state
             (state, _), ((loss, (_, terms)), grads) = compiled[phase.name](state, batch)
             scalar = {k: float(golden[f"scalar:step{i}/{k}"])
@@ -209,7 +208,7 @@ def test_both_forms_in_both_phases():
         return {"_".join(k): (v, m) for k, (v, (_, m)) in found.items()}, fused, images
 
     found, fused, (rebuilt_b, b, rebuilt_a, a) = jax.jit(
-        values, compiler_options=QUICK
+        values
     )(jax.random.key(0))  # fmt: skip
     for form in built:
         value, terms = found[f"{form}_fusion"]

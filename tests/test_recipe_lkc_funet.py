@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers_runs import newest
 
 import mgdn_jax
 from configs import lkc_funet as configs
@@ -19,11 +20,9 @@ from mgdn_jax.systems.lkc_funet.losses import ssim_both
 from mgdn_jax.systems.lkc_funet.recipe import Recipe
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import optimisers
-from mgdn_jax.training.checkpoints import Checkpoints
 from mgdn_jax.training.state import example_keys, init_state
 from mgdn_jax.training.step import make_train_step
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TINY = {"features": 2, "norm_groups": 2, "kernels": (3, 3, 3), "norm_in": "batch"}
 
 
@@ -72,7 +71,7 @@ def test_two_devices_see_the_whole_batch():
         value, (new, _) = recipe.loss(*args, axis_name=axis_name)
         return value, new["fusion"]
 
-    alone = jax.jit(loss, compiler_options=QUICK)
+    alone = jax.jit(loss)
     value, one = alone(state, whole, 0)
     assert float(alone(state, whole, 1)[0]) != pytest.approx(float(value), rel=1e-4)
     shared = {k: v.reshape(2, -1, *v.shape[1:]) for k, v in whole.items()}
@@ -101,7 +100,7 @@ def test_two_devices_take_the_statistics_of_the_whole_batch():
             recipe.loss, sgd, seed=0, phase="fusion", trains=("fusion",), axis_name=axis_name
         )
 
-    one, alone = jax.jit(step(None), compiler_options=QUICK)(state, whole)
+    one, alone = jax.jit(step(None))(state, whole)
     shared = {k: v.reshape(2, -1, *v.shape[1:]) for k, v in whole.items()}
     spread = jax.pmap(step("data"), axis_name="data", in_axes=(None, 0), devices=jax.devices()[:2])
     two, both = spread(state, shared)
@@ -145,7 +144,7 @@ def test_the_loss_is_the_sum_of_its_terms_each_in_its_range(
         loss, (new, terms) = recipe.loss(params, stats, images, None)
         return loss, new, terms, recipe.fuse(params, stats, *recipe.sources(images))
 
-    loss, new, terms, fused = jax.jit(values, compiler_options=QUICK)(state.params, state.stats)
+    loss, new, terms, fused = jax.jit(values)(state.params, state.stats)
     f, a, b = (2 * x - 1 for x in (fused, images["a"], images["b"]))
     if gradient_rule == "signed":  # twice that of [0, 1], where what surrounds them is black
         gradient = 2 * losses.gradient_signed_max(fused, images["a"], images["b"])
@@ -212,13 +211,6 @@ def test_flips_alone_leave_rows_rows(pairs):
         data.make_loader("ivf", augment="turns", **common)
 
 
-def newest(workdir):
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    flats, _ = checkpoints._read(checkpoints.steps()[-1])
-    checkpoints.close()
-    return {f"{item}/{k}": v for item, flat in flats.items() for k, v in flat.items()}
-
-
 @pytest.mark.long
 def test_stopped_and_resumed_equals_uninterrupted_dropout_included(pairs):
     def fit(name, steps):
@@ -231,7 +223,7 @@ def test_stopped_and_resumed_equals_uninterrupted_dropout_included(pairs):
     fit("whole", 4)
     for count in (2, 4):
         result = fit("parts", count)
-    whole, parts = newest(pairs / "whole"), newest(pairs / "parts")
+    whole, parts = (newest(pairs / name)[1] for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert any(name.startswith("stats/fusion/") for name in whole)
     for name, value in whole.items():

@@ -28,7 +28,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 NETWORKS = ("fusion", "proposal", "reconstruction")
 TINY = {"features": 2, "blocks": 1, "heads": 1}
 # Less optimisation compiles faster; a run takes a moment.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def judge(psi, fused, batch):
@@ -101,7 +100,7 @@ def real():
     """(first state, compiled step) of form R; nothing guards against black but the norm floor."""
     recipe, optimisers, step = built("ivf", black=0.0)
     state = first_state(recipe, optimisers)
-    return state, jax.jit(step).lower(state, images()).compile(QUICK)
+    return state, jax.jit(step).lower(state, images()).compile()
 
 
 def moved(before, after):
@@ -140,7 +139,7 @@ def test_a_step_is_the_same_one_example_after_the_other(real):
     other = make_meta_step(
         recipe, optimisers, trains=NETWORKS, rate=lambda _: 1e-4, total=1000, ema_decay=0.9
     )
-    after, metrics = jax.jit(other).lower(state, images()).compile(QUICK)(state, images())
+    after, metrics = jax.jit(other).lower(state, images()).compile()(state, images())
     wanted, known = step(state, images())
     for name in known:
         np.testing.assert_allclose(metrics[name], known[name], rtol=1e-3, err_msg=name)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from golden import Golden, max_error, relative_error
+from helpers import filled, last, noise
+from helpers_systems import REFUSION, drawn
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
@@ -20,23 +22,6 @@ from mgdn_jax.systems import registry
 from mgdn_jax.systems.refusion import network as refusion
 from mgdn_jax.systems.refusion.network import PRESETS, Config
 from mgdn_jax.weights import conversion
-
-# Channels of a branch; blocks have C and 2C.
-SMALL = Config(features=4, heads=2, blocks=1)
-
-
-# Goldens run once: compiling, not speed, is what takes the time.
-jit_once = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_backend_optimization_level": 1,
-    },
-)
-
-
-def last(array):
-    return np.moveaxis(array, 1, -1)
 
 
 def part(state, theirs, ours, module):
@@ -114,7 +99,7 @@ def test_restormer_block_with_activations_and_gradients():
         out, _ = module(x)
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), (out, mids)
 
-    grads, (out, mids) = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    grads, (out, mids) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     close("block", out, last(golden["out:y"]))
     for name, value in mids.items():
         close(name, value, last(golden[f"mid:{name}"]))
@@ -130,7 +115,7 @@ def test_queries_and_keys_of_zero_have_finite_gradients():
         out = functional.apply(graphdef, params, {}, x)[0][0]
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), out
 
-    grads, out = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, golden.nhwc("in:x"))
+    grads, out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, golden.nhwc("in:x"))
     close("zero queries and keys", out, last(golden["out:y"]))
     wanted = block(golden, 16, gradients(golden))[1]
     steep = {"attention/qkv/project/kernel", "attention/qkv/local/kernel"}
@@ -163,7 +148,7 @@ def test_cross_modal_fusion_with_attention_and_gradients():
         return jnp.sum(out * golden.nhwc("in:cotangent_y")), (out, sums)
 
     inputs = golden.nhwc("in:x1"), golden.nhwc("in:x2")
-    grads, (out, sums) = jit_once(jax.grad(loss, (0, 1, 2), has_aux=True))(params, *inputs)
+    grads, (out, sums) = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(params, *inputs)
     close("afm", out, last(golden["out:y"]))
     for i in (0, 1):
         attention = channel_map(
@@ -211,7 +196,7 @@ def test_networks_with_all_gradients(name):
         total = sum(jnp.sum(v * golden.nhwc(f"in:cotangent_{k}")) for k, v in named.items())
         return total, (named, out)
 
-    grads, (named, out) = jit_once(jax.grad(loss, (0, 1), has_aux=True))(params, x)
+    grads, (named, out) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     for key, value in named.items():
         close(f"{name} {key}", value, last(golden[f"out:{key}"]))
     if network == "Network":
@@ -227,32 +212,10 @@ def test_networks_with_all_gradients(name):
     assert relative_error(grads[1], last(golden["grad:in:x"])) <= 1e-4
 
 
-def drawn(config, spread=0.0):
-    """Start values by NumPy (drawing them with JAX would compile for every shape)."""
-    return filled(*registry.abstract("refusion", config)[:2], spread)
-
-
-def filled(graphdef, shapes, spread=0.0):
-    random = np.random.default_rng(0)
-    params = {}
-    for name, leaf in shapes.items():
-        if name.endswith("kernel"):
-            value = random.uniform(-1, 1, leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
-        else:
-            start = 0.0 if name.endswith("bias") else 1.0
-            value = start + spread * random.normal(size=leaf.shape)
-        params[name] = jnp.asarray(value, jnp.float32)
-    return graphdef, params
-
-
 @functools.cache
 def small():
-    graphdef, params = drawn(SMALL, 0.1)
-    return graphdef, params, jit_once(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
-
-
-def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
+    graphdef, params = drawn("refusion", REFUSION, 0.1)
+    return graphdef, params, jax.jit(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3)])
@@ -299,9 +262,9 @@ def test_strips_equal_the_whole_map_with_gradients(monkeypatch):
         return jnp.sum(jnp.sin(9 * out)), (out, sums)
 
     run = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    (_, (whole, sums)), grads = jit_once(run)(params, a)
+    (_, (whole, sums)), grads = jax.jit(run)(params, a)
     monkeypatch.setattr(restormer, "STRIP_PIXELS", 30)
-    (_, (strips, their_sums)), their_grads = jit_once(lambda p, a: run(p, a))(params, a)
+    (_, (strips, their_sums)), their_grads = jax.jit(lambda p, a: run(p, a))(params, a)
     close("strips", strips, whole, 2e-6)
     for ours, wanted in zip(
         jax.tree.leaves((their_sums, their_grads)), jax.tree.leaves((sums, grads)), strict=True
@@ -315,7 +278,7 @@ def test_sums_of_tiles_stand_in_for_the_whole_picture():
     (fused, aux), _ = functional.apply(graphdef, params, {}, a, b)
     same, _ = functional.apply(graphdef, params, {}, a, b, context=aux["context"])
     assert np.allclose(same[0], fused, atol=1e-6)
-    whole = Fuser("refusion", SMALL, params)
+    whole = Fuser("refusion", REFUSION, params)
     assert whole.plan(40, 40, tile=16, overlap=4).streamed
     assert not whole.plan(1000, 1400).tiles > 1
 
@@ -337,7 +300,7 @@ def test_second_derivatives():
         def slope(point):
             return sum(jnp.vdot(g, along[k]) for k, g in jax.grad(loss)(point).items())
 
-        curve = jit_once(jax.value_and_grad(slope))
+        curve = jax.jit(jax.value_and_grad(slope))
 
         def moved(step, direction):
             return {k: v + step * direction[k] for k, v in point.items()}
@@ -359,7 +322,7 @@ def test_a_larger_floor_bounds_the_gradient_of_a_black_source():
         params, forward = joined(floor)
         light, black = noise(1, 6, 5, 4), jnp.zeros((1, 6, 5, 4))
         # With respect to the black features: whatever made them receives this gradient.
-        slopes = jit_once(jax.grad(lambda x: jnp.sum(forward(params, light, x)[0] ** 2)))(black)
+        slopes = jax.jit(jax.grad(lambda x: jnp.sum(forward(params, light, x)[0] ** 2)))(black)
         return max(float(jnp.abs(g).max()) for g in jax.tree.leaves(slopes))
 
     steep, gentle = slope(1e-12), slope(1e-3)
@@ -388,7 +351,7 @@ def test_dense_and_grouped_forms():
         u1, u2 = jnp.split(local, 2, -1)
         return feed(x), feed.contract(jax.nn.gelu(u1, approximate=False) * u2)
 
-    ours, wanted = jit_once(both)(params, noise(1, 5, 6, 4))
+    ours, wanted = jax.jit(both)(params, noise(1, 5, 6, 4))
     assert np.allclose(ours, wanted, atol=1e-6)
 
 
@@ -429,7 +392,7 @@ def test_gray_content_is_recognised():
 
 def test_options_of_the_result():
     _, params, fuse = small()
-    fuse_pictures = Fuser("refusion", SMALL, params)
+    fuse_pictures = Fuser("refusion", REFUSION, params)
     a, b = (np.asarray(noise(9, 8, seed=i)) for i in (0, 1))
     raw = np.asarray(fuse(a[None, ..., None], b[None, ..., None]))[0, ..., 0]
     assert np.allclose(fuse_pictures(a, b), raw, atol=1e-6)
@@ -456,8 +419,8 @@ def test_options_of_the_result():
     with pytest.raises(InputError, match="stretch is 'full'"):
         fuse_pictures(a, b, stretch="full")
     with pytest.raises(InputError, match="stretch on the weights' card is 'x'"):
-        Fuser("refusion", SMALL, params, card={"inference": {"stretch": "x"}})
-    carded = Fuser("refusion", SMALL, params, card={"inference": {"stretch": "minmax"}})
+        Fuser("refusion", REFUSION, params, card={"inference": {"stretch": "x"}})
+    carded = Fuser("refusion", REFUSION, params, card={"inference": {"stretch": "minmax"}})
     assert np.allclose(carded(a, b), wide, atol=1e-5)
 
 

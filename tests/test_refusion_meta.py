@@ -19,7 +19,6 @@ from mgdn_jax.systems.refusion.losses import (
 from mgdn_jax.weights import conversion
 
 NETWORKS = {"fusion": "Network", "lpn": "ProposalNetwork", "recon": "ReconstructionNetwork"}
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class Form:
@@ -117,7 +116,7 @@ class Form:
             return first, signs(fitted, theta, test)
 
         arguments = *(self.params[k] for k in ("lpn", "fusion", "recon")), self.train, self.test
-        return jax.jit(run).lower(*arguments).compile(QUICK)(*arguments)
+        return jax.jit(run).lower(*arguments).compile()(*arguments)
 
     def outer_loss(self, theta, phi, batch, psi):
         del phi
@@ -136,7 +135,7 @@ class Form:
         # compiles faster; a run takes a moment.
         networks = self.params["lpn"], self.params["fusion"]
         lowered = jax.jit(meta).lower(*networks, self.train, self.test, psi=self.params["recon"])
-        compiled = lowered.compile(QUICK)
+        compiled = lowered.compile()
         return lambda train, test: compiled(*networks, train, test, psi=self.params["recon"])
 
     def run(self, **options):

@@ -18,7 +18,9 @@ from mgdn_jax.evaluation import album as album_room
 from mgdn_jax.evaluation import report
 from mgdn_jax.evaluation.album import Album
 from mgdn_jax.evaluation.report import write_report
-from mgdn_jax.evaluation.scores import Table, mean_ranks
+from mgdn_jax.evaluation.scores import Table, common, mean_ranks
+from mgdn_jax.evaluation.standing import rank_methods
+from mgdn_jax.evaluation.summaries import Summary
 from mgdn_jax.io import codec
 
 COLUMNS = ("EN", "SF", "SCD", "MSE", "SSIM_dr255")
@@ -40,14 +42,18 @@ def picture(seed, shape=(48, 64)):
     )
 
 
-def write(folder, tables, album=None, **options):
+def write(folder, tables, album=None, baselines=(), elsewhere=(), **options):
+    """A page; rows from elsewhere (name to means) average as many images as the tables share."""
+    n = len(common(tables).images)
+    foreign = [Summary("S", name, n, means) for name, means in dict(elsewhere).items()]
     settings = {
         "title": "A title",
         "command": "mgdn eval a b",
         "versions": {"mgdn_jax": "0.1.0"},
         "variant": "standard",
     }
-    return write_report(folder, tables=tables, album=album or Album(0), **(settings | options))
+    place = rank_methods(tables, baselines=baselines, elsewhere=foreign)
+    return write_report(folder, standing=place, album=album or Album(0), **(settings | options))
 
 
 def filled(images, methods, shape=(48, 64)):
@@ -132,6 +138,27 @@ def test_table_of_means_marks_ranks_and_sets_apart(tmp_path):
     assert "Mean rank: the mean over EN, MSE of" in page.text
     assert "‡ SF rewards noise" in page.text
     assert "† Means that were measured elsewhere" in page.text
+
+
+def test_a_method_measured_here_and_elsewhere_has_two_rows(tmp_path):
+    tables = {"m": Table(("EN",), {"x": {"EN": 7.0}})}
+    page = Page(write(tmp_path, tables, elsewhere={"m": {"EN": 6.0}}))
+    assert page.rows[1:] == [
+        ["m", "1.00 (best)", "7.0000 (best)", "1"],
+        ["m†", "2.00 (second best)", "6.0000 (second best)", "–"],
+    ]
+    data = page.json()
+    assert [row["name"] for row in data["methods"] + data["elsewhere"]] == ["m", "m"]
+
+
+def test_rows_over_other_images_are_not_on_the_page(tmp_path):
+    tables = {"m": Table(("EN",), {"x": {"EN": 7.0}})}
+    place = rank_methods(tables, elsewhere=[Summary("S", "far", 25, {"EN": 9.0})])
+    assert [row.name for row in place.rows] == ["m", "far"]
+    settings = {"title": "T", "command": "c", "versions": {}, "variant": "standard"}
+    page = Page(write_report(tmp_path, standing=place, album=Album(0), **settings))
+    assert [row[0].strip() for row in page.rows] == ["method", "m"]
+    assert page.json()["elsewhere"] == []
 
 
 def test_one_method_needs_neither_marks_nor_ranks(tmp_path):
@@ -269,8 +296,6 @@ def test_bad_calls(tmp_path):
         write(tmp_path, {})
     with pytest.raises(InputError, match="cannot be called 'a'"):
         write(tmp_path, {"a": table(0, ["x"])})
-    with pytest.raises(InputError, match="m is both measured here and elsewhere"):
-        write(tmp_path, tables, elsewhere={"m": {}})
     with pytest.raises(InputError, match="baseline n has no table"):
         write(tmp_path, tables, baselines=["n"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -477,6 +502,25 @@ def test_page_opens_quietly_and_fits_the_window(opened, width, scheme):
     )
     bright = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ink, paper)]
     assert (bright[0] > bright[1]) == (scheme == "dark")
+
+
+def test_a_wide_table_says_that_it_scrolls(opened):
+    page = opened(390, 844)
+    frame, box = (page.locator(f"#means {name}") for name in (".frame", ".scroll"))
+    hint = page.locator("#means .swipe")
+    shadow = "x => getComputedStyle(x, '::after').opacity"
+    page.wait_for_function("document.querySelector('#means .frame').matches('.wide.more')")
+    assert hint.is_visible()
+    page.wait_for_function("getComputedStyle(document.querySelector('#means .frame'), '::after')"
+                           ".opacity === '1'")  # fmt: skip
+    assert frame.bounding_box()["width"] <= 390
+    box.evaluate("x => { x.scrollLeft = x.scrollWidth; }")
+    page.wait_for_function("!document.querySelector('#means .frame').matches('.more')")
+    assert not hint.is_visible()
+    page = opened(1280)
+    assert page.locator("#means .frame").get_attribute("class") == "frame"
+    assert page.locator("#means .frame").evaluate(shadow) == "0"
+    assert not page.locator("#means .swipe").is_visible()
 
 
 def test_table_sorts_by_click_and_by_keyboard(opened):

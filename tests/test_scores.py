@@ -8,6 +8,7 @@ from rich.console import Console
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import scores, summaries, terminal
 from mgdn_jax.evaluation.scores import Table, mean_ranks
+from mgdn_jax.evaluation.standing import Row, Standing, rank_methods, rank_rows
 from mgdn_jax.evaluation.summaries import Summary
 
 
@@ -98,13 +99,19 @@ def test_summary_of_a_table_speaks_the_anchors_language():
     assert (row.n, row.values, row.invalid) == (2, {"PSNR": 30.0}, {"PSNR": 1})
 
 
-def test_terminal_table_marks_the_best():
-    rows = {"[a]": {"EN": 7.0, "MSE": 1.0}, "b": {"EN": 8.0, "MSE": 2.0}, "c": {"EN": 6.0}}
+def printed(table, **options):
+    """The table as a terminal shows it, colours included."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, color_system="standard")
-    ranks = {"[a]": 1.5, "b": 1.5, "c": 3.0}
-    console.print(terminal.rich_table(rows, ("EN", "MSE"), ranks=ranks))
-    text = out.getvalue()
+    console.print(terminal.rich_table(table, **options))
+    return out.getvalue()
+
+
+def test_terminal_table_marks_the_best():
+    rows = {"[a]": {"EN": 7.0, "MSE": 1.0}, "b": {"EN": 8.0, "MSE": 2.0}, "c": {"EN": 6.0}}
+    table = rank_rows([Row(n, v, 3, comparable=v) for n, v in rows.items()], ("EN", "MSE"))
+    assert [row.rank for row in table.rows] == [1.5, 1.5, None]
+    text = printed(table)
     assert "EN ↑" in text
     assert "MSE ↓" in text
     assert "[a]" in text
@@ -159,10 +166,13 @@ def test_files_that_are_no_tables(tmp_path, text, message):
 
 
 def test_metrics_can_go_down_the_side():
-    rows = {"[a]": {"EN": 7.0, "MSE": 1.0}, "b": {"EN": 8.0}}
+    rows = (
+        Row("[a]", {"EN": 7.0, "MSE": 1.0}, 3, rank=1.0),
+        Row("b", {"EN": 8.0}, 3),
+    )
+    table = Standing(("EN", "MSE"), rows, ("EN", "MSE"))
     out = io.StringIO()
-    console = Console(file=out, width=80)
-    console.print(terminal.rich_table(rows, ("EN", "MSE"), ranks={"[a]": 1.0}, metrics_down=True))
+    Console(file=out, width=80).print(terminal.rich_table(table, metrics_down=True))
     lines = [line.split() for line in out.getvalue().splitlines()]
     assert ["┃", "metric", "┃", "[a]", "┃", "b", "┃"] in lines
     assert ["│", "MSE", "↓", "│", "1.0000", "│", "-", "│"] in lines
@@ -185,20 +195,35 @@ def test_common_ground_of_several_methods():
     assert shared.tables["b"].mean() == {"EN": 2, "CC": 0.3}  # what is shown: finite values
     assert shared.means["a"] == {"EN": 2, "CC": 0.1}  # what is ranked: y alone for CC
     assert shared.means["b"] == {"EN": inf, "CC": 0.3}
-    assert shared.marked("CC") == {"a"}
-    apart = scores.common({"a": tables["a"], "c": Table(("EN",), {"q": {"EN": 1.0}})})
-    assert (apart.images, apart.means, apart.marked("EN")) == ((), {}, set())
+    assert [row.eligible("CC") is not None for row in rank_methods(tables).rows] == [
+        True,
+        False,
+        False,
+    ]
+    strangers = {"a": tables["a"], "c": Table(("EN",), {"q": {"EN": 1.0}})}
+    apart = scores.common(strangers)
+    assert (apart.images, apart.means) == ((), {})
+    assert [row.eligible("EN") for row in rank_methods(strangers).rows] == [None, None]
     assert apart.tables["c"].rows
 
 
 def test_marks_go_by_what_is_seen_and_only_to_rows_on_equal_terms():
-    rows = {"a": {"EN": 1.00004}, "b": {"EN": 1.00001}, "c": {"EN": 9.0}, "d": {"EN": 0.5}}
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=80, color_system="standard")
-    fair = {"EN": {"a", "b", "d"}}
-    console.print(terminal.rich_table(rows, ("EN",), marked=fair, images=dict.fromkeys(rows, 3)))
-    text = out.getvalue()
+    means = {"a": 1.00004, "b": 1.00001, "c": 9.0, "d": 0.5}
+    rows = [
+        Row(name, {"EN": value}, 4 if name == "c" else 3, comparable={"EN": value})
+        for name, value in means.items()
+        if name != "c"
+    ]
+    rows.insert(2, Row("c", {"EN": 9.0}, 4))
+    text = printed(rank_rows(rows, ("EN",)))
     assert text.count("\x1b[1m1.0000") == 2
     assert "\x1b[1m9" not in text
     assert "\x1b[4m0.5000" in text
     assert "images" in text
+
+
+def test_means_are_told_from_scores_an_image(tmp_path):
+    path = tmp_path / "means.csv"
+    path.write_text("dataset,method,n,EN,PSNR\nS,x,20,7,30\n")
+    with pytest.raises(InputError, match=r"holds means .* make that with mgdn eval .* --csv FILE"):
+        scores.read_tables(path)

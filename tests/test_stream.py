@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import mgdn, save_model, save_pictures
+from helpers_cli import mgdn, save_model, save_pictures
 
 import mgdn_jax
 from mgdn_jax.errors import InputError
@@ -151,13 +151,15 @@ def test_one_corrupt_file_is_reported_and_the_rest_written(capsys, batch):
 
 def test_folders_from_python():
     make_folders()
-    save_pictures("ir/alone.png")
+    strange = "1 has no partner in it"  # a name that looks like the sentence about it
+    save_pictures("ir/alone.png", f"ir/{strange}.png")
     found = mgdn_jax.fuse_folders(
         "ir", "vi", output="new/out", model="m.safetensors", trust=True, batch=2
     )
     failed = {name: str(e) for name, e in found.items() if isinstance(e, InputError)}
-    assert failed.keys() == {"3", "alone"}
+    assert failed.keys() == {"3", "alone", strange}
     assert failed["alone"] == "alone has no partner in vi."
+    assert failed[strange] == f"{strange} has no partner in vi."
     assert found["0"] == Path("new/out/0.png")
     assert len(os.listdir("new/out")) == 6
     fuser = mgdn_jax.load("m.safetensors", trust="fake_fusion")

@@ -1,81 +1,20 @@
 """`python train.py` as a process: exit codes, real kills, several processes."""
 
-import json
-import os
 import pathlib
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import fake_meta
 import fake_recipe
 import numpy as np
 import pytest
+from helpers import xla_flags
+from helpers_runs import finish, log, losses, newest, start, train_here, wait_for_step
 
 from mgdn_jax import training
-from mgdn_jax.training.checkpoints import Checkpoints
 from mgdn_jax.weights.store import load_weights
-
-ROOT = pathlib.Path(__file__).parent.parent
-CONFIG = "--config=tests/fake_recipe.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def children_compile_once(tmp_path_factory):
-    """Children compile the same programs again and again; from disk that takes no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-        yield
-
-
-def start(workdir, *arguments, config=CONFIG, **environment):
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return subprocess.Popen(
-        [sys.executable, "train.py", config, f"--workdir={workdir}", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process):
-    out, _ = process.communicate(timeout=300)
-    return process.returncode, out
-
-
-def log(workdir):
-    path = workdir / "log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except ValueError:  # being written
-            break
-    return [line for line in found if line["kind"] == "train"]
-
-
-def wait_for_step(workdir, step, process):
-    deadline = time.monotonic() + 300
-    while not any(line["step"] >= step for line in log(workdir)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def arrays(workdir):
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.steps()[-1]
-    flats, header = checkpoints._read(step)
-    checkpoints.close()
-    return step, {f"{i}/{k}": v for i, flat in flats.items() for k, v in flat.items()}, header
 
 
 def reference(workdir, module=fake_recipe, **train):
@@ -103,7 +42,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, module, kills):
     assert code == 0, out
     assert "from step 0 " not in out
     (step, whole, header), (other_step, killed, other_header) = (
-        arrays(tmp_path / name) for name in ("whole", "killed")
+        newest(tmp_path / name) for name in ("whole", "killed")
     )
     assert step == other_step == 60
     assert header["data"] == other_header["data"]
@@ -113,9 +52,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, module, kills):
     one, other = (load_weights(tmp_path / n / "fake.safetensors") for n in ("whole", "killed"))
     for name, value in one.params.items():
         assert value.tobytes() == other.params[name].tobytes(), name
-    assert [line["loss"] for line in log(tmp_path / "whole")] == [
-        line["loss"] for line in log(workdir)
-    ]
+    assert losses(tmp_path / "whole") == losses(workdir)
     assert len(log(workdir)) == 60
 
 
@@ -126,9 +63,8 @@ def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
 
     def both(*arguments):
         several = [f"--coordinator=localhost:{port}", "--processes=2"]
-        flags = "--xla_force_host_platform_device_count=1"
         return [
-            start(tmp_path / "two", *several, f"--process={i}", *arguments, XLA_FLAGS=flags)
+            start(tmp_path / "two", *several, f"--process={i}", *arguments, XLA_FLAGS=xla_flags(1))
             for i in range(2)
         ]
 
@@ -140,7 +76,7 @@ def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
         assert code == 0, out
     stopped = log(tmp_path / "two")[-1]["step"]
     assert 3 <= stopped < 5000
-    assert arrays(tmp_path / "two")[0] == stopped
+    assert newest(tmp_path / "two")[0] == stopped
     # Both go on from what the first one reads.
     steps = stopped + 4
     for code, out in map(
@@ -148,13 +84,12 @@ def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
     ):
         assert code == 0, out
     reference(tmp_path / "one", steps=steps, devices=1)
-    losses = [[line["loss"] for line in log(tmp_path / name)] for name in ("one", "two")]
-    assert len(losses[0]) == steps
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
-    for name, value in arrays(tmp_path / "one")[1].items():
-        np.testing.assert_allclose(
-            arrays(tmp_path / "two")[1][name], value, rtol=1e-3, atol=1e-6, err_msg=name
-        )
+    one, two = (losses(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == steps
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    alone, shared = (newest(tmp_path / name)[1] for name in ("one", "two"))
+    for name, value in alone.items():
+        np.testing.assert_allclose(shared[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
     metrics = [load_weights(tmp_path / n / "fake.safetensors").card["held_out"]
                for n in ("one", "two")]  # fmt: skip
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
@@ -167,7 +102,7 @@ def test_sigterm_exits_0_and_a_diverged_run_exits_1(tmp_path):
     process.terminate()
     code, out = finish(process)
     assert code == 0, out
-    step = arrays(tmp_path)[0]
+    step = newest(tmp_path)[0]
     assert f"stopped and saved at step {step}; run it again to go on" in out
     code, out = finish(
         start(
@@ -204,8 +139,12 @@ SMOKE = "--config=configs/mgdn.py:smoke"
         ("--quiet", "--noquiet", "--config and --workdir are both needed"),
     ],
 )
-def test_bad_commands_are_one_sentence_and_exit_2(tmp_path, config, argument, words):
-    code, out = finish(start(tmp_path / "run", argument, config=config))
+def test_bad_commands_are_one_sentence_and_exit_2(
+    tmp_path, capsys, monkeypatch, config, argument, words
+):
+    code = train_here(monkeypatch, tmp_path / "run", argument, config=config)
+    said = capsys.readouterr()
+    out = said.out + said.err
     assert code == 2, out
     assert out.startswith("error: ")
     assert words in out
@@ -216,9 +155,8 @@ def test_bad_commands_are_one_sentence_and_exit_2(tmp_path, config, argument, wo
 def test_a_cpu_counts_as_several_devices(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for workdir, devices in ((one, 1), (two, 2)):
-        code, out = finish(
-            start(workdir, f"--cpu_devices={devices}", "--config.train.steps=8", XLA_FLAGS="")
-        )
+        arguments = f"--cpu_devices={devices}", "--config.train.steps=8"
+        code, out = finish(start(workdir, *arguments, XLA_FLAGS=xla_flags()))
         assert code == 0, out
         assert f"on 1 x {devices} cpu" in out
     for mine, other in zip(log(one), log(two), strict=True):
@@ -234,16 +172,22 @@ def test_a_cpu_is_not_split_too_late():
         processes.split_cpu(2)
 
 
-def test_bad_runs_are_one_sentence_and_exit_2(tmp_path):
+def test_bad_runs_are_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
+    # The devices of this process are counted already: this one needs a process of its own.
+    code, out = finish(start(tmp_path / "uneven", "--cpu_devices=3"))
+    assert code == 2, out
+    assert "does not divide" in out
+    assert len(out.strip().splitlines()) == 1
     for workdir, arguments, words in [
         ("file", (), "file: cannot be made"),
         ("run", ("--config.train.epochs=3.0",), "exactly one of train.steps"),
         ("run", ("--coordinator=localhost:1",), "several processes need --processes as well"),
         ("run", ("--cpu_devices=0",), "cpu_devices is 0 and must be 1 or more"),
-        ("uneven", ("--cpu_devices=3",), "does not divide"),
     ]:
-        code, out = finish(start(tmp_path / workdir, *arguments))
+        code = train_here(monkeypatch, tmp_path / workdir, *arguments)
+        said = capsys.readouterr()
+        out = said.out + said.err
         assert code == 2, out
         assert words in out
         assert len(out.strip().splitlines()) == 1

@@ -8,13 +8,13 @@ import fake_recipe
 import jax
 import numpy as np
 import pytest
+from helpers_runs import log, losses, newest
 
 from mgdn_jax import training
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import loop
-from mgdn_jax.training.checkpoints import Checkpoints
 from mgdn_jax.training.setup import read_recipe
 from mgdn_jax.training.start import initial_weights
 from mgdn_jax.weights import zoo
@@ -28,24 +28,6 @@ def fit(workdir, recipe=None, data=None, optimiser=None, **train):
     config["data"]["train"] |= data or {}
     config["optimiser"] |= optimiser or {}
     return training.fit(config, workdir, quiet=True)
-
-
-def log(workdir, kind="train"):
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
-def losses(workdir):
-    return [line["loss"] for line in log(workdir)]
-
-
-def newest(workdir):
-    """(step, {item/name: array}) of the newest checkpoint."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.steps()[-1]
-    flats, _ = checkpoints._read(step)
-    checkpoints.close()
-    return step, {f"{item}/{k}": v for item, flat in flats.items() for k, v in flat.items()}
 
 
 @pytest.fixture
@@ -151,7 +133,7 @@ def test_nan_stops_and_names_the_last_good_checkpoint(tmp_path, intervals):
     message = str(caught.value)
     assert "loss became nan at step 6" in message
     assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '4'}" in message
-    step, arrays = newest(tmp_path)
+    step, arrays, _ = newest(tmp_path)
     assert step == 4
     assert all(np.isfinite(value).all() for value in arrays.values())
     assert not (tmp_path / "fake.safetensors").exists()
@@ -192,7 +174,7 @@ def test_the_run_ends_with_weights_and_card(tmp_path):
         "fake_recipe",
         {"width": 4, "in_channels": [3, 3], "out_channels": 3},
     )
-    _, arrays = newest(tmp_path)
+    _, arrays, _ = newest(tmp_path)
     for name, value in weights.params.items():
         assert value.tobytes() == arrays[f"ema/fusion/{name}"].tobytes()
         assert value.tobytes() != arrays[f"params/fusion/{name}"].tobytes()
@@ -283,7 +265,7 @@ def test_no_validation_and_no_average(tmp_path):
     del config["data"]["validation"]
     result = training.fit(config, tmp_path, quiet=True)
     assert result.metrics == {}
-    _, arrays = newest(tmp_path)
+    _, arrays, _ = newest(tmp_path)
     assert not any(name.startswith("ema") for name in arrays)
     weights = load_weights(result.weights)
     for name, value in weights.params.items():
@@ -331,8 +313,9 @@ def test_a_damaged_checkpoint_is_passed_over_on_resume(tmp_path, capsys):
         path.write_bytes(b"")
     fit(tmp_path / "hurt", steps=8, save_every=3)
     assert "warning: checkpoint" in capsys.readouterr().out
-    for name, value in newest(tmp_path / "whole")[1].items():
-        assert value.tobytes() == newest(tmp_path / "hurt")[1][name].tobytes()
+    whole, hurt = (newest(tmp_path / name)[1] for name in ("whole", "hurt"))
+    for name, value in whole.items():
+        assert value.tobytes() == hurt[name].tobytes()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,12 @@ def bundle(tmp_path, monkeypatch):
     return folder
 
 
+def test_models_of_a_task(bundle):
+    assert list(zoo.list_models(task="MFF")) == ["mgdn-mff"]
+    assert list(zoo.list_models(task="focus")) == ["mgdn-mef", "mgdn-mff"]
+    assert zoo.list_models(task="medical") == {}
+
+
 def test_models_are_listed_with_their_cards(bundle):
     assert list(zoo.list_models()) == ["mgdn-mef", "mgdn-mff"]
     assert zoo.list_models()["mgdn-mff"] == {

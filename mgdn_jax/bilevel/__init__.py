@@ -10,7 +10,8 @@ only, so functions with a custom backward pass (`jax.custom_vjp`) may take part 
 itself be differentiated.
 
 There is no "first order" mode, which would stop gradients at the inner step: where phi acts only
-through the inner loss, that gradient is identically zero. docs/bilevel.md has the mathematics.
+through the inner loss, that gradient is identically zero. docs/extend/learned_losses.md has the
+mathematics.
 """
 
 from mgdn_jax.bilevel.gradient import MODES, MetaAux, check, meta_gradient

@@ -37,7 +37,7 @@ class Fuser:
       config: its frozen configuration.
       params: flat dictionary of parameters, on the default device.
       stats: flat dictionary of running statistics, often empty.
-      card: what is known about the weights (see docs/use/using.md).
+      card: what is known about the weights (see docs/use/pictures.md).
       options: what holds where a call says nothing: `card["inference"]`, else what is usual.
       has_buckets: whether the network takes the `bucket` option.
     """

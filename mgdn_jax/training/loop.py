@@ -66,7 +66,7 @@ def fit(
     """Trains what `config` describes, from the newest checkpoint in `workdir` if there is one.
 
     Args:
-        config: see `config.Run` and docs/training.md.
+        config: see `config.Run` and docs/train/config.md.
         workdir: the run's folder; receives config.json, log.jsonl, tensorboard/, grids/,
             checkpoints/ and, at the end, NAME.safetensors and its card NAME.md.
         command: how this was started, for the card.

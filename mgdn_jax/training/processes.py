@@ -48,7 +48,7 @@ def split_cpu(count: int) -> None:
 
     A step is mapped over them as over any devices. XLA's own threads gain little on what training
     of small crops is made of, many short loops, where each device works through examples of its
-    own (docs/speed.md).
+    own (docs/benchmarks/speed.md).
 
     Args:
         count: how many devices; the number of cores, for instance.

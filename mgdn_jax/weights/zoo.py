@@ -24,13 +24,22 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
 
 
-def list_models() -> dict[str, dict[str, Any]]:
+def list_models(*, task: str = "") -> dict[str, dict[str, Any]]:
     """The bundled networks.
+
+    Args:
+      task: leaves only those with this in their name or in their card's task, whatever the case:
+        "mff", "infrared", "medical".
 
     Returns:
       Name to what `describe` tells about it.
     """
-    return {name: describe(path) for name, path in bundled().items()}
+    models = {name: describe(path) for name, path in bundled().items()}
+    return {
+        name: about
+        for name, about in models.items()
+        if task.lower() in f"{name} {about['card'].get('task', '')}".lower()
+    }
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -43,9 +43,7 @@ def test_a_run_from_before_a_field_goes_on_while_that_is_off():
     on = {**off, "recipe": {"gradient_rule": "signed"}}
     with pytest.raises(InputError, match=r"recipe.gradient_rule='strength' .* says 'signed'"):
         compare(before, on)
-    with pytest.raises(
-        InputError, match=r"recipe.gradient_rule='signed' .* says 'strength'"
-    ):
+    with pytest.raises(InputError, match=r"recipe.gradient_rule='signed' .* says 'strength'"):
         run_config.compare(on, before, "runs/x", standard())
 
 

@@ -8,8 +8,8 @@ treats them apart afterwards. Three levels of C = multiplier * features channels
          -> fusion of each level's result with its encoder's, residual, large, ... -> head
 
 Most weights, and most of the work, are in the dense K x K convolutions of the residual blocks.
-Which norm sits where is configuration (see `Config` and docs/models.md). Group, layer and instance
-norms look at the whole image: tiles of a large picture have statistics of their own.
+Which norm sits where is configuration (see `Config` and docs/systems/lkc_funet.md). Group, layer
+and instance norms look at the whole image: tiles of a large picture have statistics of their own.
 """
 
 import dataclasses

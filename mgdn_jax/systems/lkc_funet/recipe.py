@@ -4,10 +4,10 @@
 
 with M the `losses.sobel_strength`, on values in [-1, 1] (the network's own range). SSIM may be that
 of [0, 1] instead: its constants are for that range, and on [-1, 1], where means change sign at
-medium grey, it favours the pixelwise maximum (docs/models.md, with figures). Gradients may be
-signed: each Sobel response after the larger one of the sources, in place of M, which slopes turned
-round reach as well. Intensities may be those of the sum of the sources or of their screen, or
-between those and the maximum, which has nothing of the darker source. Dropout, stochastic depth
+medium grey, it favours the pixelwise maximum (docs/systems/lkc_funet.md has figures). Gradients may
+be signed: each Sobel response after the larger one of the sources, in place of M, which slopes
+turned round reach as well. Intensities may be those of the sum of the sources or of their screen,
+or between those and the maximum, which has nothing of the darker source. Dropout, stochastic depth
 and batch statistics are on while training.
 """
 

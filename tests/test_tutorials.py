@@ -1,0 +1,63 @@
+"""The tutorials, small: what they print and write is what they promise."""
+
+import importlib
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from mgdn_jax.image import luminance
+from mgdn_jax.io import files
+from mgdn_jax.weights.store import load_weights
+
+EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture
+def tutorial(monkeypatch, tmp_path):
+    """Imports a tutorial as a reader runs it: from its folder."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
+    yield importlib.import_module
+    for name in ("score_your_method", "train_on_two_folders", "own_system"):
+        sys.modules.pop(name, None)
+
+
+def test_score_your_method(tutorial, tmp_path):
+    means = tutorial("score_your_method").main(["--report", str(tmp_path / "report")])
+    assert set(means) >= {"sharper", "base_mean", "base_max", "base_laplacian"}
+    # Taking the sharper source is what a focus pair asks for.
+    assert means["sharper"]["Qabf"] == max(row["Qabf"] for row in means.values())
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "sharper" in page
+
+
+def test_folders_are_paired_by_name(tutorial, tmp_path):
+    module = tutorial("score_your_method")
+    for folder, name in (("near", "coffee_near"), ("far", "coffee_far")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cup.jpg").write_bytes((EXAMPLES / f"{name}.jpg").read_bytes())
+    pairs = module.read_pairs([str(tmp_path / "near"), str(tmp_path / "far")])
+    assert [pair.name for pair in pairs] == ["cup"]
+
+
+def test_train_on_two_folders(tutorial, tmp_path):
+    module = tutorial("train_on_two_folders")
+    options = ["--workdir", str(tmp_path / "run"), "--steps", "2", "--crop", "16"]
+    fused = files.read_image(module.main(options))
+    assert fused.shape == (96, 96, 3)
+    assert load_weights(tmp_path / "run" / "run" / "mine.safetensors").system == "mgdn"
+
+
+def test_a_system_of_your_own(tutorial, tmp_path):
+    module = tutorial("own_system")
+    fused = files.read_image(module.main(["--workdir", str(tmp_path), "--steps", "60"]))
+    infrared = files.read_image(tmp_path / "pictures" / "ir" / "00.png")
+    assert fused.shape == (96, 96, 3)
+    # The warm spots are in the result: it was trained to keep what is brighter.
+    spots = infrared > 200
+    fused_light = luminance(fused.astype(np.float32))[..., 0]
+    assert fused_light[spots].mean() > 0.85 * infrared[spots].mean()
+    stored = load_weights(tmp_path / "run" / "own.safetensors")
+    assert stored.system == "own_system"
