@@ -81,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    # Its flags are absl's; `main` hands them on.
+    commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
 
 
@@ -228,7 +230,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         words = list(sys.argv[1:] if argv is None else argv)
-        arguments = build_parser().parse_args(words, argparse.Namespace(argv=words))
+        if words[:1] == ["train"]:
+            arguments = argparse.Namespace(run="train:train", argv=words)
+        else:
+            arguments = build_parser().parse_args(words, argparse.Namespace(argv=words))
     except SystemExit as stop:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")

@@ -197,16 +197,14 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("preset", ["mff", "mff_cpu", "mef", "smoke"])
 def test_shipped_configs_are_good(preset):
     from configs import mgdn
-    from mgdn_jax.systems import registry
     from mgdn_jax.training import config as run_config
     from mgdn_jax.training import plan as run_plan
+    from mgdn_jax.training.setup import read_recipe
 
     config = mgdn.get_config(preset)
     run = run_config.check(config.to_dict())
     assert run.name == f"mgdn-{preset.removesuffix('_cpu')}"
-    values = {key: value for key, value in run.recipe.items() if key != "name"}
-    module = registry.recipe(run.recipe["name"])
-    recipe = run_config.call(module.Recipe, "recipe", values, model=run.model)
+    recipe = read_recipe(run)
     plan = run_plan.stretches(recipe.phases, run.train.steps)
     assert run_plan.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
     assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 120

@@ -13,9 +13,10 @@ from helpers_runs import log, losses, newest
 from mgdn_jax import training
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
-from mgdn_jax.systems import registry
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import loop
+from mgdn_jax.training.setup import read_recipe
+from mgdn_jax.training.start import initial_weights
 from mgdn_jax.weights import zoo
 from mgdn_jax.weights.store import load_weights
 
@@ -33,14 +34,14 @@ def fit(workdir, recipe=None, data=None, optimiser=None, **train):
 def states(monkeypatch):
     """Collects the state at every save: leaves are lists of one array a device."""
     seen = []
-    save = loop._Trainer._save
+    save = loop._Loop._save
 
     def spy(self, state, *args, **kwargs):
         assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
         seen.append(jax.tree.map(lambda x: [np.array(s.data) for s in x.addressable_shards], state))
         save(self, state, *args, **kwargs)
 
-    monkeypatch.setattr(loop._Trainer, "_save", spy)
+    monkeypatch.setattr(loop._Loop, "_save", spy)
     return seen
 
 
@@ -273,7 +274,7 @@ def test_no_validation_and_no_average(tmp_path):
 
 def test_resuming_under_another_config_is_refused(tmp_path):
     fit(tmp_path, steps=2)
-    with pytest.raises(InputError, match=r"was started with recipe.noise=None .* says 0.5"):
+    with pytest.raises(InputError, match=r"was started with recipe.noise=0.01 .* says 0.5"):
         fit(tmp_path, {"noise": 0.5}, steps=4)
     assert newest(tmp_path)[0] == 2
     (tmp_path / "config.json").unlink()
@@ -345,11 +346,9 @@ def test_bad_configs_write_nothing(tmp_path, change, words):
 @pytest.mark.parametrize("name", ["mgdn-mff", "refusion-ivf", "cddfuse-ivf", "lkc-funet-small-ivf"])
 def test_bundled_networks_can_be_trained_further(name):
     weights = load_weights(zoo.resolve(name))
-    run = run_config.check(weights.card["config"])
-    values = {key: value for key, value in run.recipe.items() if key != "name"}
-    recipe = registry.recipe(run.recipe["name"])(model=run.model, **values)
+    recipe = read_recipe(run_config.check(weights.card["config"]))
     params, stats = jax.eval_shape(recipe.init, jax.random.key(0))
-    params, stats = loop._warm_start(recipe, name, params, stats)
+    params, stats = initial_weights(recipe, name, params, stats)
     for networks, values in ((params, weights.params), (stats, weights.stats)):
         given = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(networks))
         assert given == len(values)
@@ -371,7 +370,7 @@ def test_running_statistics_come_with_the_weights(tmp_path):
     weights = fit(tmp_path, steps=3).weights
     recipe = fake_recipe.Recipe(model={})
     networks = recipe.init(jax.random.key(0))
-    stats = loop._warm_start(recipe, str(weights), *networks)[1]["fusion"]
+    stats = initial_weights(recipe, str(weights), *networks)[1]["fusion"]
     assert np.array_equal(stats["mean"], load_weights(weights).stats["mean"])
     assert not np.array_equal(stats["mean"], networks[1]["fusion"]["mean"])
 

@@ -66,7 +66,7 @@ def test_a_good_config_becomes_dataclasses():
     [
         ("trian", {}, "no field 'trian'; did you mean 'train'"),
         ("train.stepz", 1, "no field 'train.stepz'; did you mean 'steps'"),
-        ("optimiser.xyzzy", 1, "no field 'optimiser.xyzzy'; choose from b1,"),
+        ("optimiser.xyzzy", 1, "no field 'optimiser.xyzzy'; choose one of name, learning_rate,"),
         ("train", None, "field 'train' is missing"),
         ("train", 3, "'train' is 3 and must be a block"),
         ("train.batch", None, "'train.batch' is missing"),
@@ -80,7 +80,7 @@ def test_a_good_config_becomes_dataclasses():
         ("optimiser.learning_rate", math.nan, "must be a finite number"),
         ("optimiser.learning_rate", 0, "must be above 0"),
         ("optimiser.name", "adma", "'optimiser.name' is 'adma': did you mean 'adam'"),
-        ("optimiser.schedule", "poly", "choose from constant, cosine, multistep"),
+        ("optimiser.schedule", "poly", "choose one of constant, cosine, multistep"),
         ("optimiser.milestones", (100, 200), "must be fractions 0 to 1"),
         ("optimiser.weight_decay", 0.1, "needs 'optimiser.name' to be 'adamw'"),
         ("name", "a/b", "'name' is 'a/b' and must be a file name"),
@@ -161,14 +161,3 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
     assert [run_plan.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
     with pytest.raises(InputError, match="'a' trains for 4 steps"):
         run_plan.optimisers(run_config.Optimiser("adam", 1.0, warmup=5), plan)
-
-
-def test_a_run_from_before_a_field_goes_on_while_that_is_off():
-    before = {"data": {"train": {"crop": 8}}}
-    jitter = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
-    off = {"data": {"train": {"crop": 8, "jitter": jitter}}}
-    assert run_config.compare(before, off, "runs/x") is None
-    assert run_config.compare(off, before, "runs/x") is None
-    off["data"]["train"]["jitter"]["noise"] = 0.1
-    with pytest.raises(InputError, match=r"started with data.train.jitter.noise=0.0 .* says 0.1"):
-        run_config.compare(before, off, "runs/x")
