@@ -29,7 +29,7 @@ OWNERS = {
     "grain": "data/",
     "PIL": "io/codec.py",
     "tensorboardX": "training/logs.py",
-    "ml_collections": "training/loop.py",
+    "ml_collections": ("training/loop.py", "cli/train.py"),
 }
 FILE_LINES, FUNCTION_LINES = 500, 80
 
