@@ -298,7 +298,7 @@ class _Loop:
 
     def _announce(self, what: str) -> None:
         """Says what the next call compiles, for that may take longer than anybody waits."""
-        self.log.say(f"compiling {what} (once for this size)")
+        self.log.say(f"compiling {what} (first time for this size)")
 
     # ---- figures --------------------------------------------------------------------------
 
