@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 Extent = Int[Array, "b 2"] | None
-"""Height and width of the image in the upper left corner of each example's map, the rest of which
-is padding that must not matter; then one compiled program serves many sizes. None is all of it."""
+"""Height and width of the image in the upper left corner of each example's map. The pixels beyond
+are padding that must not matter, so that one compiled program serves many sizes. None says that the
+images fill their maps."""
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -16,9 +17,9 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def match_rank(x: Array | np.ndarray, like: Array | np.ndarray) -> Array:
-    """``x`` with axes of length 1 put before its own, as many as ``like`` has.
+    """``x`` with leading axes of length 1, so that it has as many axes as ``like``.
 
-    It says aloud what NumPy's broadcasting would do: ``y + match_rank(bias, y)``.
+    It makes broadcasting explicit, which JAX may be told to insist on: ``y + match_rank(bias, y)``.
     """
     return jnp.expand_dims(x, tuple(range(like.ndim - x.ndim)))
 

@@ -2,7 +2,8 @@
 
 Every metric of this room is a pure function of `(H, W)` arrays. Most of its work concerns one
 image alone (histogram, Sobel responses, local moments) and one source is judged against many
-fused images, so a metric also takes `Gray`, an image that keeps such intermediate results.
+fused images, so a metric also takes `Gray`, an image that keeps such intermediate results. Where a
+docstring ends in "kept", its result is one of them.
 """
 
 from __future__ import annotations
