@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 Extent = Int[Array, "b 2"] | None
-"""Height and width of the image in the upper left corner of each example's map. The pixels beyond it
+"""Height and width of the image in the upper left corner of each example's map. The pixels beyond
 are padding that must not matter, so that one compiled program serves many sizes. None says that the
 images fill their maps."""
 
