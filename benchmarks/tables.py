@@ -32,6 +32,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
 from mgdn_jax.evaluation.baselines import BASELINES
 from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
+from mgdn_jax.evaluation.standing import Row, rank_rows
 from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
 from mgdn_jax.evaluation.terminal import rich_table
 from mgdn_jax.fusing import stream
@@ -198,9 +199,9 @@ def pairs_of(test: TestSet, data: Path) -> list[Pair]:
     Raises:
         InputError: if a folder or a partner is missing.
     """
-    groups, missing = files.pair_folders([data / folder for folder in test.folders or ()])
-    if missing:
-        raise InputError(missing[0])
+    groups, gaps = files.pair_folders([data / folder for folder in test.folders or ()])
+    for stem, lacking in gaps.items():
+        raise InputError(files.no_partner(stem, lacking))
     return [Pair(name, a, b) for name, (a, b) in groups.items()]
 
 
@@ -526,8 +527,9 @@ def run(
         everything += ours
         lines = section(test, ours, foreign) + [f"- {note}" for note in notes]
         page += lines
-        rows, ranks = ranked_rows(ours, foreign.measured, test.ranked)
-        console.print(rich_table(rows, test.ranked, title=name, ranks=ranks))
+        rows, _ = ranked_rows(ours, foreign.measured, test.ranked)
+        shown = [Row(title, means, 0, comparable=means) for title, means in rows.items()]
+        console.print(rich_table(rank_rows(shown, test.ranked, test.ranked), title=name))
         for line in lines:
             if line.startswith("- "):
                 console.print(line, markup=False, highlight=False)

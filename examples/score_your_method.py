@@ -11,11 +11,14 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from scipy import ndimage
 
 from mgdn_jax.evaluation import BASELINES, Pair, Rule, evaluate_methods
 from mgdn_jax.evaluation.album import Album
 from mgdn_jax.evaluation.report import write_report
+from mgdn_jax.evaluation.standing import rank_methods
+from mgdn_jax.evaluation.terminal import rich_table
 from mgdn_jax.io.files import pair_folders
 
 HERE = Path(__file__).parent
@@ -63,23 +66,20 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         metrics=METRICS,
         on_result=lambda method, name, picture, scores: album.add(name, method, picture),
     )
-    means = {method: dict(table.mean()) for method, table in tables.items()}
-    print(f"{'method':20}" + "".join(f"{name:>10}" for name in METRICS))
-    for method, values in means.items():
-        print(f"{method:20}" + "".join(f"{values[name]:10.4f}" for name in METRICS))
+    standing = rank_methods(tables, baselines=BASELINES)
+    Console(width=120).print(rich_table(standing))
     if options.report:
         page = write_report(
             options.report,
             title="Tutorial: score your method",
-            tables=tables,
+            standing=standing,
             album=album,
             command="python examples/score_your_method.py",
             versions={"numpy": np.__version__},
             variant="standard",
-            baselines=tuple(BASELINES),
         )
         print(f"written {page}")
-    return means
+    return {method: dict(table.mean()) for method, table in tables.items()}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,21 @@ class InputError(ValueError):
     """
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name that exists and was probably meant; capitals count for nothing.
+
+    Args:
+        name: what was written.
+        known: the names that exist.
+
+    Returns:
+        One of `known`, or None if none is near.
+    """
+    folded = {word.casefold(): word for word in known}
+    close = difflib.get_close_matches(name.casefold(), [*folded], n=1)
+    return folded[close[0]] if close else None
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Advice on a name that does not exist: the nearest one that does, or all of them.
 
@@ -23,7 +38,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         ``"did you mean 'refusion'?"`` or ``"choose one of cddfuse, mgdn"``, without a full stop.
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
+    close = closest(name, known)
+    if close is not None:
+        return f"did you mean {close!r}?"
     return f"choose one of {', '.join(known)}" if known else "there are none"

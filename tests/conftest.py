@@ -11,12 +11,15 @@ helpers_compiling.surround(os.environ)
 # Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
 NEEDS = {
-    "test_published.py": ("published MGDN", "weights/mgdn/62000_E.pth"),
-    "test_published_refusion.py": ("published ReFusion", "weights/refusion/ReFusion_IVIF.pth"),
-    "test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
+    "systems/mgdn/test_published.py": ("published MGDN", "weights/mgdn/62000_E.pth"),
+    "systems/refusion/test_published_refusion.py": (
+        "published ReFusion",
+        "weights/refusion/ReFusion_IVIF.pth",
+    ),
+    "metrics/test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
 }
-PUBLISHED = SHARED / NEEDS["test_published.py"][1]
-REFUSION = SHARED / NEEDS["test_published_refusion.py"][1]
+PUBLISHED = SHARED / NEEDS["systems/mgdn/test_published.py"][1]
+REFUSION = SHARED / NEEDS["systems/refusion/test_published_refusion.py"][1]
 
 # Files with few and long tests: handed out first, or one worker waits for the other at the end.
 FIRST = (

@@ -7,7 +7,6 @@ import time
 import warnings
 
 import helpers
-from absl import flags
 
 from mgdn_jax.training.checkpoints import Checkpoints
 
@@ -28,17 +27,11 @@ def train_here(monkeypatch, workdir, *arguments, config="--config=tests/fake_rec
     """Exit code of the same in this process, for what ends before anything is trained."""
     import train
 
-    argv = ["train.py", config, f"--workdir={workdir}", *arguments]
     monkeypatch.chdir(helpers.ROOT)
-    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields of the config
-    try:
-        with warnings.catch_warnings():  # ml_collections loads modules in an old way
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return train.main(argv)
-    finally:
-        flags.FLAGS.unparse_flags()
-        for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-            delattr(flags.FLAGS, name)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the folder of the config is put on it
+    with warnings.catch_warnings():  # ml_collections loads modules in an old way
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return train.main(["train.py", config, f"--workdir={workdir}", *arguments])
 
 
 def finish(process):

@@ -29,7 +29,7 @@ OWNERS = {
     "grain": "data/",
     "PIL": "io/codec.py",
     "tensorboardX": "training/logs.py",
-    "ml_collections": "training/loop.py",
+    "ml_collections": ("training/loop.py", "cli/train.py"),
 }
 FILE_LINES, FUNCTION_LINES = 500, 80
 
@@ -242,12 +242,3 @@ def test_the_default_model_is_bundled_with_its_card():
     assert {"task", "inputs", "trained_on", "figures", "training"} <= card.keys()
     text = path.with_suffix(".md").read_text() + str(card)
     assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)/", text)
-
-
-def test_links_of_the_documents_lead_somewhere():
-    broken = []
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                broken.append(f"{page.name}: {target}")
-    assert not broken

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,22 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import comparison, scores
 
 
-def compare(arguments: argparse.Namespace) -> int:
+def compare(
+    paths: Sequence[str],
+    *,
+    metrics: str | None,
+    variant: str,
+    json: str | None,
+    is_quiet: bool,
+) -> int:
     """Runs `mgdn eval --compare`: the first method against each other one.
 
     Args:
-      arguments: as `cli.build_parser` makes them.
+      paths: CSV files of scores.
+      metrics: names as they were typed; None for all that the files share.
+      variant: of the evaluator, for names that it resolves.
+      json: a file, "-" for stdout, or None.
+      is_quiet: prints no table.
 
     Returns:
       0.
@@ -28,13 +38,8 @@ def compare(arguments: argparse.Namespace) -> int:
     Raises:
       InputError: files that hold no scores, or share no image or metric.
     """
-    if arguments.inputs or arguments.model or arguments.data or arguments.truth:
-        raise InputError("--compare reads CSV files of scores alone; give no pictures or networks.")
-    for option in ("csv", "report", "beside", "dataset"):
-        if getattr(arguments, option) is not None:
-            raise InputError(f"--compare knows no --{option}; its result goes to --json.")
     tables: dict[str, scores.Table] = {}
-    for path in arguments.compare:
+    for path in paths:
         for method, table in scores.read_tables(path).items():
             folder = Path(path).parent.name
             title = f"{folder}/{method}" if method in tables and folder else method
@@ -44,9 +49,8 @@ def compare(arguments: argparse.Namespace) -> int:
     if len(tables) < 2:
         raise InputError("a comparison needs two methods; give two CSV files of mgdn eval --csv.")
     wanted = None
-    if arguments.metrics is not None:
-        names = ruler.names(arguments.metrics)
-        wanted = [ruler.resolve(name, arguments.variant).name for name in names]
+    if metrics is not None:
+        wanted = [ruler.resolve(name, variant).name for name in ruler.names(metrics)]
     first = next(iter(tables))
     results = comparison.compare_all(tables, first, wanted)
     shared = [c for c in tables[first].columns if all(c in t.columns for t in tables.values())]
@@ -59,8 +63,8 @@ def compare(arguments: argparse.Namespace) -> int:
         "alpha": comparison.ALPHA,
         "comparisons": [_content(result) for result in results],
     }
-    emit_json(content, arguments.json)
-    if arguments.json != "-" and not arguments.quiet:
+    emit_json(content, json)
+    if json != "-" and not is_quiet:
         _say(results, ranks, ranked, images)
     return 0
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from mgdn_jax import metrics as ruler
-from mgdn_jax.cli import compare as cli_compare
 from mgdn_jax.cli import pairs as cli_pairs
-from mgdn_jax.cli.outcome import _Pictures, _Result
-from mgdn_jax.cli.pairs import Job, truth_alone
-from mgdn_jax.errors import InputError
+from mgdn_jax.cli import progress
+from mgdn_jax.cli.compare import compare
+from mgdn_jax.cli.outcome import content, outcome_of, show
+from mgdn_jax.cli.output import complain, console, print_json, say
+from mgdn_jax.cli.pairs import Job
+from mgdn_jax.cli.pictures import Pictures
+from mgdn_jax.cli.request import Request
+from mgdn_jax.errors import InputError, closest
 from mgdn_jax.evaluation import evaluate_methods, summaries
-from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary
-from mgdn_jax.io import files
+from mgdn_jax.evaluation.scores import Table
+from mgdn_jax.evaluation.summaries import PUBLISHED, Summary
 
 _PARALLEL_FROM = 3  # below that, starting processes takes longer than they save
 
@@ -28,7 +29,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """Runs `mgdn eval`.
 
     Args:
-      arguments: as `cli.build_parser` makes them.
+      arguments: as `cli.main.build_parser` parses them.
 
     Returns:
       0, or 1 if a picture could not be scored or lacked its partner.
@@ -36,136 +37,131 @@ def evaluate(arguments: argparse.Namespace) -> int:
     Raises:
       InputError: nothing could be scored.
     """
-    _check_outputs(arguments)
-    if arguments.compare:
-        return cli_compare.compare(arguments)
-    job = cli_pairs.plan(arguments)
-    columns = _columns(arguments, job)
-    beside = _beside(arguments, columns)
+    request = Request.read(arguments)
+    request.check()
+    if request.compare:
+        return compare(
+            request.compare,
+            metrics=request.metrics,
+            variant=request.variant,
+            json=request.targets.json,
+            is_quiet=request.is_quiet,
+        )
+    foreign = _data_set(request.beside, request.dataset) if request.beside else []
+    job = cli_pairs.plan(
+        request.inputs,
+        models=request.models,
+        data=request.data,
+        truth=request.truth,
+        has_baselines=request.has_baselines,
+        trust=request.trust,
+    )
+    columns = _columns(request, job)
+    elsewhere = _reduced(foreign, columns, request.beside)
     job.load_models()
-    album = None if arguments.report is None else _Pictures(arguments.report, job)
-    with _progress(len(job.pairs), arguments.quiet) as advance:
+    pictures = Pictures(job) if request.targets.report else None
+    tables = _measure(request, job, columns, pictures)
+    outcome = outcome_of(
+        job,
+        tables,
+        elsewhere,
+        variant=request.variant,
+        command=request.command,
+        beside=Path(request.beside or "").name,
+    )
+    # Said before anything is written: a full disk must not cost the figures.
+    is_silent = request.is_quiet or request.targets.is_stdout_json
+    if request.targets.is_stdout_json:
+        print_json(content(outcome))
+    elif not request.is_quiet:
+        show(outcome)
+    for place in request.targets.write(outcome, pictures):
+        if not is_silent:
+            say(console(), f"written {place}")
+    for problem in outcome.problems:  # last, where they are seen
+        complain(problem)
+    return 1 if outcome.problems else 0
+
+
+def _measure(
+    request: Request, job: Job, columns: Sequence[str], pictures: Pictures | None
+) -> dict[str, Table]:
+    """Scores all methods of a job; fails if none of those asked for has a score."""
+    total = len(job.pairs)
+    has_lines = not request.targets.is_stdout_json
+    with progress.measuring(total, is_quiet=request.is_quiet, has_lines=has_lines) as advance:
 
         def done(name: str) -> None:
-            if album:
-                album.sources(name)
+            if pictures:
+                pictures.sources(name)
             advance()
 
         tables = evaluate_methods(
             job.methods,
             job.pairs,
             metrics=columns,
-            variant=arguments.variant,
-            on_result=album.fused if album else None,
+            variant=request.variant,
+            on_result=pictures.fused if pictures else None,
             on_pair=done,
-            workers=_workers(arguments.jobs, len(job.pairs)),
+            workers=_workers(request.jobs, total),
         )
-    asked = [table for name, table in tables.items() if name not in job.baselines]
-    if not any(table.rows for table in asked):
-        raise InputError(next(s for table in asked for s in table.failures.values()))
-    result = _Result(arguments, job, tables, beside)
-    result.say()  # before anything is written: a full disk must not cost the figures
-    result.write(album)
-    return result.end()
+    wanted = [table for name, table in tables.items() if name not in job.baselines]
+    if not any(table.rows for table in wanted):
+        raise InputError(next(s for table in wanted for s in table.failures.values()))
+    return tables
 
 
-# ----------------------------------------------------------------------------- what to do
-
-
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Finds out before the work whether its results can be written."""
-    for option, suffix in (("csv", ".csv"), ("json", ".json")):
-        given = getattr(arguments, option)
-        if given == "":
-            raise InputError(f"--{option} names no file; give one that ends in {suffix}.")
-        if given is None or (option == "json" and given == "-"):
-            continue
-        if Path(given).suffix.lower() != suffix:
-            raise InputError(
-                f"--{option} would write {given}, which does not end in {suffix}; "
-                f"name a {suffix} file (and give --{option} after the pictures)."
-            )
-        if os.path.isdir(given):
-            raise InputError(f"{given} is a folder where a file is to be written; name a file.")
-        files.check_folder(Path(given).parent, given)
-    if arguments.report == "":
-        raise InputError("--report names no folder; give one.")
-    if arguments.report is not None:
-        if os.path.exists(arguments.report) and not os.path.isdir(arguments.report):
-            raise InputError(f"{arguments.report} is a file; --report needs a folder.")
-        files.check_folder(arguments.report)
-        page = Path(arguments.report) / "index.html"
-        if page.is_file() and b'content="mgdn eval"' not in page.read_bytes()[:2000]:
-            raise InputError(f"{page} is there and is no report of ours; name another folder.")
-    if arguments.jobs is not None and arguments.jobs < 0:
-        raise InputError(f"--jobs is {arguments.jobs}, but must be 0 or more.")
-
-
-def _columns(arguments: argparse.Namespace, job: Job) -> tuple[str, ...]:
+def _columns(request: Request, job: Job) -> tuple[str, ...]:
     """Exact names of the metrics wanted, each once."""
-    default = "truth" if truth_alone(arguments) else "standard"
-    if arguments.truth is not None and not truth_alone(arguments):
-        default = "standard,truth"
-    names = ruler.names(default if arguments.metrics is None else arguments.metrics)
-    columns = tuple(dict.fromkeys(ruler.resolve(n, arguments.variant).name for n in names))
-    lacking = [c for c in columns if "truth" in ruler.METRICS[c].needs and not job.has_truth]
-    if lacking:
-        raise InputError(f"{lacking[0]} compares with ground truth; give that with --truth.")
-    alone = [c for c in columns if "a" in ruler.METRICS[c].needs and truth_alone(arguments)]
-    if alone:
-        raise InputError(f"{alone[0]} compares with the two sources; give those too.")
+    usual = ["standard"] if job.has_sources else []
+    usual += [] if request.truth is None else ["truth"]
+    names = ruler.names(",".join(usual) if request.metrics is None else request.metrics)
+    columns = tuple(dict.fromkeys(ruler.resolve(name, request.variant).name for name in names))
+    for column in columns:
+        needs = ruler.METRICS[column].needs
+        if "truth" in needs and not job.has_truth:
+            raise InputError(f"{column} compares with ground truth; give that with --truth.")
+        if "a" in needs and not job.has_sources:
+            raise InputError(f"{column} compares with the two sources; give those too.")
     return columns
 
 
-def _beside(arguments: argparse.Namespace, columns: Sequence[str]) -> list[Summary]:
-    """Rows of means measured elsewhere, under the exact metric names."""
-    if arguments.beside is None:
-        if arguments.dataset is not None:
-            raise InputError("--dataset chooses rows of --beside; give that too.")
-        return []
-    rows = summaries.read_summaries(arguments.beside)
+def _data_set(place: str, name: str | None) -> list[Summary]:
+    """The rows of a data set of a file of means.
+
+    Raises:
+      InputError: no such file, no such data set, or two rows of one method.
+    """
+    rows = summaries.published() if place == PUBLISHED else summaries.read_summaries(place)
     sets = list(dict.fromkeys(row.dataset for row in rows))
-    chosen = arguments.dataset or (sets[0] if len(sets) == 1 else None)
+    chosen = sets[0] if name is None and len(sets) == 1 else name
     if chosen not in sets:
+        near = None if chosen is None else closest(chosen, sets)
         raise InputError(
-            f"{arguments.beside} holds the data sets {', '.join(sets) or '(none)'}; choose one "
-            "with --dataset."
+            f"{place} holds the data sets {', '.join(sets) or '(none)'}; choose one with --dataset"
+            + (f" (did you mean {near!r}?)." if near else ".")
         )
-    exact = {theirs: ours for ours, theirs in ANCHOR_NAMES.items()}
     kept: dict[str, Summary] = {}
     for row in rows:
         if row.dataset != chosen:
             continue
         if row.method in kept:
-            raise InputError(f"{arguments.beside} has two rows of {row.method} in {chosen}.")
-        values = {exact.get(k, k): v for k, v in row.values.items()}
-        values = {k: v for k, v in values.items() if k in columns}
-        kept[row.method] = Summary(chosen, row.method, row.n, values, row.invalid)
-    if not any(row.values for row in kept.values()):
-        raise InputError(f"{arguments.beside} has no column of the metrics {', '.join(columns)}.")
+            raise InputError(f"{place} has two rows of {row.method} in {chosen}.")
+        kept[row.method] = row
     return list(kept.values())
 
 
-def _workers(asked: int | None, pairs: int) -> int:
-    if asked is not None:
-        return asked if pairs > 1 else 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _reduced(rows: Sequence[Summary], columns: Sequence[str], place: str | None) -> list[Summary]:
+    """Rows under the exact names of the metrics that are measured."""
+    exact = [row.exact(columns) for row in rows]
+    if exact and not any(row.values for row in exact):
+        raise InputError(f"{place} has no column of the metrics {', '.join(columns)}.")
+    return exact
+
+
+def _workers(jobs: int | None, pairs: int) -> int:
+    if jobs is not None:
+        return jobs if pairs > 1 else 0
+    # What may be used, not what is there, where the system tells them apart.
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return min(cores or 1, pairs) if pairs >= _PARALLEL_FROM else 0
-
-
-@contextlib.contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for people at a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("measuring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet or total < 2 or not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)

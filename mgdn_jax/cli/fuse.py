@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax.cli import progress
 from mgdn_jax.cli.output import print_json
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import stream
@@ -25,12 +26,71 @@ from mgdn_jax.io import codec, files
 from mgdn_jax.io.pixels import like_inputs, load_pictures, without_alpha
 from mgdn_jax.weights import zoo
 
+COMPILING = "compiling (first time for this size)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The arguments of `mgdn fuse`.
+
+    Attributes:
+      inputs: files, or folders.
+      output: file, or folder.
+      model: a bundled name or a weight file.
+      options: how pictures are fused, None where the command line says nothing.
+      system: whose network a weight file holds, in place of the name in it.
+      trust: whether a weight file's own module may run.
+      batch: pictures of a folder that are fused at once; None for what is usual.
+      quality: of JPEG and WebP, 1 to 100.
+      has_scores: whether quality figures of the result are said.
+      is_json: whether stdout is for one JSON object alone.
+      is_quiet: whether errors alone are said.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    model: str
+    options: FuseOptions
+    system: str | None
+    trust: bool
+    batch: int | None
+    quality: int
+    has_scores: bool
+    is_json: bool
+    is_quiet: bool
+
+    @classmethod
+    def read(cls, arguments: argparse.Namespace) -> Settings:
+        """The plain values of what `cli.main.build_parser` parsed.
+
+        Raises:
+          InputError: a number out of range.
+        """
+        values = vars(arguments)
+        if not 1 <= arguments.quality <= 100:
+            raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
+        if arguments.batch is not None and arguments.batch < 1:
+            raise InputError(f"--batch is {arguments.batch}, but must be at least 1.")
+        return cls(
+            inputs=tuple(arguments.inputs),
+            output=arguments.output,
+            model=arguments.model or zoo.DEFAULT,
+            options=FuseOptions(**{name: values[name] for name in FuseOptions.names()}),
+            system=arguments.system,
+            trust=arguments.trust_system,
+            batch=arguments.batch,
+            quality=arguments.quality,
+            has_scores=arguments.score,
+            is_json=arguments.json,
+            is_quiet=arguments.quiet,
+        )
+
 
 def fuse(arguments: argparse.Namespace) -> int:
     """Runs `mgdn fuse`.
 
     Args:
-      arguments: as `cli.build_parser` makes them.
+      arguments: as `cli.main.build_parser` parses them.
 
     Returns:
       0, or 1 if a pair of a folder failed or lacked its partner.
@@ -39,52 +99,55 @@ def fuse(arguments: argparse.Namespace) -> int:
       InputError: nothing could be done, and nothing was written.
     """
     started = time.perf_counter()
-    if not 1 <= arguments.quality <= 100:
-        raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
-    if arguments.batch is not None and arguments.batch < 1:
-        raise InputError(f"--batch is {arguments.batch}, but must be at least 1.")
-    jobs, problems, batch = _jobs(arguments.inputs, arguments.output)
-    if arguments.score and len(jobs[0].sources) != 2:
+    settings = Settings.read(arguments)
+    jobs, problems, has_many = _jobs(settings.inputs, settings.output)
+    if settings.has_scores and len(jobs[0].sources) != 2:
         raise InputError("--score compares a result with exactly two sources; leave it out.")
-    # A single picture is read before the model is: bad input should be told at once.
-    pictures = None if batch else jobs[0].load()
-    name = arguments.model or zoo.DEFAULT
-    weights = zoo.resolve(name)
+    # A single picture is read before the model is: bad input is said at once.
+    pictures = None if has_many else jobs[0].load()
+    weights = zoo.resolve(settings.model)
 
     logging.getLogger("jax").setLevel(logging.ERROR)
     import mgdn_jax
 
     enable_compilation_cache()
-    fuser = mgdn_jax.load(weights, system=arguments.system, trust=arguments.trust_system)
+    fuser = mgdn_jax.load(weights, system=settings.system, trust=settings.trust)
     # Of single files the exact size is as good.
-    usual = FuseOptions(bucket=stream.BUCKET if batch else 0)
-    wanted = {name: getattr(arguments, name) for name in FuseOptions.names()}
-    options = fuser.resolve(usual, **wanted)
+    usual = FuseOptions(bucket=stream.BUCKET if has_many else 0)
+    options = fuser.resolve(settings.options.otherwise(usual))
     fuser.plan(1, 1, options=options)  # wrong options, before work
-    voice = _Voice(arguments, name, fuser)
-    work = _Work(jobs, fuser, options, arguments, voice)
+    voice = _Voice(settings, fuser, len(jobs))
+    work = _Work(jobs, fuser, options, settings, voice)
     done: list[dict[str, Any]] = []
-    if batch:
-        at_once = arguments.batch or stream.default_batch()
-        outcomes = stream.run(
-            len(jobs),
-            work.load,
-            work.fuse,
-            work.store,
-            batch=at_once,
-            same_program=work.same_program,
-        )
-    else:
-        assert pictures is not None
-        outcomes = iter([(0, work.store(0, pictures, *work.fuse([pictures])))])
-    for _, result in outcomes:
-        if isinstance(result, InputError):
-            problems.append(str(result))
-        else:
-            done.append(result)
-            voice.result(result)
+    with voice.lines():
+        for result in _results(work, pictures, settings.batch):
+            voice.count()
+            if isinstance(result, InputError):
+                problems.append(str(result))
+            else:
+                done.append(result)
+                voice.result(result)
     voice.end(done, problems, time.perf_counter() - started)
     return 1 if problems else 0
+
+
+def _results(
+    work: _Work, pictures: list[np.ndarray] | None, batch: int | None
+) -> Iterator[dict[str, Any] | InputError]:
+    """What `_Work.store` returns for each job; pictures of a single one were read already."""
+    if pictures is not None:
+        yield work.store(0, pictures, *work.fuse([pictures]))
+        return
+    results = stream.run(
+        len(work.jobs),
+        work.load,
+        work.fuse,
+        work.store,
+        batch=batch or stream.default_batch(),
+        same_program=work.same_program,
+    )
+    for _, result in results:
+        yield result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +190,10 @@ def _jobs(inputs: Sequence[str], output: str) -> tuple[list[_Job], list[str], bo
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file where a folder is to be written; name a folder.")
     files.check_folder(output)
-    groups, missing = files.pair_folders(inputs)
+    groups, gaps = files.pair_folders(inputs)
     # Results are PNG whatever the inputs were: saving a fused JPEG as JPEG would lose twice.
     jobs = [_Job(sources, Path(output) / f"{stem}.png") for stem, sources in groups.items()]
-    return jobs, missing, True
+    return jobs, [files.no_partner(stem, lacking) for stem, lacking in gaps.items()], True
 
 
 class _Work:
@@ -141,11 +204,12 @@ class _Work:
         jobs: Sequence[_Job],
         fuser: Any,
         options: FuseOptions,
-        arguments: argparse.Namespace,
+        settings: Settings,
         voice: _Voice,
     ):
-        self._jobs, self._fuser, self._arguments, self._voice = jobs, fuser, arguments, voice
-        self._options = options
+        self.jobs = jobs
+        self._fuser, self._options = fuser, options
+        self._settings, self._voice = settings, voice
 
     def same_program(self, pictures: Sequence[np.ndarray]) -> Any:
         """What pictures that are fused together have in common."""
@@ -153,21 +217,23 @@ class _Work:
 
     def load(self, number: int) -> list[np.ndarray]:
         """Pictures of a job."""
-        return self._jobs[number].load()
+        return self.jobs[number].load()
 
     def fuse(self, scenes: Sequence[Sequence[np.ndarray]]) -> list[_Timed]:
         """Results, each with its share of the time."""
         started = time.perf_counter()
-        with self._voice.progress() as progress:
-            fused = self._fuser.batch(scenes, options=self._options, progress=progress)
+        plans = (self._fuser.plan(*p[0].shape[:2], options=self._options) for p in scenes)
+        sizes = {(plan.rows.size, plan.columns.size) for plan in plans}
+        with self._voice.fusing(len(scenes), sizes) as tick:
+            fused = self._fuser.batch(scenes, options=self._options, progress=tick)
         seconds = (time.perf_counter() - started) / len(scenes)
         return [_Timed(pixels, seconds) for pixels in fused]
 
     def store(self, number: int, pictures: Sequence[np.ndarray], result: _Timed) -> dict[str, Any]:
         """Writes, scores; what happened, ready for JSON."""
-        job, fused = self._jobs[number], result.pixels
+        job, fused = self.jobs[number], result.pixels
         height, width = pictures[0].shape[:2]
-        files.write_image(job.target, fused, quality=self._arguments.quality)
+        files.write_image(job.target, fused, quality=self._settings.quality)
         report = {
             "inputs": [str(source) for source in job.sources],
             "output": str(job.target),
@@ -179,7 +245,7 @@ class _Work:
             "ensemble": self._options.ensemble,
             "seconds": round(result.seconds, 3),
         }
-        if self._arguments.score:
+        if self._settings.has_scores:
             report["scores"] = score(fused, *pictures)
         return report
 
@@ -195,7 +261,7 @@ def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
     Args:
       fused: the result, as a `Fuser` gives it.
-      a: first source, as `files.load_pictures` gives it.
+      a: first source, as `io.pixels.load_pictures` gives it.
       b: second source.
 
     Returns:
@@ -213,37 +279,86 @@ def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 class _Voice:
     """What `mgdn fuse` says: results on stdout, progress and failures on stderr."""
 
-    def __init__(self, arguments: argparse.Namespace, model: str, fuser: Any):
-        self._json, self._quiet = arguments.json, arguments.quiet
-        self._talks = not (arguments.json or arguments.quiet)
+    def __init__(self, settings: Settings, fuser: Any, total: int):
+        self._json, self._quiet = settings.is_json, settings.is_quiet
+        self._talks = not (settings.is_json or settings.is_quiet)
+        self._count = progress.Count("fused", total, "pictures") if total > 1 else None
+        self._sizes: set[Any] = set()  # those whose program is there
+        self._compiles = False
+        self._tiles = ""
         self._model = {
-            "name": model,
+            "name": settings.model,
             "system": fuser.system,
             "parameters": sum(int(leaf.size) for leaf in fuser.params.values()),
         }
         if self._talks:
             print(
-                f"model   {model}: {fuser.system}, {self._model['parameters']:,} parameters",
+                f"model   {settings.model}: {fuser.system}, "
+                f"{self._model['parameters']:,} parameters",
                 flush=True,
             )
 
     @contextlib.contextmanager
-    def progress(self) -> Iterator[Callable[[int, int], None] | None]:
-        """A progress function for people at a terminal; its line is wiped at the end."""
-        if self._quiet or not sys.stderr.isatty():
-            yield None
+    def lines(self) -> Iterator[None]:
+        """A line every few seconds where there is no terminal."""
+        if not self._talks or sys.stderr.isatty():
+            yield
             return
+        with progress.lines(self._status):
+            yield
 
-        def show(done: int, total: int) -> None:
-            sys.stderr.write(f"\r  tile {done} of {total} ")
-            sys.stderr.flush()
+    def _status(self) -> str | None:
+        """What such a line says; a compilation is said once."""
+        if self._compiles:
+            self._compiles = False
+            return COMPILING
+        if self._count is not None:
+            return str(self._count)
+        return self._tiles or None
 
-        sys.stderr.write("\r  a new picture size takes a while longer ")
-        sys.stderr.flush()
+    def count(self) -> None:
+        """One more picture is done, or has failed."""
+        if self._count is not None:
+            self._count.advance()
+
+    @contextlib.contextmanager
+    def fusing(
+        self, scenes: int, sizes: set[tuple[int, int]]
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Says that a program is compiled, and shows the tiles to people at a terminal.
+
+        Args:
+          scenes: pictures that are fused at once.
+          sizes: of their tiles, or of the whole pictures with padding.
+
+        Yields:
+          What to call as (tiles done, tiles in all); at the end the terminal's line is wiped.
+        """
+        programs = {(scenes, size) for size in sizes}
+        is_new = not programs <= self._sizes
+        is_shown = not self._quiet and sys.stderr.isatty()
+        self._compiles = is_new
+
+        def show(text: str) -> None:
+            if is_shown:
+                sys.stderr.write(f"\r{text:<42}")
+                sys.stderr.flush()
+
+        def tick(done: int, total: int) -> None:
+            self._compiles = False
+            self._tiles = f"tile {done} of {total}" if total > 1 else ""
+            show(f"  tile {done} of {total} ")
+
+        if is_new:
+            show(f"  {COMPILING} ")
         try:
-            yield show
+            yield tick
         finally:
-            sys.stderr.write("\r" + " " * 48 + "\r")
+            self._compiles, self._tiles = False, ""
+            show("")
+            if is_shown:
+                sys.stderr.write("\r")
+        self._sizes |= programs
 
     def result(self, result: dict[str, Any]) -> None:
         """One picture is done."""
@@ -261,7 +376,7 @@ class _Voice:
         sys.stdout.flush()
 
     def end(self, done: list[dict[str, Any]], problems: list[str], seconds: float) -> None:
-        """All pictures are done; failures are told last, where they are seen."""
+        """All pictures are done; failures are said last, where they are seen."""
         if self._json:
             content = {"model": self._model, "results": done, "failed": problems}
             print_json(content | {"seconds": round(seconds, 3)})

@@ -48,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_fuse(commands)
 
-    models = commands.add_parser("models", help="list the bundled networks")
+    models = commands.add_parser("models", help="list the bundled networks, or describe some")
+    models.add_argument(
+        "models", nargs="*", metavar="NAME|FILE", help="bundled names, or weight files"
+    )
     models.add_argument("--json", action="store_true", help="one JSON object on stdout")
     models.set_defaults(run="tools:models")
 
@@ -78,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    # Its flags are absl's; `main` hands them on.
+    commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
 
 
@@ -132,13 +137,14 @@ def _add_eval(commands) -> None:
     command = commands.add_parser(
         "eval",
         help="score fused pictures or networks, compare scores",
-        usage="mgdn eval FUSED [FUSED ...] A B [options]\n"
+        usage="mgdn eval [NAME=]FUSED [[NAME=]FUSED ...] A B [options]\n"
         "       mgdn eval [FUSED ...] --model NAME [NAME ...] --data A B [options]\n"
         "       mgdn eval FUSED --truth TRUTH [options]\n"
         "       mgdn eval --compare CSV CSV [...]",
         description="Scores one or more methods' fused pictures against their two sources A and "
-        "B, on luminance: three files, or folders matched by file name. Networks are run and "
-        "scored with --model. Rules without learning are scored beside them.",
+        "B, on luminance: three files, or folders matched by file name. NAME= before a place says "
+        "what to call the method. Networks are run and scored with --model. Rules without learning "
+        "are scored beside them.",
     )
     command.add_argument(
         "inputs", nargs="*", metavar="PICTURES", help="files or folders, see above"
@@ -175,13 +181,13 @@ def _add_eval(commands) -> None:
         help="what SSIM and PSNR mean: data range and peak 255, or as in the CDDFuse tables",
     )
     command.add_argument("--no-baselines", action="store_true", help="score no rules on the side")
-    command.add_argument("--beside", metavar="CSV", help="rows of means measured elsewhere")
-    command.add_argument("--dataset", metavar="NAME", help="which data set of --beside")
-    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
     command.add_argument(
-        "--json", nargs="?", const="-", metavar="FILE", help="write all of it; alone: to stdout"
+        "--beside",
+        metavar="CSV|published",
+        help="rows of means measured elsewhere; published: those that come with the program",
     )
-    command.add_argument("--report", metavar="DIR", help="write a page to look at: DIR/index.html")
+    command.add_argument("--dataset", metavar="NAME", help="which data set of --beside")
+    _add_targets(command)
     command.add_argument(
         "--compare",
         nargs="+",
@@ -191,6 +197,17 @@ def _add_eval(commands) -> None:
     command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
     command.add_argument("--quiet", action="store_true", help="say nothing but errors")
     command.set_defaults(run="evaluate:evaluate")
+
+
+def _add_targets(command) -> None:
+    """Options for the places that results are written to."""
+    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
+    command.add_argument("--latex", metavar="FILE", help="write the table of means for a paper")
+    command.add_argument("--markdown", metavar="FILE", help="write the table of means for a page")
+    command.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="write all of it; alone: to stdout"
+    )
+    command.add_argument("--report", metavar="DIR", help="write a page to look at: DIR/index.html")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -203,16 +220,20 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code: 0 done; 1 some pictures of a folder failed, the others are written; 2 bad
       input, nothing written; 130 interrupted.
     """
-    # XLA and TensorFlow's C++ logs, chatty about machines and caches; errors still show.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # XLA's C++ logs, chatty about machines and caches. Its alarm about compilations of two minutes
+    # ("Very slow compile?") is an error among them; real errors come as exceptions.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # A terminal without ↑ shows another sign; it must not cost the result.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        arguments = build_parser().parse_args(argv)
-        arguments.argv = list(sys.argv[1:] if argv is None else argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["train"]:
+            arguments = argparse.Namespace(run="train:train", argv=words)
+        else:
+            arguments = build_parser().parse_args(words, argparse.Namespace(argv=words))
     except SystemExit as stop:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")

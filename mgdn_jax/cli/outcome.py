@@ -1,272 +1,246 @@
-"""What came out of `mgdn eval`: tables, files, a page and the exit code."""
+"""What came out of `mgdn eval`, computed once, and how it is put into words and JSON."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import math
 import platform
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mgdn_jax import metrics as ruler
-from mgdn_jax.cli.output import complain, console, emit_json, say, width
-from mgdn_jax.cli.pairs import Job, SetPairs
-from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation import scores, terminal
+from mgdn_jax.cli.output import console, say, width
+from mgdn_jax.cli.pairs import Job
+from mgdn_jax.evaluation import terminal
 from mgdn_jax.evaluation.scores import Table
+from mgdn_jax.evaluation.standing import Row, Standing, rank_methods
 from mgdn_jax.evaluation.summaries import Summary
-from mgdn_jax.io import files
 
-ELSEWHERE = " †"
-"""Marks rows of means that were measured elsewhere (`--beside`)."""
-# ----------------------------------------------------------------------------- what came out
+_MOST_COLUMNS = 16  # more metrics than that go down the side
+_MOST_NAMES = 6
 
 
-class _Pictures:
-    """Collects the pictures of a report while they are scored."""
+@dataclass(frozen=True)
+class Outcome:
+    """All scores of a run.
 
-    def __init__(self, folder: str, job: Job):
-        from mgdn_jax.evaluation.report import Album
+    Attributes:
+        standing: The table of means with its ranks and marks, and all scores.
+        variant: Of the evaluator.
+        command: The command line as it was typed.
+        versions: Package to version.
+        unpaired: Sentences about pictures without partners.
+        failed: Sentences about pictures that have no scores.
+        beside: Name of the file that rows from elsewhere come from.
+        dataset: Which data set of that file.
+    """
 
-        self._folder, self._job = folder, job
-        self._pairs = {} if isinstance(job.pairs, SetPairs) else {p.name: p for p in job.pairs}
-        self._position = 0
-        self._album = Album(len(job.pairs) * (2 + len(job.methods)))
+    standing: Standing
+    variant: str
+    command: str
+    versions: Mapping[str, str]
+    unpaired: tuple[str, ...]
+    failed: tuple[str, ...]
+    beside: str = ""
+    dataset: str = ""
 
-    def fused(self, method: str, name: str, picture: np.ndarray, _: Any) -> None:
-        """A method's picture was scored."""
-        self._album.add(name, method, picture)
+    @property
+    def wanted(self) -> dict[str, Table]:
+        """The scores of the methods that were asked for: all but the rules on the side."""
+        rules = {row.name for row in self.standing.rows if row.kind == "baseline"}
+        return {k: table for k, table in self.standing.tables.items() if k not in rules}
 
-    def sources(self, name: str) -> None:
-        """A pair is done."""
-        position, self._position = self._position, self._position + 1
-        if not self._album.shows(name):
-            return
-        pair = self._pairs[name] if self._pairs else self._job.pairs[position]
-        # Without sources the truth takes the place that the page opens with.
-        shown = {"a": pair.a, "b": pair.truth if pair.b is None else pair.b}
-        for label, source in shown.items():
-            with contextlib.suppress(InputError):  # told already: the pair has no scores
-                if source is not None and not isinstance(source, Exception):
-                    picture = source if isinstance(source, np.ndarray) else files.read_image(source)
-                    self._album.add(name, label, picture)
-
-    def write(self, result: _Result) -> Path:
-        """The page, once all is scored."""
-        from mgdn_jax.evaluation.report import write_report
-
-        return write_report(
-            self._folder,
-            title="Image fusion: " + ", ".join(m for m in result.tables if m not in result.rules),
-            tables=result.tables,
-            album=self._album,
-            command=result.command,
-            versions=result.versions,
-            variant=result.variant,
-            source_titles=(self._job.titles[0], self._job.titles[1]),
-            baselines=result.rules,
-            elsewhere={row.method: row.values for row in result.fair()},
-            remarks=[*self._job.problems, *result.about_beside()],
-        )
+    @property
+    def problems(self) -> list[str]:
+        """Everything that went wrong, each once."""
+        return list(dict.fromkeys([*self.unpaired, *self.failed]))
 
 
-class _Result:
-    """All scores of a run, and how they are told."""
+def outcome_of(
+    job: Job,
+    tables: Mapping[str, Table],
+    elsewhere: Sequence[Summary],
+    *,
+    variant: str,
+    command: str,
+    beside: str = "",
+) -> Outcome:
+    """Computes what is said, shown and written.
 
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        job: Job,
-        tables: Mapping[str, Table],
-        beside: Sequence[Summary],
-    ):
-        self._arguments, self._job = arguments, job
-        self.variant = arguments.variant
-        self.tables = dict(tables)
-        self.rules = job.baselines
-        self.columns = next(iter(tables.values())).columns
-        self.command = shlex.join(["mgdn", *arguments.argv])
-        self.versions = _versions(bool(job.models))
-        # What was measured here as well is not shown twice.
-        self.beside = [row for row in beside if row.method not in self.rules]
-        self.problems = _problems(job, tables)
+    Args:
+        job: What was scored.
+        tables: Method to its scores.
+        elsewhere: Rows of means measured elsewhere, under the exact metric names.
+        variant: Of the evaluator.
+        command: The command line.
+        beside: Name of the file of the rows from elsewhere.
+    """
+    # What was measured here as well is not shown twice.
+    foreign = [row for row in elsewhere if row.method not in job.baselines]
+    return Outcome(
+        rank_methods(tables, baselines=job.baselines, elsewhere=foreign),
+        variant,
+        command,
+        _versions(bool(job.models)),
+        tuple(job.problems),
+        tuple(_failures(job, tables)),
+        beside,
+        foreign[0].dataset if foreign else "",
+    )
 
-        self.common = scores.common(tables)
-        self.ranked = ruler.ranked(self.columns)
-        self.ranks: dict[str, float] = {}
-        # Means over other images than ours are no rank's business.
-        fair = {**self.common.means, **{r.method + ELSEWHERE: r.values for r in self.fair()}}
-        whole = {n: row for n, row in fair.items() if all(c in row for c in self.ranked)}
-        if self.ranked and len(whole) > 1:
-            self.ranks = scores.mean_ranks(whole, self.ranked)
 
-    def fair(self) -> list[Summary]:
-        """Rows measured elsewhere on as many images as ours."""
-        return [row for row in self.beside if row.n == len(self.common.images)]
+# ----------------------------------------------------------------------------- in words
 
-    def say(self) -> None:
-        """The table and the remarks, or all of it as JSON, on stdout."""
-        if self._arguments.json == "-":
-            emit_json(self._content(), "-")
-        if self._arguments.json == "-" or self._arguments.quiet:
-            return
-        shown = self.common.tables
-        rows: dict[str, Mapping[str, float]] = {
-            name: shown[name].mean() if name in shown else {} for name in self.tables
-        }
-        counts = {name: len(shown[name].rows) if name in shown else 0 for name in self.tables}
-        fair = {c: self.common.marked(c) for c in self.columns}
-        for row in self.beside:
-            rows[row.method + ELSEWHERE] = row.values
-            counts[row.method + ELSEWHERE] = row.n
-        for row in self.fair():
-            for name in row.values.keys() - row.invalid.keys():
-                fair[name].add(row.method + ELSEWHERE)
-        options: dict[str, Any] = {
-            "ranks": self.ranks or None,
-            "marked": fair,
-            "images": counts if len(set(counts.values())) > 1 else None,
-        }
-        out = console()
-        table = terminal.rich_table(rows, self.columns, **options)
-        down = terminal.rich_table(rows, self.columns, **options, metrics_down=True)
-        needed = width(table, out)
-        across = needed <= out.width or needed <= width(down, out)
-        say(out, table if across and len(self.columns) <= 16 else down)
-        for remark in [*self._about(), *self.remarks()]:
-            say(out, remark)
 
-    def _about(self) -> Iterator[str]:
-        """How the table was made."""
-        images = len(self.common.images)
-        over = f"means over {images} pairs" if images != 1 else "one pair"
-        if not images:
-            over = "means over the pairs of each method, which share none: no ranks, no marks"
-        yield f"{over}, on luminance; best bold, second underlined; variant {self.variant}"
-        if self.ranks:
-            yield f"mean rank over {' '.join(self.ranked)}"
-        if self.rules:
-            yield f"rules without learning: {', '.join(self.rules)}"
+def show(outcome: Outcome) -> None:
+    """The table of means and the remarks, on stdout."""
+    out = console()
+    table = terminal.rich_table(outcome.standing)
+    down = terminal.rich_table(outcome.standing, metrics_down=True)
+    needed = width(table, out)
+    fits = needed <= out.width or needed <= width(down, out)
+    say(out, table if fits and len(outcome.standing.columns) <= _MOST_COLUMNS else down)
+    for note in notes(outcome):
+        say(out, note)
 
-    def remarks(self) -> list[str]:
-        """What a reader of the means must know."""
-        said = []
-        images = len(self.common.images)
-        for name, table in self.tables.items():
-            if len(table.rows) > images > 0 or not table.rows:
-                said.append(
-                    f"{name} has scores of {len(table.rows)} pairs; means and ranks are over "
-                    "those that all methods have"
-                )
-        said += self.about_beside()
-        for name, table in self.common.tables.items():
-            for column, count in table.invalid().items() if len(table.rows) > 1 else ():
-                values = {table.rows[i][column] for i in table.rows}
-                odd = sorted({str(v).replace("inf", "∞") for v in values if not math.isfinite(v)})
-                said.append(
-                    f"{name}: {column} is {' or '.join(odd)} on {count} of {len(table.rows)} "
-                    "pairs, which its mean leaves out"
-                )
-        return said
 
-    def about_beside(self) -> list[str]:
-        """Where rows measured elsewhere come from, and whether they can be compared."""
-        if not self.beside:
-            return []
-        name = Path(self._arguments.beside).name
-        said = [f"†: measured elsewhere ({name}, {self.beside[0].dataset})"]
-        other = sorted({row.n for row in self.beside} - {len(self.common.images)})
-        if other:
-            n = " and ".join(map(str, other))
-            said.append(
-                f"† over {n} pairs, not {len(self.common.images)}: not ranked, not marked, and "
-                "not in the report"
+def notes(outcome: Outcome) -> list[str]:
+    """How the table was made, and what a reader of the means must know."""
+    return [*_about(outcome), *_unequal(outcome), *_beside(outcome), *_gaps(outcome)]
+
+
+def remarks_of_page(outcome: Outcome) -> list[str]:
+    """What the page does not know by itself."""
+    return [*outcome.unpaired, *_beside(outcome)]
+
+
+def _about(outcome: Outcome) -> Iterator[str]:
+    table = outcome.standing
+    images = len(table.images)
+    over = f"means over {images} pairs" if images != 1 else "one pair"
+    if not images:
+        over = "means over the pairs of each method, which share none: no ranks, no marks"
+    yield f"{over}, on luminance; best bold, second underlined; variant {outcome.variant}"
+    if table.is_ranked:
+        yield f"mean rank over {' '.join(table.ranked_by)}"
+    rules = [row.name for row in table.rows if row.kind == "baseline"]
+    if rules:
+        yield f"rules without learning: {', '.join(rules)}"
+
+
+def _unequal(outcome: Outcome) -> Iterator[str]:
+    """Which methods have other pairs than the others."""
+    images = len(outcome.standing.images)
+    for name, table in outcome.standing.tables.items():
+        if len(table.rows) > images > 0 or not table.rows:
+            yield (
+                f"{name} has scores of {len(table.rows)} pairs; means and ranks are over "
+                "those that all methods have"
             )
-        return said
-
-    def write(self, album: _Pictures | None) -> None:
-        """The files asked for."""
-        arguments = self._arguments
-        asked = {name: table for name, table in self.tables.items() if name not in self.rules}
-        written: list[Any] = []
-        if arguments.csv:
-            scores.write_tables(arguments.csv, asked)
-            written.append(arguments.csv)
-        if arguments.json not in (None, "-"):
-            emit_json(self._content(), arguments.json)
-            written.append(arguments.json)
-        if album:
-            written.append(album.write(self))
-        if arguments.json != "-" and not arguments.quiet:
-            for place in written:
-                say(console(), f"written {place}")
-
-    def end(self) -> int:
-        """What failed, last, where it is seen; the exit code."""
-        for problem in self.problems:
-            complain(problem)
-        return 1 if self.problems else 0
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "command": self.command,
-            "versions": self.versions,
-            "variant": self.variant,
-            "metrics": {
-                name: {
-                    "higher_is_better": ruler.METRICS[name].higher_is_better,
-                    "group": ruler.METRICS[name].group,
-                }
-                for name in self.columns
-            },
-            "methods": {
-                name: {
-                    "baseline": name in self.rules,
-                    "images": table.rows,
-                    "mean": table.mean(),
-                    "invalid": table.invalid(),
-                    "failures": table.failures,
-                    "mean_rank": self.ranks.get(name),
-                }
-                for name, table in self.tables.items()
-            },
-            "elsewhere": {
-                row.method: {
-                    "dataset": row.dataset,
-                    "n": row.n,
-                    "mean": row.values,
-                    "mean_rank": self.ranks.get(row.method + ELSEWHERE),
-                }
-                for row in self.beside
-            },
-            "ranked_by": list(self.ranked),
-            "ranked_over": list(self.common.images),
-            "problems": self.problems,
-        }
 
 
-def _problems(job: Job, tables: Mapping[str, Table]) -> list[str]:
-    """Everything that has no scores, each told once."""
-    told = dict.fromkeys(job.problems)
-    asked = {image for m, t in tables.items() if m not in job.baselines for image in t.failures}
+def _foreign(table: Standing) -> list[Row]:
+    return [row for row in table.rows if row.kind == "elsewhere"]
+
+
+def _beside(outcome: Outcome) -> Iterator[str]:
+    """Where rows measured elsewhere come from, and whether they can be compared."""
+    rows = _foreign(outcome.standing)
+    if not rows:
+        return
+    yield f"†: measured elsewhere ({outcome.beside}, {outcome.dataset})"
+    sources: dict[str, list[str]] = {}
+    for row in rows:
+        sources.setdefault(row.source, []).append(row.name)
+    for source, names in sources.items():
+        if source:
+            few = len(names) <= _MOST_NAMES
+            yield f"† {', '.join(names) if few else f'{len(names)} rows'}: {source}"
+    images = len(outcome.standing.images)
+    others = sorted({row.images for row in rows} - {images})
+    if others:
+        n = " and ".join(map(str, others))
+        yield f"† over {n} pairs, not {images}: not ranked, not marked, and not in the report"
+
+
+def _gaps(outcome: Outcome) -> Iterator[str]:
+    """Which means leave values out."""
+    images = outcome.standing.images
+    for row in outcome.standing.rows:
+        if row.kind == "elsewhere" or row.images < 2:
+            continue
+        table = outcome.standing.tables[row.name]
+        counted = images or tuple(table.rows)
+        for column, count in row.invalid.items():
+            values = {table.rows[image][column] for image in counted}
+            odd = sorted({str(v).replace("inf", "∞") for v in values if not math.isfinite(v)})
+            yield (
+                f"{row.name}: {column} is {' or '.join(odd)} on {count} of {row.images} "
+                "pairs, which its mean leaves out"
+            )
+
+
+def _failures(job: Job, tables: Mapping[str, Table]) -> Iterator[str]:
+    """Everything that has no scores, each once."""
+    lost = {image for m, t in tables.items() if m not in job.baselines for image in t.failures}
     for method, table in tables.items():
         for image, sentence in table.failures.items():
             # A picture that cannot be read fails for every method; the rules need not repeat it.
-            if method not in job.baselines or image not in asked:
-                told[f"{image}: {sentence}"] = None
-    return list(told)
+            if method not in job.baselines or image not in lost:
+                yield f"{image}: {sentence}"
 
 
-def _versions(networks: bool) -> dict[str, str]:
-    names = ["mgdn-jax", "numpy", "scipy", "pillow", *(["jax", "flax"] if networks else [])]
-    found = {"python": platform.python_version()}
+def _versions(has_networks: bool) -> dict[str, str]:
+    names = ["mgdn-jax", "numpy", "scipy", "pillow", *(["jax", "flax"] if has_networks else [])]
+    versions = {"python": platform.python_version()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
+
+
+# ----------------------------------------------------------------------------- as JSON
+
+
+def content(outcome: Outcome) -> dict[str, Any]:
+    """All of it, for JSON."""
+    table = outcome.standing
+    here = {row.name: row for row in table.rows if row.kind != "elsewhere"}
+    return {
+        "command": outcome.command,
+        "versions": outcome.versions,
+        "variant": outcome.variant,
+        "metrics": {
+            name: {
+                "higher_is_better": ruler.METRICS[name].higher_is_better,
+                "group": ruler.METRICS[name].group,
+            }
+            for name in table.columns
+        },
+        "methods": {
+            name: {
+                "baseline": here[name].kind == "baseline",
+                "images": scores.rows,
+                "mean": scores.mean(),
+                "invalid": scores.invalid(),
+                "failures": scores.failures,
+                "mean_rank": here[name].rank,
+            }
+            for name, scores in table.tables.items()
+        },
+        "elsewhere": {
+            row.name: {
+                "dataset": outcome.dataset,
+                "n": row.images,
+                "mean": row.means,
+                "mean_rank": row.rank,
+                "source": row.source or None,
+            }
+            for row in _foreign(table)
+        },
+        "ranked_by": list(table.ranked_by),
+        "ranked_over": list(table.images),
+        "problems": outcome.problems,
+    }

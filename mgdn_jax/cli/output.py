@@ -49,8 +49,8 @@ def emit_json(content: Any, place: str | os.PathLike[str] | None) -> None:
 
 def console() -> Console:
     """Stdout, for `say`; a pipe or a file has no width of its own and gets a wide one."""
-    told = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
-    return Console(highlight=False) if told else Console(width=250, highlight=False)
+    has_width = "COLUMNS" in os.environ or (sys.stdout is not None and sys.stdout.isatty())
+    return Console(highlight=False) if has_width else Console(width=250, highlight=False)
 
 
 def width(thing: RenderableType, out: Console) -> int:

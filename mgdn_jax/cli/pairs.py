@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import logging
 import os
@@ -15,6 +14,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
+from mgdn_jax.evaluation.album import SOURCES
 from mgdn_jax.evaluation.baselines import BASELINES
 from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
@@ -24,15 +24,21 @@ from mgdn_jax.weights import zoo
 _FOCUS_RULE = "base_focus_guided"
 
 
-def truth_alone(arguments: argparse.Namespace) -> bool:
-    """Whether pictures are compared with ground truth and no sources are given."""
-    given = len(arguments.inputs)
-    return arguments.truth is not None and given in (1, 2) and not arguments.data
-
-
 @dataclass
 class Job:
-    """Which methods to score on which pairs."""
+    """Which methods to score on which pairs.
+
+    Attributes:
+        pairs: The pairs.
+        methods: Name to method.
+        baselines: Rules that are scored on the side.
+        problems: Sentences about pictures without partners.
+        titles: What the two sources are called.
+        models: Names of the networks.
+        has_sources: Whether the pairs have two sources, not ground truth alone.
+        has_truth: Whether the pairs have ground truth.
+        trust: As `mgdn_jax.load` takes it.
+    """
 
     pairs: Sequence[Pair]
     methods: dict[str, Method] = field(default_factory=dict)
@@ -40,24 +46,27 @@ class Job:
     problems: list[str] = field(default_factory=list)
     titles: tuple[str, ...] = ("A", "B")
     models: tuple[str, ...] = ()
+    has_sources: bool = True
     has_truth: bool = False
     trust: bool | str = False
     _weights: dict[str, Path] = field(default_factory=dict)
 
-    def choose_models(self, names: Sequence[str]) -> None:
-        """Finds the weights of networks.
+    def choose_models(self, words: Sequence[str]) -> None:
+        """Finds the weights of networks, each a bundled name, a file or NAME=FILE.
 
         Raises:
           InputError: no such network, or a name that is taken.
         """
-        for name in names:
-            title = Path(name).stem if Path(name).suffix else name
-            if title in self.methods or title in self._weights or title in ("a", "b"):
+        for word in words:
+            title, place = _named(word)
+            if title is None:
+                title = Path(place).stem if Path(place).suffix else place
+            if title in self.methods or title in self._weights or title in SOURCES:
                 raise InputError(
-                    f"a method would be called {title}, as another one or a source is; rename "
-                    "the file."
+                    f"a method would be called {title}, as another one or a source is; call it "
+                    f"something else: NAME={place}."
                 )
-            self._weights[title] = zoo.resolve(name)
+            self._weights[title] = zoo.resolve(place)
         self.models = tuple(self._weights)
 
     def load_models(self) -> None:
@@ -78,56 +87,77 @@ class Job:
         self.methods = others | loaded | rules
 
 
-def plan(arguments: argparse.Namespace) -> Job:
-    """What the arguments of `mgdn eval` ask for; loads no network yet.
+def plan(
+    inputs: Sequence[str],
+    *,
+    models: Sequence[str] = (),
+    data: Sequence[str] = (),
+    truth: str | None = None,
+    has_baselines: bool = True,
+    trust: bool | str = False,
+) -> Job:
+    """Which methods `mgdn eval` scores on which pairs; loads no network yet.
 
     Args:
-      arguments: as `cli.build_parser` makes them.
+      inputs: places of fused pictures, each a path or NAME=PATH; the last two are the sources
+        where `data` is empty and there is no `truth` alone.
+      models: networks and rules.
+      data: a set, or the places of the sources.
+      truth: place of the ground truth.
+      has_baselines: whether rules without learning are scored on the side.
+      trust: as `mgdn_jax.load` takes it.
 
     Raises:
       InputError: missing or mixed places, unknown networks, pictures without partners throughout.
     """
-    inputs, truth = list(arguments.inputs), arguments.truth
-    models = [name for name in arguments.model if name not in BASELINES]
-    rules = [name for name in arguments.model if name in BASELINES]
-    if arguments.data:
-        if len(arguments.data) > 2:
-            raise InputError(
-                f"--data names {len(arguments.data)} places; give one set, or the two folders "
-                "(or pictures) A and B."
-            )
-        stored, sources = inputs, arguments.data
-    elif truth_alone(arguments):
-        stored, sources = inputs, []
-    else:
-        stored, sources = inputs[:-2], inputs[-2:]
-        if len(sources) < 2 or not (stored or models or rules):
-            raise InputError(
-                "give FUSED A B (files or folders), or --model NAME --data A B, or --compare "
-                "CSV CSV; see mgdn eval --help."
-            )
-    if not (stored or models or rules):
+    networks = [name for name in models if name not in BASELINES]
+    rules = [name for name in models if name in BASELINES]
+    stored, sources = _places(inputs, data, truth, needs_pictures=not models)
+    if not (stored or models):
         raise InputError("there is nothing to score; name pictures, or a network with --model.")
     job = _pairs(sources, truth)
     job.methods = _stored(stored, job, single=not _is_folder(sources, truth))
     taken = [name for name in BASELINES if name in job.methods]
     if taken and (sources or rules):
         raise InputError(
-            f"a folder or file is called {taken[0]}, as a rule that is scored too; rename it."
+            f"a folder or file is called {taken[0]}, as a rule that is scored too; give it "
+            "another name: NAME=PATH."
         )
     job.methods |= {name: Rule(BASELINES[name]) for name in rules}
-    if sources and not arguments.no_baselines:
-        job.baselines = tuple(n for n in _default_rules(sources, models) if n not in rules)
+    if sources and has_baselines:
+        job.baselines = tuple(n for n in _default_rules(sources, networks) if n not in rules)
         job.methods |= {name: Rule(BASELINES[name]) for name in job.baselines}
-    job.trust = arguments.trust_system or arguments.system or False
-    job.choose_models(models)
+    job.trust = trust
+    job.choose_models(networks)
     return job
+
+
+def _places(
+    inputs: Sequence[str], data: Sequence[str], truth: str | None, *, needs_pictures: bool
+) -> tuple[Sequence[str], Sequence[str]]:
+    """The places of fused pictures and those of their sources."""
+    if data:
+        if len(data) > 2:
+            raise InputError(
+                f"--data names {len(data)} places; give one set, or the two folders "
+                "(or pictures) A and B."
+            )
+        return inputs, data
+    if truth is not None and len(inputs) in (1, 2):
+        return inputs, ()
+    stored, sources = inputs[:-2], inputs[-2:]
+    if len(sources) < 2 or (needs_pictures and not stored):
+        raise InputError(
+            "give FUSED A B (files or folders), or --model NAME --data A B, or --compare "
+            "CSV CSV; see mgdn eval --help."
+        )
+    return stored, sources
 
 
 def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
     """The rules that every table carries; that for focus stacks where the task is one."""
     focus = {"near", "far"} <= {Path(s).name.lower() for s in sources}
-    for name in models:
+    for name in (_named(word)[1] for word in models):
         if name in zoo.bundled():
             focus |= "focus" in str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
     return [name for name in BASELINES if focus or name != _FOCUS_RULE]
@@ -154,14 +184,16 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
         raise InputError("the inputs are files and folders mixed; give only files or only folders.")
     if not any(folders):
         for place in places:
-            files.read_image(place)  # a single picture's mistake is told at once
+            files.read_image(place)  # a single picture's mistake is said at once
         job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
     else:
-        groups, missing = files.pair_folders(places)
-        job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=missing)
+        groups, gaps = files.pair_folders(places)
+        strays = [files.no_partner(stem, lacking) for stem, lacking in gaps.items()]
+        job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=strays)
+    job.has_sources = bool(sources)
     job.has_truth = len(places) > len(sources) or len(places) > 2
     if sources:
-        job.titles = tuple(_last_parts(places[:2], taken=()) or map(os.path.basename, places[:2]))
+        job.titles = tuple(_last_parts(places[:2]) or map(os.path.basename, places[:2]))
     else:
         job.titles = ("-", Path(places[0]).name)
     return job
@@ -239,41 +271,73 @@ def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else bytes(np.asarray(value).item())
 
 
-def _stored(places: Sequence[str], job: Job, *, single: bool) -> dict[str, Method]:
+def _stored(words: Sequence[str], job: Job, *, single: bool) -> dict[str, Method]:
     """Methods whose pictures lie in files or folders."""
     methods: dict[str, Method] = {}
-    pairs = job.pairs if places else []
-    known = pairs.names() if isinstance(pairs, SetPairs) else [pair.name for pair in pairs]
-    for place, title in zip(places, _titles(places), strict=True):
+    pairs = job.pairs if words else []
+    names = pairs.names() if isinstance(pairs, SetPairs) else [pair.name for pair in pairs]
+    for title, place in _titled(words).items():
         if single:
             if os.path.isdir(place):
                 raise InputError(
                     f"{place} is a folder, but its sources are files; give only one kind."
                 )
             files.read_image(place)
-            methods[title] = Stored({known[0]: place})
+            methods[title] = Stored({names[0]: place})
             continue
-        found = files.list_images(place)
-        strays = sorted(found.keys() - set(known))
-        if len(strays) == len(found):
+        pictures = files.list_images(place)
+        strays = sorted(pictures.keys() - set(names))
+        if len(strays) == len(pictures):
             raise InputError(
-                f"no picture of {place} has the name of a pair (such as {known[0]}); "
+                f"no picture of {place} has the name of a pair (such as {names[0]}); "
                 "name fused pictures as their sources."
             )
-        job.problems += [f"{found[name]} belongs to no pair called {name}." for name in strays]
-        methods[title] = Stored({name: str(path) for name, path in found.items()})
+        job.problems += [f"{pictures[name]} belongs to no pair called {name}." for name in strays]
+        methods[title] = Stored({name: str(path) for name, path in pictures.items()})
     return methods
 
 
-def _titles(places: Sequence[str]) -> list[str]:
-    """What to call methods: never `a` or `b`, which are the sources."""
-    titles = _last_parts([os.path.splitext(p)[0] if os.path.isfile(p) else p for p in places])
+def _named(word: str) -> tuple[str | None, str]:
+    """The parts of NAME=PATH; a path that exists, or has no such sign, has no name of its own.
+
+    Raises:
+      InputError: no name or no path beside the sign.
+    """
+    name, sign, place = word.partition("=")
+    if not sign or os.path.exists(word):
+        return None, word
+    if not name or not place:
+        raise InputError(f"{word} lacks a name or a path; write NAME=PATH.")
+    return name, place
+
+
+def _titled(words: Sequence[str]) -> dict[str, str]:
+    """What to call methods, to their places: never `a` or `b`, which are the sources.
+
+    Raises:
+      InputError: a name that is taken, or a place without name that is there twice.
+    """
+    parts = [_named(word) for word in words]
+    names = [name for name, _ in parts if name is not None]
+    for number, name in enumerate(names):
+        if name in SOURCES or name in names[:number]:
+            raise InputError(
+                f"a method would be called {name}, as another one or a source is; call it "
+                "something else: NAME=PATH."
+            )
+    bare = [place for name, place in parts if name is None]
+    titles = _last_parts([_without_suffix(p) for p in bare], taken=(*SOURCES, *names))
     if titles is None:
-        raise InputError(f"{places[0]} is named twice; give each method once.")
-    return titles
+        raise InputError(f"{bare[0]} is named twice; give each method once.")
+    remaining = iter(titles)
+    return {next(remaining) if name is None else name: place for name, place in parts}
 
 
-def _last_parts(places: Sequence[str], taken: Sequence[str] = ("a", "b")) -> list[str] | None:
+def _without_suffix(place: str) -> str:
+    return os.path.splitext(place)[0] if os.path.isfile(place) else place
+
+
+def _last_parts(places: Sequence[str], taken: Sequence[str] = ()) -> list[str] | None:
     """The last parts of paths, as many as tell them apart from each other and what is taken."""
     parts = [Path(os.path.abspath(place)).parts for place in places]
     for count in range(1, max(map(len, parts), default=0) + 1):

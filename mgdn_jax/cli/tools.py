@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from mgdn_jax.cli.output import print_json
+from mgdn_jax.systems.finding import list_systems
 from mgdn_jax.weights import zoo
 
 
 def models(arguments: argparse.Namespace) -> int:
-    """Lists the bundled networks; returns 0."""
-    import mgdn_jax
-
-    found = zoo.list_models()
+    """Lists the bundled networks and all systems, or describes some weight files; returns 0."""
+    names = arguments.models
+    if names:
+        listing = {name: zoo.describe(zoo.resolve(name)) for name in names}
+    else:
+        listing = zoo.list_models()
     if arguments.json:
-        print_json(found)
+        print_json(listing)
         return 0
-    if not found:
+    if not listing:
         print("no networks are bundled; make a weight file with mgdn convert or train.py")
-    for name, about in found.items():
-        card = about["card"]
-        rows = {
-            "task": card.get("task", ""),
-            "system": f"{about['system']}, {about['parameters']:,} parameters",
-            "inputs": _plain(card.get("inputs", about["config"].get("inputs", ""))),
-            "trained on": _plain(card.get("trained_on", "")),
-            "figures": _plain(card.get("figures", "")),
-        }
+    for name, about in listing.items():
         print(name)
-        for title, text in rows.items():
+        for title, text in _facts(about).items():
             if text:
                 print(f"  {title:<11}{text}")
-    systems = mgdn_jax.list_systems()
-    print("systems to train or to load weights of")
-    for name, package in systems.items():
-        print(f"  {name:<11}{package}")
+    if not names:
+        print("systems to train or to load weights of")
+        for name, package in list_systems().items():
+            print(f"  {name:<11}{package}")
     return 0
+
+
+def _facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """What there is to say about a weight file, by title."""
+    card = about["card"]
+    return {
+        "task": _plain(card.get("task", "")),
+        "system": f"{about['system']}, {about['parameters']:,} parameters",
+        "inputs": _plain(card.get("inputs", about["config"].get("inputs", ""))),
+        "trained on": _plain(card.get("trained_on", "")),
+        "figures": _plain(card.get("figures", "")),
+    }
 
 
 def _plain(value: Any) -> str:

@@ -39,7 +39,7 @@ def make_draw(
     manifest: Mapping[str, Any],
     channels: int,
     synthesis: Mapping[str, Any] | None,
-    jitter: Mapping[str, float] | None,
+    jitter: Jitter | Mapping[str, float] | None,
 ) -> Draw:
     """The task of `make_loader` as a function of a record.
 
@@ -56,7 +56,7 @@ def make_draw(
             f"task {task!r} does not fit the set {manifest['set']!r}, which holds {holds}; "
             f"use task {fits} or another set."
         )
-    vary = Jitter(**_fields("jitter", jitter, Jitter))
+    vary = jitter if isinstance(jitter, Jitter) else Jitter(**_fields("jitter", jitter, Jitter))
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")

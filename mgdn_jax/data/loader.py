@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from mgdn_jax.data.augmentation import Jitter
 from mgdn_jax.data.builders import open_set
 from mgdn_jax.data.examples import finish, make_draw
 from mgdn_jax.errors import InputError
@@ -152,7 +153,7 @@ def make_loader(
     threads: int = 4,
     prefetch: int = 8,
     synthesis: Mapping[str, Any] | None = None,
-    jitter: Mapping[str, float] | None = None,
+    jitter: Jitter | Mapping[str, float] | None = None,
 ) -> Loader:
     """Training batches from a prepared set.
 
@@ -175,8 +176,8 @@ def make_loader(
       prefetch: batches held ready.
       synthesis: fields of `Synthesis` ("mff") or `Exposures` ("mef") that differ from their
         defaults.
-      jitter: fields of `Jitter` that differ from its defaults (all off), for "pairs": random
-        scale, tone and noise. A target is scaled with its sources; tone needs pairs without.
+      jitter: a `Jitter`, or its fields that differ from their defaults (all off), for "pairs":
+        random scale, tone and noise. A target is scaled with its sources; tone needs pairs without.
 
     Returns:
       A `Loader`.

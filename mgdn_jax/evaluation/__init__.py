@@ -26,10 +26,12 @@ __getattr__, __dir__, __all__ = attach(
             "read_tables",
             "write_tables",
         ),
-        "summaries": ("Summary", "read_summaries", "write_summaries"),
+        "summaries": ("Summary", "published", "read_summaries", "write_summaries"),
+        "standing": ("Row", "Standing", "rank_methods", "rank_rows"),
         "comparison": ("compare", "compare_all"),
         "baselines": ("BASELINES",),
         "report": ("write_report",),
+        "typeset": ("latex", "markdown"),
         "album": ("Album",),
     },
 )

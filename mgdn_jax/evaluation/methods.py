@@ -12,9 +12,10 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -76,17 +77,40 @@ class MethodError(RuntimeError):
     """A rule or a metric failed on a picture; the message names the exception and its words."""
 
 
-@dataclass
-class _Task:
-    """One pair on its way to be scored; everything in it can be sent to another process."""
+@dataclass(frozen=True)
+class _Order:
+    """One pair with what is to be scored on it; all of it can be sent to another process.
+
+    Attributes:
+        pair: The pair; its sources as arrays where they were read already.
+        made: Method to a picture, how to make it, or why there is none.
+        metrics: Exact names.
+        is_kept: Whether the pictures are to come back.
+        is_unit: Whether floating-point pictures among `made` are in 0..1.
+    """
 
     pair: Pair
-    made: dict[str, Source | Rule | Exception]  # a picture, how to make it, or why there is none
-    wanted: tuple[str, ...]
-    keep: bool  # whether the pictures are to come back
-    unit: bool = False  # floating-point pictures among `made` are in 0..1
-    scores: dict[str, Scores] = field(default_factory=dict)
-    failures: dict[str, Exception] = field(default_factory=dict)
+    made: Mapping[str, Source | Rule | Exception]
+    metrics: tuple[str, ...]
+    is_kept: bool
+    is_unit: bool
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What came out of an order.
+
+    Attributes:
+        name: Name of the pair.
+        scores: Method to its scores.
+        failures: Method to why it has none.
+        pictures: Method to its picture, where pictures were to come back.
+    """
+
+    name: str
+    scores: Mapping[str, Scores]
+    failures: Mapping[str, Exception]
+    pictures: Mapping[str, np.ndarray]
 
 
 def evaluate_methods(
@@ -131,27 +155,25 @@ def evaluate_methods(
     failures: list[Exception] = []
     seen: set[str] = set()
 
-    def record(task: _Task) -> None:
-        name = task.pair.name
+    def record(outcome: _Outcome) -> None:
         for method, table in tables.items():
-            if method in task.failures:
-                failures.append(task.failures[method])
-                table.failures[name] = _sentence(task.failures[method])
+            if method in outcome.failures:
+                failures.append(outcome.failures[method])
+                table.failures[outcome.name] = _sentence(outcome.failures[method])
             else:
-                table.rows[name] = dict(task.scores[method])
+                scores = outcome.scores[method]
+                table.rows[outcome.name] = dict(scores)
                 if on_result:
-                    picture = task.made[method]
-                    assert isinstance(picture, np.ndarray)
-                    on_result(method, name, picture, task.scores[method])
+                    on_result(method, outcome.name, outcome.pictures[method], scores)
         if on_pair:
-            on_pair(name)
+            on_pair(outcome.name)
 
-    tasks = (_prepare(pair, methods, wanted, on_result is not None) for pair in _named(pairs, seen))
+    orders = (_order(pair, methods, wanted, on_result is not None) for pair in _named(pairs, seen))
     if workers < 1:
-        for task in tasks:
-            record(_measure(task))
+        for order in orders:
+            record(_measure(order))
     else:
-        _spread(tasks, workers, record)
+        _spread(orders, workers, record)
     if not seen:
         raise InputError("there are no image pairs to evaluate: give at least one.")
     if failures and not any(table.rows for table in tables.values()):
@@ -185,7 +207,7 @@ def evaluate_pairs(
         InputError: as `evaluate_methods`.
         Exception: the first failure itself, if not one picture could be scored.
     """
-    forward = None if on_result is None else (lambda _, *rest: on_result(*rest))
+    forward = None if on_result is None else (lambda _, *result: on_result(*result))
     tables = evaluate_methods(
         {"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward, workers=workers
     )
@@ -193,41 +215,42 @@ def evaluate_pairs(
 
 
 def _named(pairs: Iterable[Pair | tuple[str, Source, Source]], seen: set[str]) -> Iterable[Pair]:
-    for given in pairs:
-        pair = given if isinstance(given, Pair) else Pair(*given)
+    for entry in pairs:
+        pair = entry if isinstance(entry, Pair) else Pair(*entry)
         if pair.name in seen:
             raise InputError(f"two image pairs are called {pair.name}: give each its own name.")
         seen.add(pair.name)
         yield pair
 
 
-def _prepare(
-    pair: Pair, methods: Mapping[str, Method], wanted: tuple[str, ...], keep: bool
-) -> _Task:
+def _order(
+    pair: Pair, methods: Mapping[str, Method], metrics: tuple[str, ...], is_kept: bool
+) -> _Order:
     """The pair with what each method makes of it; runs the callables."""
-    task = _Task(pair, {}, wanted, keep)
+    made: dict[str, Source | Rule | Exception] = {}
     sources: tuple[np.ndarray, np.ndarray] | Exception | None = None
     # A batch must survive whatever one picture does to a method, hence every Exception.
     for name, method in methods.items():
         try:
             if isinstance(method, Rule):
-                task.made[name] = method
+                made[name] = method
             elif isinstance(method, Stored):
                 if pair.name not in method.pictures:
                     raise InputError(f"{name} has no picture called {pair.name}.")
-                task.made[name] = method.pictures[pair.name]
+                made[name] = method.pictures[pair.name]
             else:
                 if sources is None:
                     sources = _both(pair)
                 if isinstance(sources, Exception):
                     raise sources
-                task.made[name] = np.asarray(method(*sources))
+                made[name] = np.asarray(method(*sources))
         except Exception as failure:
-            task.made[name] = failure
-    if isinstance(sources, tuple):  # read already: the worker need not do it again
-        task.unit = not isinstance(pair.a, np.ndarray) and sources[0].dtype.kind == "f"
-        task.pair = Pair(pair.name, *sources, pair.truth)
-    return task
+            made[name] = failure
+    if not isinstance(sources, tuple):
+        return _Order(pair, made, metrics, is_kept, is_unit=False)
+    # The sources were read already: the worker need not do it again.
+    is_unit = not isinstance(pair.a, np.ndarray) and sources[0].dtype.kind == "f"
+    return _Order(Pair(pair.name, *sources, pair.truth), made, metrics, is_kept, is_unit)
 
 
 def _both(pair: Pair) -> tuple[np.ndarray, np.ndarray] | Exception:
@@ -245,18 +268,18 @@ def _read(source: Source | Exception) -> np.ndarray:
     return source if isinstance(source, np.ndarray) else files.read_image(source)
 
 
-def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None]) -> None:
-    """Measures tasks in other processes; records them here, in order, a bounded number ahead."""
+def _spread(orders: Iterable[_Order], workers: int, record: Callable[[_Outcome], None]) -> None:
+    """Measures in other processes; records here, in order, a bounded number ahead."""
     # Spawned, not forked: this process may hold threads and devices of JAX.
     others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _ignore_interrupts
     )
-    waiting: collections.deque[concurrent.futures.Future[_Task]] = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[_Outcome]] = collections.deque()
     try:
-        for task in tasks:
+        for order in orders:
             with _held_interrupts():
-                waiting.append(pool.submit(_measure, task))
+                waiting.append(pool.submit(_measure, order))
             if len(waiting) > 2 * workers:
                 record(waiting.popleft().result())
         while waiting:
@@ -277,38 +300,40 @@ def _spread(tasks: Iterable[_Task], workers: int, record: Callable[[_Task], None
 @contextlib.contextmanager
 def _held_interrupts() -> Iterator[None]:
     """Ctrl-C waits; a process started meanwhile never hears it, not even while it imports."""
-    mask = getattr(signal, "pthread_sigmask", None)
-    if mask is None:  # Windows
+    if sys.platform == "win32":  # it has no masks
         yield
         return
-    before = mask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        mask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
 
-def _measure(task: _Task) -> _Task:
-    """Scores what every method made of one pair; drops the pictures nobody asked for."""
+def _measure(order: _Order) -> _Outcome:
+    """Scores what every method made of one pair; leaves out the pictures nobody asked for."""
+    name = order.pair.name
     try:
-        judge = _Judge(task)
+        judge = _Judge(order)
     except Exception as failure:
-        task.failures = dict.fromkeys(task.made, _portable(failure))
-    else:
-        for name, made in task.made.items():
-            try:
-                task.made[name], task.scores[name] = judge.score(name, made)
-            except Exception as failure:
-                task.failures[name] = failure if failure is made else _portable(failure)
-    if not task.keep:
-        task.made = {}
-    # The sources stay behind: the way back to the parent is paid by the byte.
-    task.pair = Pair(task.pair.name, None, None)
-    return task
+        return _Outcome(name, {}, dict.fromkeys(order.made, _portable(failure)), {})
+    scores: dict[str, Scores] = {}
+    failures: dict[str, Exception] = {}
+    pictures: dict[str, np.ndarray] = {}
+    for method, made in order.made.items():
+        try:
+            picture, scores[method] = judge.score(method, made)
+        except Exception as failure:
+            failures[method] = failure if failure is made else _portable(failure)
+        else:
+            # The way back to the parent is paid by the byte.
+            if order.is_kept:
+                pictures[method] = picture
+    return _Outcome(name, scores, failures, pictures)
 
 
 def _portable(failure: Exception) -> Exception:
@@ -319,27 +344,28 @@ def _portable(failure: Exception) -> Exception:
 class _Judge:
     """The sources and the truth of one pair, ready to measure any number of fused pictures."""
 
-    def __init__(self, task: _Task):
-        self._unit = task.unit
-        self._name = task.pair.name
-        self._metrics = [ruler.METRICS[name] for name in task.wanted]
+    def __init__(self, order: _Order):
+        self._unit = order.is_unit
+        self._name = order.pair.name
+        self._metrics = [ruler.METRICS[name] for name in order.metrics]
         self._domain = _domain(self._metrics)
         needs = {role for metric in self._metrics for role in metric.needs}
-        if any(isinstance(made, Rule) for made in task.made.values()):
+        if any(isinstance(made, Rule) for made in order.made.values()):
             needs |= {"a", "b"}
         self._images: dict[str, ruler.Gray | np.ndarray] = {}
         self._titles: dict[str, str] = {}
-        for role in ("a", "b", "truth"):
-            source = getattr(task.pair, role)
+        sources = {"a": order.pair.a, "b": order.pair.b, "truth": order.pair.truth}
+        for role, source in sources.items():
             if source is None and role not in needs:
                 continue
             if source is None:
                 names = ", ".join(m.name for m in self._metrics if role in m.needs)
                 kind = "ground truth" if role == "truth" else "two sources"
                 raise InputError(f"{names} needs the {kind} of {self._name}: give them.")
-            given = not isinstance(source, (str, os.PathLike))
-            self._titles[role] = f"{role} of {self._name}" if given else os.fspath(source)
-            unit = self._unit or not given
+            if isinstance(source, (str, os.PathLike)):
+                self._titles[role], unit = os.fspath(source), True
+            else:
+                self._titles[role], unit = f"{role} of {self._name}", self._unit
             domain = self._domain if role == "truth" else "gray"
             self._images[role] = pixels_of(_read(source), self._titles[role], unit, domain)
 
@@ -427,5 +453,5 @@ def pixels_of(
 
 def _sentence(failure: Exception) -> str:
     text = str(failure) or "no message."
-    told = isinstance(failure, (InputError, MethodError))
-    return text if told else f"{type(failure).__name__}: {text}"
+    is_plain = isinstance(failure, (InputError, MethodError))
+    return text if is_plain else f"{type(failure).__name__}: {text}"

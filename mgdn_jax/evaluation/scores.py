@@ -1,4 +1,4 @@
-"""Scores as tables: means, ranks, CSV files, terminal tables.
+"""Scores as tables: means, ranks over rows, CSV files.
 
 A `Table` holds the scores of one method, one row an image. Column titles are the exact metric
 names of `mgdn_jax.metrics` (`SSIM_dr255`, not `SSIM`), so that figures of two evaluator variants
@@ -82,12 +82,6 @@ class Common:
     tables: dict[str, Table]
     means: dict[str, dict[str, float]]
 
-    def marked(self, metric: str) -> set[str]:
-        """Methods whose mean of a metric may be called the best: those without gaps in it."""
-        if not self.means:
-            return set()
-        return {m for m, t in self.tables.items() if metric not in t.invalid()}
-
 
 def common(tables: Mapping[str, Table]) -> Common:
     """What a comparison of means may rest on: the same images for every method.
@@ -163,6 +157,11 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
     reader.fieldnames = titles = [title.strip() for title in reader.fieldnames or []]
     if ";" in text.split("\n", 1)[0] and len(titles) == 1:
         raise InputError(f"{path} has semicolons between its columns: save it with commas.")
+    if titles[:3] == ["dataset", "method", "n"]:
+        raise InputError(
+            f"{path} holds means and is no table of scores an image, which a comparison of pairs "
+            "needs: make that with mgdn eval FUSED A B --csv FILE."
+        )
     if len(set(titles)) < len(titles):
         raise InputError(f"{path} has two columns of one title: keep one of them.")
     if loose := [title for title in titles if title in ("SSIM", "PSNR")]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib.resources
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.scores import Table, _text
@@ -14,6 +15,9 @@ from mgdn_jax.io.disk import write_atomically
 
 ANCHOR_NAMES: Mapping[str, str] = {"PSNR_peakF": "PSNR"}
 """Titles in the anchors' files of metrics that carry an exact name here."""
+PUBLISHED = "published"
+"""What the rows that come with the package are called on the command line."""
+_TEXTS = ("invalid", "source")
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Summary:
         n: Number of pairs averaged.
         values: Column title to mean.
         invalid: Column title to the number of pairs left out of its mean.
+        source: Where the row was printed or measured, if that is known.
     """
 
     dataset: str
@@ -33,6 +38,7 @@ class Summary:
     n: int
     values: dict[str, float]
     invalid: dict[str, int] = field(default_factory=dict)
+    source: str = ""
 
     @classmethod
     def of(cls, dataset: str, method: str, table: Table) -> Summary:
@@ -45,12 +51,23 @@ class Summary:
             {ANCHOR_NAMES.get(name, name): count for name, count in table.invalid().items()},
         )
 
+    def exact(self, columns: Collection[str]) -> Summary:
+        """The row under the exact metric names, reduced to some of them."""
+        names = {theirs: ours for ours, theirs in ANCHOR_NAMES.items()}
+        values = {names.get(title, title): value for title, value in self.values.items()}
+        return replace(
+            self,
+            values={name: value for name, value in values.items() if name in columns},
+            invalid={names.get(title, title): count for title, count in self.invalid.items()},
+        )
+
 
 def read_summaries(path: str | os.PathLike[str]) -> list[Summary]:
-    """Reads a file of the anchors' format: `dataset,method,n,<metrics...>,invalid`.
+    """Reads a file of the anchors' format: `dataset,method,n,<metrics...>,invalid,source`.
 
     Args:
-        path: A CSV file; the column `invalid` may be absent, empty cells are left out.
+        path: A CSV file; the columns `invalid` and `source` may be absent, empty cells are left
+            out.
 
     Returns:
         Its rows in order.
@@ -61,6 +78,16 @@ def read_summaries(path: str | os.PathLike[str]) -> list[Summary]:
     return list(_parse(_text(path), os.fspath(path)))
 
 
+def published() -> list[Summary]:
+    """Rows that come with the package, each with its source.
+
+    They are figures printed in papers, and figures of pictures that authors published, measured
+    with an equal evaluator.
+    """
+    place = importlib.resources.files("mgdn_jax.evaluation") / "published.csv"
+    return list(_parse(place.read_text(encoding="utf-8"), "published.csv"))
+
+
 def _parse(text: str, path: str) -> Iterator[Summary]:
     reader = csv.DictReader(io.StringIO(text))
     titles = reader.fieldnames or []
@@ -68,7 +95,7 @@ def _parse(text: str, path: str) -> Iterator[Summary]:
         raise InputError(
             f"{path} is no table of mean scores: its first columns must be dataset,method,n."
         )
-    columns = [title for title in titles[3:] if title != "invalid"]
+    columns = [title for title in titles[3:] if title not in _TEXTS]
     for number, row in enumerate(reader, start=2):
         try:
             counts = (item.split("=") for item in (row.get("invalid") or "").split())
@@ -78,6 +105,7 @@ def _parse(text: str, path: str) -> Iterator[Summary]:
                 int(row["n"]),
                 {title: float(row[title]) for title in columns if row[title]},
                 {name: int(count) for name, count in counts},
+                row.get("source") or "",
             )
         except (TypeError, ValueError):
             raise InputError(f"{path}, line {number}, is not a row of numbers: mend it.") from None

@@ -51,7 +51,7 @@ def fuse_folders(
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1.")
     files.check_folder(output)
-    groups, missing = files.pair_folders(folders)
+    groups, gaps = files.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)
     choice = fuser.resolve(FuseOptions(bucket=stream.BUCKET), **options)
     fuser.plan(1, 1, options=choice)
@@ -75,12 +75,12 @@ def fuse_folders(
     def fuse(scenes: list[Any]) -> list[np.ndarray]:
         return fuser.batch(scenes, options=choice)
 
-    found: dict[str, Path | InputError] = {
-        sentence.split(" has no partner")[0]: InputError(sentence) for sentence in missing
+    results: dict[str, Path | InputError] = {
+        stem: InputError(files.no_partner(stem, lacking)) for stem, lacking in gaps.items()
     }
     at_once = batch or stream.default_batch()
     for number, result in stream.run(
         len(names), read, fuse, write, batch=at_once, same_program=same_program
     ):
-        found[names[number]] = result
-    return found
+        results[names[number]] = result
+    return results

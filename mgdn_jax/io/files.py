@@ -140,19 +140,19 @@ def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
         raise InputError(f"{folder} does not exist; check the path.") from None
     except OSError as error:
         raise InputError(f"{folder} cannot be listed ({_reason(error)}); name a folder.") from None
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for entry in entries:
         if entry.name.startswith(".") or entry.suffix.lower() not in codec.SUFFIXES:
             continue
-        if entry.stem in found:
+        if entry.stem in images:
             raise InputError(
-                f"{folder} holds both {found[entry.stem].name} and {entry.name}; "
+                f"{folder} holds both {images[entry.stem].name} and {entry.name}; "
                 "keep one image per name."
             )
-        found[entry.stem] = entry
-    if not found:
+        images[entry.stem] = entry
+    if not images:
         raise InputError(f"{folder} holds no image ({', '.join(codec.SUFFIXES)}); name another.")
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+    return dict(sorted(images.items(), key=lambda item: _natural(item[0])))
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
@@ -163,15 +163,15 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 def pair_folders(
     folders: Sequence[str | os.PathLike[str]],
-) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
+) -> tuple[dict[str, tuple[Path, ...]], dict[str, tuple[str, ...]]]:
     """Matches the images of two or more folders by file stem.
 
     Args:
       folders: the folders, in the order in which the network takes its inputs.
 
     Returns:
-      Stem to one path per folder, for the stems that all folders have; and one sentence for each
-      stem that some folder lacks.
+      Stem to one path per folder, for the stems that all folders have; and stem to the folders
+      that lack it, for the others (`no_partner` says it in words).
 
     Raises:
       InputError: as `list_images`, or no stem is common to all folders.
@@ -179,19 +179,26 @@ def pair_folders(
     listings = [list_images(folder) for folder in folders]
     stems = sorted(set().union(*listings), key=_natural)
     groups: dict[str, tuple[Path, ...]] = {}
-    missing: list[str] = []
+    gaps: dict[str, tuple[str, ...]] = {}
     for stem in stems:
-        lacking = [
-            os.fspath(f) for f, found in zip(folders, listings, strict=True) if stem not in found
-        ]
+        lacking = tuple(
+            os.fspath(folder)
+            for folder, listing in zip(folders, listings, strict=True)
+            if stem not in listing
+        )
         if lacking:
-            missing.append(f"{stem} has no partner in {', '.join(lacking)}.")
+            gaps[stem] = lacking
         else:
-            groups[stem] = tuple(found[stem] for found in listings)
+            groups[stem] = tuple(listing[stem] for listing in listings)
     if not groups:
         names = " and ".join(os.fspath(folder) for folder in folders)
         raise InputError(
             f"no image of {names} has the same name in each; "
             "name the pictures that belong together alike."
         )
-    return groups, missing
+    return groups, gaps
+
+
+def no_partner(stem: str, folders: Sequence[str]) -> str:
+    """The sentence about a picture that some folders lack."""
+    return f"{stem} has no partner in {', '.join(folders)}."

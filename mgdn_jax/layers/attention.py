@@ -1,4 +1,4 @@
-"""Attention of two kinds: across channels over the whole image, and across pixels in windows."""
+"""Two kinds of attention: across channels over the whole image, and across pixels in windows."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,11 @@ from jaxtyping import Array, Bool, Float
 
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
 from mgdn_jax.layers.functional import keep
+from mgdn_jax.layers.padding import match_rank
 
 
 def weighted(x: Array, pixel_weights: Array | None) -> Array:
-    """``x`` with every pixel times its weight (B, H, W, 1); ``x`` itself without weights."""
+    """``x`` times the weight of every pixel, (..., 1); without weights it is ``x`` itself."""
     return x if pixel_weights is None else x * pixel_weights.astype(x.dtype)
 
 
@@ -20,10 +21,16 @@ def channel_sums(
     k: Float[Array, "b *p c"],
     pixel_weights: Float[Array, "b *p 1"] | None = None,
 ) -> dict[str, Array]:
-    """What attention across channels gathers: plain sums over pixels, in float32 at least.
+    """What attention across channels needs of a whole image: plain sums over its pixels.
+
+    Args:
+        q: queries.
+        k: keys.
+        pixel_weights: factor of every pixel (default 1).
 
     Returns:
-        ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``: the Gram matrix and squared norms.
+        ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``: the Gram matrix and squared norms, in
+        float32 at least.
     """
     b, c = q.shape[0], q.shape[-1]
     wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -61,30 +68,39 @@ def channel_map(
     """Attention of the channels of queries (rows) to those of keys (columns), from `channel_sums`.
 
     A = softmax(t_h (q / max(|q|, floor)) (k / max(|k|, floor))^T) inside each head's block of
-    consecutive channels, zero outside the blocks. The clamp sits on the squared norm, so that
-    gradients are finite for channels that are zero everywhere (slope 1 / floor there).
+    consecutive channels, zero outside the blocks. The squared norms are clamped, so that gradients
+    are finite for channels that are zero everywhere (slope 1 / floor there).
+
+    Args:
+        sums: as `channel_sums` returns them.
+        temperature: t_h, a factor for each head; the number of heads divides c.
+        floor: smallest norm that a query or a key is divided by.
+
+    Returns:
+        The attention, each row with sum 1.
     """
     c, heads = sums["qk"].shape[-1], temperature.shape[0]
     # A root and a division: the reciprocal root of a CPU is good for fewer digits.
     norms = [jnp.sqrt(jnp.maximum(sums[s], floor**2)) for s in ("qq", "kk")]
-    # One division is the more accurate; but where both norms are at the floor, its gradient would
-    # divide by the square of their product, which underflows: there one after the other.
+    # One division is more accurate than two. But where both norms are at the floor, its gradient
+    # would divide by the square of their product, which underflows: there it takes two.
     n_q, n_k = norms[0][:, :, None], norms[1][:, None, :]
     product = n_q * n_k
-    once = sums["qk"] / jnp.maximum(product, 1e-18)
-    cosine = jnp.where(product > 1e-18, once, sums["qk"] / n_q / n_k)
+    by_product = sums["qk"] / jnp.maximum(product, 1e-18)
+    cosine = jnp.where(product > 1e-18, by_product, sums["qk"] / n_q / n_k)
     head = np.arange(c) // (c // heads)
-    same = head[:, None] == head[None, :]
-    logits = cosine * temperature[head][:, None]
-    return jax.nn.softmax(jnp.where(same, logits, -jnp.inf), axis=-1)
+    same_head = head[:, None] == head[None, :]
+    logits = cosine * match_rank(temperature[head][:, None], cosine)
+    return jax.nn.softmax(jnp.where(same_head[None], logits, -jnp.inf), axis=-1)
 
 
 class ChannelCrossAttention(nnx.Module):
     """Transposed cross attention: a c x c map per head over all pixels (MGCA, MGDN Sec. 3.2).
 
     ``query`` comes from the guide, key and value from the operand. Rows of queries and keys are
-    L2-normalised over the pixels, so the operation sees the whole image at once: what it gathers
-    (Gram matrix and norms) are plain sums over pixels, which tiles of a large image can add up.
+    L2-normalised over the pixels, so the operation sees the whole image at once. What it needs of
+    the image (Gram matrix and norms) are plain sums over pixels, which tiles of a large image can
+    add up.
     """
 
     def __init__(self, features: int, *, heads: int = 6, rngs: nnx.Rngs):
@@ -109,8 +125,8 @@ class ChannelCrossAttention(nnx.Module):
         """Attend from the channels of the guide to those of the operand.
 
         Args:
-            guide: features the query is made of.
-            operand: features key and value are made of.
+            guide: features that the query is made of.
+            operand: features that key and value are made of.
             context: sums over pixels to use instead of this call's own.
             pixel_weights: weight of every pixel in the returned sums (default 1).
 
@@ -119,27 +135,27 @@ class ChannelCrossAttention(nnx.Module):
         """
         b, h, w, c = guide.shape
         q = self.query_local(self.query(guide)).reshape(b, h * w, c)
-        # Key and value by the halves of their common weights: slicing maps would copy them.
-        k, v = (
-            depthwise(
-                pointwise(operand, self.key_value.kernel[...][0, 0, :, half].astype(operand.dtype))
-                + self.key_value.bias[...][half].astype(operand.dtype),
-                self.key_value_local.kernel[...][..., half].astype(operand.dtype),
-            ).reshape(b, h * w, c)
-            + self.key_value_local.bias[...][half].astype(operand.dtype)
-            for half in (slice(0, c), slice(c, 2 * c))
-        )
+        k = self._key_or_value(operand, slice(0, c))
+        v = self._key_or_value(operand, slice(c, 2 * c))
+        sums = {}
         if context is None or pixel_weights is not None:
             weights = None if pixel_weights is None else pixel_weights.reshape(b, h * w, 1)
-            own = channel_sums(q, k, weights)
-        else:
-            own = {}
-        sums = own if context is None else context
-        attention = channel_map(sums, self.temperature[...])
+            sums = channel_sums(q, k, weights)
+        attention = channel_map(sums if context is None else context, self.temperature[...])
         # Attention and output projection are both linear in v: one matrix per example.
         mix = attention.swapaxes(1, 2) @ self.project.kernel[...][0, 0]
-        out = v @ mix.astype(v.dtype) + self.project.bias[...].astype(v.dtype)
-        return out.reshape(b, h, w, c), own
+        out = v @ mix.astype(v.dtype)
+        out = out + match_rank(self.project.bias[...].astype(v.dtype), out)
+        return out.reshape(b, h, w, c), sums
+
+    def _key_or_value(self, x: Float[Array, "b h w c"], half: slice) -> Float[Array, "b p c"]:
+        """One of the two, by its half of their common weights: slicing maps would copy them."""
+        kernel = self.key_value.kernel[...][0, 0, :, half].astype(x.dtype)
+        y = pointwise(x, kernel)
+        y = y + match_rank(self.key_value.bias[...][half].astype(x.dtype), y)
+        y = depthwise(y, self.key_value_local.kernel[...][..., half].astype(x.dtype))
+        y = y.reshape(x.shape[0], -1, x.shape[-1])
+        return y + match_rank(self.key_value_local.bias[...][half].astype(x.dtype), y)
 
 
 def relative_position_index(window: int) -> np.ndarray:
@@ -153,12 +169,19 @@ def relative_position_index(window: int) -> np.ndarray:
 def shift_masks(height: int, width: int, window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of tokens that a cyclic shift brought together, one axis at a time.
 
-    Regions along an axis of length n: [0, n-w), [n-w, n-s), [n-s, n), indexed on the shifted grid;
-    an axis of a single window is split too, as in the reference.
+    With w the window and s the shift, an axis of length n has the regions [0, n-w), [n-w, n-s) and
+    [n-s, n), counted on the shifted grid. An axis of a single window is split too, as in the
+    reference.
+
+    Args:
+        height: of the map, a multiple of the window.
+        width: likewise.
+        window: pixels a side.
+        shift: pixels that the map was rolled by, in both directions.
 
     Returns:
         Two boolean arrays, (rows, w*w, w*w) and (columns, w*w, w*w); a pair is masked where either
-        is true. Kept apart because their outer combination grows with the image.
+        is true. They stay two because one for both would grow with the image.
     """
     y, x = np.divmod(np.arange(window * window), window)
 
@@ -192,8 +215,8 @@ class WindowAttention(nnx.Module):
 
         Args:
             x: feature map, rolled already where windows are shifted.
-            apart: pairs of tokens that must not see each other, by window row and by window
-                column (`shift_masks`); None lets all tokens of a window see each other.
+            apart: pairs of tokens that must not see each other, by row and by column of windows
+                (`shift_masks`); None lets all tokens of a window see each other.
         """
         b, h, w, c = x.shape
         n, d = self.window, c // self.heads
@@ -208,7 +231,7 @@ class WindowAttention(nnx.Module):
         logits = logits + bias[:, None, None].astype(wide)
         if apart is not None:
             hidden = (apart[0][:, None] | apart[1][None]).reshape(rows * cols, n * n, n * n)
-            logits = jnp.where(hidden, logits - 100.0, logits)
+            logits = jnp.where(match_rank(hidden, logits), logits - 100.0, logits)
         out = jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(logits, -1).astype(x.dtype), v)
         out = out.reshape(self.heads, b, rows, cols, n, n, d).transpose(1, 2, 4, 3, 5, 0, 6)
         return self.project(out.reshape(b, h, w, c))

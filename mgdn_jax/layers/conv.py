@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from mgdn_jax.layers.functional import keep
+from mgdn_jax.layers.padding import ceil_div, match_rank
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
 _BANDS = 8
@@ -54,7 +56,7 @@ def _conv(x: Array, kernel: Array, dilation: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
-    """Sum over pixels of outer products of patches of x with g: (kh, kw, i, o), >= float32.
+    """Sum over pixels of outer products of patches of x with g: (kh, kw, i, o), float32 at least.
 
     ``kernel`` is (kh, kw, dilation). Linear in x and in g, hence its own short derivative.
     """
@@ -89,7 +91,10 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
 
 
 def _patches(x: Array, kh: int, kw: int, dilation: int, mirrored: bool) -> Array:
-    """What each tap sees from a pixel, or is seen from if mirrored: (h w, kh kw c)."""
+    """What each tap reads around a pixel (h, w, c): (h w, kh kw c).
+
+    Mirrored, it is the pixels whose taps read that pixel.
+    """
     h, w, c = x.shape
     ph, pw = dilation * (kh // 2), dilation * (kw // 2)
     padded = jnp.pad(x, ((ph, ph), (pw, pw), (0, 0)))
@@ -131,7 +136,9 @@ def _conv2d_bwd(dilation: int, residuals: tuple[Array, ...], g: Array) -> tuple[
 conv2d.defvjp(_conv2d_fwd, _conv2d_bwd)
 
 
-def pointwise(x: Float[Array, "*b i"], kernel: Float[Array, "i o"]) -> Float[Array, "*b o"]:
+def pointwise(
+    x: Float[Array, "*b i"], kernel: Float[Array | np.ndarray, "i o"]
+) -> Float[Array, "*b o"]:
     """1x1 convolution or linear map: one flat matrix product (its gradients are flat too)."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -170,7 +177,7 @@ def depthwise_inner(
 ) -> Float[Array, "b h-kh+1 w-kw+1 c"]:
     """`depthwise` where the kernel fits inside the map: a sum of shifted products, no padding."""
     kh, kw = kernel.shape[:2]
-    taps = [shifted * kernel[dy, dx] for dy, dx, shifted in _shifts(x, kh, kw)]
+    taps = [shifted * match_rank(kernel[dy, dx], x) for dy, dx, shifted in _shifts(x, kh, kw)]
     return functools.reduce(jnp.add, taps)
 
 
@@ -179,7 +186,7 @@ def _framed(x: Array, kh: int, kw: int) -> Array:
 
 
 def _shifts(framed: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
-    """(dy, dx, what the tap sees) for every tap of a map that has its border around it."""
+    """(dy, dx, what the tap reads) for every tap; the map has the border that the kernel needs."""
     h, w = framed.shape[1] - kh + 1, framed.shape[2] - kw + 1
     return [(dy, dx, framed[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
 
@@ -190,15 +197,23 @@ def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
 
 def _depthwise_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
     x, kernel = (x[0] for x in residuals)
-    dk = _tap_products(x, g, kernel.shape[:2])
+    dk = tap_products(x, g, kernel.shape[:2])
     return depthwise(g, jnp.flip(kernel, (0, 1))), dk.astype(kernel.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
-    """Sum over pixels of what each tap sees times g: (kh, kw, 1, c), >= float32.
+def tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
+    """Sum over pixels of what each tap of a depthwise kernel reads, times g.
 
     Linear in x and in g, hence its own short derivative.
+
+    Args:
+        x: (b, h, w, c) features.
+        g: (b, h, w, c) gradient to the result.
+        size: (kh, kw) of the kernel.
+
+    Returns:
+        (kh, kw, 1, c), in float32 at least.
     """
     kh, kw = size
     h, w, c = x.shape[1:]
@@ -206,20 +221,20 @@ def _tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
     # Fused loops add up bands of rows in registers, one for each tap, and products with ones add up
     # the rest; reductions by XLA would write all products to memory first.
     bands = min(_BANDS, h)
-    rows = -(-h // bands)
+    rows = ceil_div(h, bands)
     more = bands * rows - h
     framed = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + more), (kw // 2,) * 2, (0, 0))).astype(wide)
     g = jnp.pad(g, ((0, 0), (0, more), (0, 0), (0, 0))).astype(wide)
 
-    def one(dy: int, dx: int) -> Array:
+    def tap(dy: int, dx: int) -> Array:
         products = [
             framed[:, dy + top : dy + top + rows, dx : dx + w] * g[:, top : top + rows]
             for top in range(0, h + more, rows)
         ]
         return functools.reduce(jnp.add, products)
 
-    taps = lax.optimization_barrier([one(dy, dx) for dy in range(kh) for dx in range(kw)])
-    return jnp.stack([_pixel_sums(tap) for tap in taps]).reshape(kh, kw, 1, c)
+    taps = lax.optimization_barrier([tap(dy, dx) for dy in range(kh) for dx in range(kw)])
+    return jnp.stack([_pixel_sums(products) for products in taps]).reshape(kh, kw, 1, c)
 
 
 def _tap_products_bwd(
@@ -231,11 +246,12 @@ def _tap_products_bwd(
     return depthwise(g, jnp.flip(v, (0, 1))), depthwise(x, v)
 
 
-_tap_products.defvjp(lambda x, g, size: (_tap_products(x, g, size), keep(x, g)), _tap_products_bwd)
+tap_products.defvjp(lambda x, g, size: (tap_products(x, g, size), keep(x, g)), _tap_products_bwd)
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+def fan_in_uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> Array:
+    """Float32 weights as PyTorch draws them: uniform in +-1/sqrt(fan_in)."""
     bound = 1.0 / math.sqrt(fan_in)
     return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
 
@@ -259,8 +275,10 @@ class Conv2d(nnx.Module):
         self.dilation = dilation
         fan_in = in_features * kernel_size**2
         shape = (kernel_size, kernel_size, in_features, out_features)
-        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias: Any = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
+        self.kernel = nnx.Param(fan_in_uniform(rngs, shape, fan_in))
+        self.bias: Any = (
+            nnx.Param(fan_in_uniform(rngs, (out_features,), fan_in)) if use_bias else None
+        )
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Convolve; computes in the dtype of ``x``."""
@@ -269,7 +287,7 @@ class Conv2d(nnx.Module):
             y = pointwise(x, kernel[0, 0])
         else:
             y = conv2d(x, kernel, self.dilation)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + match_rank(self.bias[...].astype(x.dtype), y)
 
 
 class DepthwiseConv2d(nnx.Module):
@@ -292,8 +310,8 @@ class DepthwiseConv2d(nnx.Module):
             raise ValueError(f"features ({features}) must be divisible by group ({group})")
         fan_in = group * kernel_size**2
         shape = (kernel_size, kernel_size, group, features)
-        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias: Any = nnx.Param(_uniform(rngs, (features,), fan_in)) if use_bias else None
+        self.kernel = nnx.Param(fan_in_uniform(rngs, shape, fan_in))
+        self.bias: Any = nnx.Param(fan_in_uniform(rngs, (features,), fan_in)) if use_bias else None
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Convolve every channel (or group) with its own kernel; computes in the dtype of ``x``."""
@@ -307,7 +325,7 @@ class DepthwiseConv2d(nnx.Module):
                 for i in range(group)
             ]
             y = functools.reduce(jnp.add, parts)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + match_rank(self.bias[...].astype(x.dtype), y)
 
 
 class Linear(nnx.Module):
@@ -325,7 +343,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Map the last axis; computes in the dtype of ``x``."""
         y = pointwise(x, self.kernel[...].astype(x.dtype))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return y if self.bias is None else y + match_rank(self.bias[...].astype(x.dtype), y)
 
 
 @jax.custom_vjp
@@ -341,7 +359,7 @@ def layer_norm(
     mean = jnp.mean(wide, -1, keepdims=True)
     variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
     normal = (wide - mean) * lax.rsqrt(variance + _EPSILON)
-    return (normal * scale + bias).astype(x.dtype)
+    return (normal * match_rank(scale, x) + match_rank(bias, x)).astype(x.dtype)
 
 
 def _layer_norm_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array, Array]:
@@ -358,7 +376,7 @@ def _layer_norm_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Arra
     normal = centred * inverse
     by_scale = mean * scale.astype(wide)[:, None]
     along = product(slope * normal, by_scale)
-    dx = (slope * scale - product(slope, by_scale) - normal * along) * inverse
+    dx = (slope * match_rank(scale, slope) - product(slope, by_scale) - normal * along) * inverse
     d_scale, d_bias = _pixel_sums(slope * normal), _pixel_sums(slope)
     return (
         dx.reshape(x.shape).astype(x.dtype),

@@ -13,7 +13,7 @@ How. The operator is linear in the image and linear in the kernels, so three map
 The derivatives of `F`, `G` and `H` are again `F`, `G` and `H`, so the family is closed and stays
 cheap at any order of reverse mode. Each map walks down the image in blocks of rows small enough
 for the cache; within a block a Python loop over taps unrolls into one fused kernel. Kernels are
-read where they lie: on a CPU, touching fresh memory costs more than the arithmetic.
+read from where they lie, since on a CPU to touch fresh memory costs more than the arithmetic.
 """
 
 from collections.abc import Callable
@@ -28,13 +28,18 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 from mgdn_jax.layers.functional import keep
+from mgdn_jax.layers.padding import ceil_div
 
 __all__ = ["BORDERS", "IMPLEMENTATIONS", "dynamic_filter", "dynamic_filter_reference"]
 
 BORDERS = ("replicate", "reflect", "zero")
 
-# Scalars (image and kernels together) in one block of rows: about 1.5 MB in float32, which two
-# blocks of the second-level cache can hold. Accelerators want fewer and larger launches.
+Maps = Float[Array, "n h w c"]
+Kernels = Float[Array, "n h w taps"]
+"""A kernel of ``size**2`` taps for each pixel and group of channels, group-major."""
+
+# Scalars (image and kernels together) in one block of rows. On a CPU it is about 1.5 MB in float32,
+# of which the second-level cache can hold two. Accelerators want fewer and larger launches.
 _BLOCK_SCALARS = {"cpu": 3 << 17}
 _BLOCK_SCALARS_ELSEWHERE = 1 << 26
 # Channels summed in one unrolled expression of `correlate`; more only lengthen compilation.
@@ -43,7 +48,7 @@ _UNROLLED_CHANNELS = 32
 
 @dataclass(frozen=True)
 class _Spec:
-    """What the three maps must know beyond their operands; hashable, hence static under jit."""
+    """Options of the three maps; hashable, so that it can be a static argument under jit."""
 
     size: int
     dilation: int
@@ -66,7 +71,7 @@ class _Spec:
 
 
 def _source(index: Array, length: int, border: str) -> tuple[Array, Array]:
-    """For positions beyond the image: where the border takes them from, and whether inside."""
+    """Where a border takes positions along an axis from, and which of them are inside the image."""
     inside = (index >= 0) & (index < length)
     if border == "reflect":
         index = length - 1 - jnp.abs(length - 1 - jnp.abs(index))
@@ -76,19 +81,19 @@ def _source(index: Array, length: int, border: str) -> tuple[Array, Array]:
 def _window(
     image: Array, start: Any, rows: int, margins: tuple[int, int], border: str, dtype: Any
 ) -> Array:
-    """`rows` rows from `start` on, with margins (rows, columns) on both sides of each axis."""
+    """The image's rows from `start` on, `rows` of them, with (rows, columns) of margin around."""
     height, width = image.shape[1:3]
     above, left = margins
     ys, y_inside = _source(start - above + jnp.arange(rows + 2 * above), height, border)
     xs, x_inside = _source(jnp.arange(-left, width + left), width, border)
     block = image[:, ys][:, :, xs].astype(dtype)
     if border == "zero":
-        block = jnp.where((y_inside[:, None] & x_inside)[None, :, :, None], block, 0)
+        block = jnp.where((y_inside[:, None] & x_inside[None])[None, :, :, None], block, 0)
     return block
 
 
 def _fold(inner: Array, low: Array, high: Array, axis: int, border: str) -> Array:
-    """Adjoint of a border: adds what fell on the two margins to the pixels they show."""
+    """Adjoint of a border: adds what fell on the two margins to the pixels that these repeat."""
     margin, length = low.shape[axis], inner.shape[axis]
     if border == "zero" or margin == 0:
         return inner
@@ -99,56 +104,72 @@ def _fold(inner: Array, low: Array, high: Array, axis: int, border: str) -> Arra
 
 
 def _rows_per_block(images: int, height: int, width: int, depth: int, spec: _Spec) -> int:
-    """Rows that fit the cache, at least the halo they need, all blocks about alike."""
+    """Rows that fit the cache, but no fewer than the halo has; all blocks are about alike."""
     budget = _BLOCK_SCALARS.get(jax.default_backend(), _BLOCK_SCALARS_ELSEWHERE)
     rows = max(budget // max(images * width * depth, 1), 2 * spec.reach, 1)
-    return -(-height // -(-height // rows))
+    return ceil_div(height, ceil_div(height, rows))
 
 
 def _by_rows(
-    block: Callable, shape: tuple[int, ...], depth: int, dtype: Any, spec: _Spec, after: Array
-):
-    """Array of `shape` assembled from `block(start, rows)`; the last block may overlap.
+    block: Callable[[Any, int], Array],
+    shape: tuple[int, ...],
+    depth: int,
+    dtype: Any,
+    spec: _Spec,
+    operand: Array,
+) -> Array:
+    """Puts an array together from blocks of rows; the last block may overlap the one before.
 
-    The empty result is filled from an entry of `after`, an operand of the block, because XLA
-    allocates what depends on nothing when the program starts, and keeps it until it is used.
+    Args:
+        block: `(start, rows)` to those rows of the result.
+        shape: of the result, (n, h, w, c).
+        depth: scalars that a block reads and writes for each pixel.
+        dtype: of the result.
+        spec: options of the map.
+        operand: an operand of the block. An entry of it fills the empty result, because XLA
+            allocates what depends on nothing when the program starts, and keeps it until it is
+            used.
+
+    Returns:
+        The array.
     """
     images, height, width = shape[:3]
     rows = _rows_per_block(images, height, width, depth, spec)
-    count = -(-height // rows)
+    count = ceil_div(height, rows)
     if count == 1:
         return block(0, rows).astype(dtype)
 
-    def step(out, start):
+    def step(out: Array, start: Array) -> tuple[Array, None]:
         # Without the barrier the whole block is fused into the update, which runs on one core.
         part = lax.optimization_barrier(block(start, rows).astype(dtype))
         return lax.dynamic_update_slice_in_dim(out, part, start, axis=1), None
 
     starts = jnp.minimum(jnp.arange(count) * rows, height - rows)
-    empty = jnp.broadcast_to(after[:1, :1, :1, :1].astype(dtype), shape)
+    empty = jnp.broadcast_to(operand[:1, :1, :1, :1].astype(dtype), shape)
     return lax.scan(step, empty, starts)[0]
 
 
 # ---- the closed family: x, g (n, h, w, c) and K (n, h, w, groups * taps) ------------------------
 
 
-def _settle(array: Array) -> Array:
-    """Has the array written out once, last axis contiguous.
+def _contiguous(array: Array) -> Array:
+    """Has the array written to memory, its last axis contiguous.
 
-    Left to itself the compiler reads a transposed array with strides, once for every tap.
+    Without this the compiler reads a transposed array with strides, once for every tap.
     """
     array = with_layout_constraint(array, Layout(tuple(range(array.ndim))))
     return lax.optimization_barrier(array)
 
 
-def _split(block: Array, groups: int) -> Array:
+def _by_group(block: Float[Array, "n h w k"], groups: int) -> Float[Array, "n h w groups share"]:
     return block.reshape(*block.shape[:-1], groups, -1)
 
 
-def _sum(term: Callable[[int, int, int], Array], spec: _Spec) -> Array:
-    """Sum of `term(tap, y, x)` over taps, kernel row by kernel row: less rounding than in one go.
+def _sum_over_taps(term: Callable[[int, int, int], Array], spec: _Spec) -> Array:
+    """Sum of `term(tap, y, x)` over the taps, of which (y, x) is the offset from the first.
 
-    A Python loop on purpose: unrolled, it compiles to one pass that keeps the sum in a register.
+    Each row of the kernel is summed first, which rounds less. The loops are Python's on purpose:
+    unrolled, they compile to one pass that keeps the sum in a register.
     """
     total: Any = 0
     for row, y in enumerate(spec.offsets):
@@ -160,50 +181,52 @@ def _sum(term: Callable[[int, int, int], Array], spec: _Spec) -> Array:
 
 
 @partial(jax.jit, static_argnums=2)
-def _filter_rows(x: Array, kernels: Array, spec: _Spec) -> Array:
+def _filter_rows(x: Maps, kernels: Kernels, spec: _Spec) -> Maps:
+    """`F`, block by block of rows."""
     *_, width, channels = x.shape
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, kernels.dtype), jnp.float32)
 
-    def block(start, rows):
+    def block(start: Any, rows: int) -> Array:
         image = _window(x, start, rows, (spec.reach,) * 2, spec.border, dtype)
         # A barrier keeps the compiler from redoing the gather for each of the taps.
-        image = _split(lax.optimization_barrier(image), spec.groups)
+        image = _by_group(lax.optimization_barrier(image), spec.groups)
         weights = lax.dynamic_slice_in_dim(kernels, start, rows, axis=1).astype(dtype)
-        weights = _split(weights, spec.groups)
+        weights = _by_group(weights, spec.groups)
 
-        def term(tap, y, x0):
+        def term(tap: int, y: int, x0: int) -> Array:
             return weights[..., tap, None] * image[:, y : y + rows, x0 : x0 + width]
 
-        total = _sum(term, spec)
+        total = _sum_over_taps(term, spec)
         return total.reshape(*total.shape[:3], channels)
 
     return _by_rows(block, x.shape, channels + kernels.shape[-1], x.dtype, spec, kernels)
 
 
 @partial(jax.jit, static_argnums=2)
-def _spread_rows(g: Array, kernels: Array, spec: _Spec) -> Array:
+def _spread_rows(g: Maps, kernels: Kernels, spec: _Spec) -> Maps:
+    """`G`, block by block of rows; the rows beyond the image are two blocks of their own."""
     _, height, width, channels = g.shape
     dtype = jnp.promote_types(jnp.promote_types(g.dtype, kernels.dtype), jnp.float32)
     reach = spec.reach
     full = width + 2 * reach
 
-    def padded_block(start, rows):
+    def padded_block(start: Any, rows: int) -> Array:
         # Zeros beyond the image silence whatever kernel stands beside them.
         margins = (reach, 2 * reach)
         source = _window(g, start, rows, margins, "zero", dtype)
         weights = _window(kernels, start, rows, margins, "replicate", dtype)
         source, weights = lax.optimization_barrier((source, weights))
-        source, weights = _split(source, spec.groups), _split(weights, spec.groups)
+        source, weights = _by_group(source, spec.groups), _by_group(weights, spec.groups)
 
-        def term(tap, y, x):
+        def term(tap: int, y: int, x: int) -> Array:
             down, right = 2 * reach - y, 2 * reach - x
-            here = (slice(None), slice(down, down + rows), slice(right, right + full))
-            return weights[*here, ..., tap, None] * source[here]
+            window = (slice(None), slice(down, down + rows), slice(right, right + full))
+            return weights[*window, ..., tap, None] * source[window]
 
-        total = _sum(term, spec)
+        total = _sum_over_taps(term, spec)
         return lax.optimization_barrier(total.reshape(*total.shape[:3], channels))
 
-    def block(start, rows):
+    def block(start: Any, rows: int) -> Array:
         total = padded_block(start, rows)
         low, inner, high = jnp.split(total, (reach, reach + width), axis=2)
         return _fold(inner, low, high, 2, spec.border)
@@ -215,46 +238,64 @@ def _spread_rows(g: Array, kernels: Array, spec: _Spec) -> Array:
 
 
 @partial(jax.jit, static_argnums=2)
-def _correlate_rows(g: Array, x: Array, spec: _Spec) -> Array:
+def _correlate_rows(g: Maps, x: Maps, spec: _Spec) -> Kernels:
+    """`H`, block by block of rows: products of g with what each tap reads.
+
+    With ``image`` for x and its border, and (dy, dx) for the offset of the tap (ky, kx),
+
+        out[n, y, x, (group, ky, kx)] =
+            sum over the channels c of the group of g[n, y, x, c] * image[n, y + dy, x + dx, c]
+
+    Channels are summed in an unrolled expression, `_UNROLLED_CHANNELS` of them at most in each of
+    some passes. The comments give shapes: (n, h, w) are images and their pixels, ``size`` a side of
+    the kernels, ``wide`` is w and the border on both sides.
+    """
     images, height, width, channels = x.shape
     dtype = jnp.promote_types(jnp.promote_types(g.dtype, x.dtype), jnp.float32)
-    # Channels are summed in an unrolled expression, at most so many at a time.
-    share = channels // spec.groups
-    passes = -(-share // _UNROLLED_CHANNELS)
-    unrolled = -(-share // passes)
+    in_group = channels // spec.groups
+    passes = ceil_div(in_group, _UNROLLED_CHANNELS)
+    unrolled = ceil_div(in_group, passes)
 
-    def channels_first(rows_of_pixels):
-        """(n, h, w, c) to (passes, n, h, groups, c / groups / passes, w): pixels side by side."""
-        array = jnp.swapaxes(rows_of_pixels, 2, 3)
-        array = array.reshape(*array.shape[:2], spec.groups, share, array.shape[-1])
-        array = jnp.pad(array, ((0, 0),) * 3 + ((0, passes * unrolled - share), (0, 0)))
-        array = array.reshape(*array.shape[:3], passes, unrolled, array.shape[-1])
-        return _settle(jnp.moveaxis(array, 3, 0))
+    def channels_first(maps: Array) -> Array:
+        """Pixels of a row side by side, channels by pass."""
+        maps = jnp.swapaxes(maps, 2, 3)  # (n, h, channels, w)
+        maps = maps.reshape(*maps.shape[:2], spec.groups, in_group, maps.shape[-1])
+        filling = passes * unrolled - in_group
+        maps = jnp.pad(maps, ((0, 0),) * 3 + ((0, filling), (0, 0)))
+        maps = maps.reshape(*maps.shape[:3], passes, unrolled, maps.shape[-1])
+        return _contiguous(jnp.moveaxis(maps, 3, 0))  # (passes, n, h, groups, unrolled, w)
 
-    def block(start, rows):
+    def block(start: Any, rows: int) -> Array:
         image = channels_first(_window(x, start, rows, (spec.reach,) * 2, spec.border, dtype))
-        source = channels_first(lax.dynamic_slice_in_dim(g, start, rows, axis=1).astype(dtype))
-        lifted = _settle(jnp.stack([image[:, :, y : y + rows] for y in spec.offsets], axis=3))
-        # (passes, n, rows, size, groups, c, w)
+        slopes = channels_first(lax.dynamic_slice_in_dim(g, start, rows, axis=1).astype(dtype))
+        # image: (passes, n, rows + border, groups, unrolled, wide)
+        # slopes: (passes, n, rows, groups, unrolled, w)
+        # image_rows, what each row of the kernels reads:
+        #     (passes, n, rows, size, groups, unrolled, wide)
+        image_rows = jnp.stack([image[:, :, y : y + rows] for y in spec.offsets], axis=3)
+        image_rows = _contiguous(image_rows)
 
-        def add(totals, operands):
-            lifted, source = operands
+        def add_pass(taps: tuple[Array, ...], operands: tuple[Array, Array]) -> Any:
+            """One array for each column of the kernels: (n, rows, size, groups, w)."""
+            read, slope = operands  # the shapes above, without passes
             sums = []
-            for total, x0 in zip(totals, spec.offsets, strict=True):
+            for total, x0 in zip(taps, spec.offsets, strict=True):
                 for i in range(unrolled):
-                    shifted = lifted[..., i, x0 : x0 + width]
-                    total = total + source[:, :, None, :, i] * shifted
+                    seen = read[..., i, x0 : x0 + width]  # (n, rows, size, groups, w)
+                    total = total + slope[:, :, None, :, i] * seen
                 sums.append(total)
             return tuple(sums), None
 
-        totals: Any = (jnp.zeros((images, rows, spec.size, spec.groups, width), dtype),)
-        totals *= spec.size
+        zeros = jnp.zeros((images, rows, spec.size, spec.groups, width), dtype)
+        taps = (zeros,) * spec.size
         if passes == 1:
-            totals, _ = add(totals, (lifted[0], source[0]))
+            taps, _ = add_pass(taps, (image_rows[0], slopes[0]))
         else:
-            totals, _ = lax.scan(add, totals, (lifted, source))
-        totals = [_settle(total) for total in totals]
-        columns = [total.transpose(0, 1, 4, 3, 2) for total in totals]
+            taps, _ = lax.scan(add_pass, taps, (image_rows, slopes))
+        columns = [_contiguous(total) for total in taps]
+        columns = [
+            total.transpose(0, 1, 4, 3, 2) for total in columns
+        ]  # (n, rows, w, groups, size)
         return jnp.stack(columns, axis=-1).reshape(images, rows, width, -1)
 
     shape = (images, height, width, spec.groups * spec.size**2)
@@ -262,19 +303,19 @@ def _correlate_rows(g: Array, x: Array, spec: _Spec) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _filter(x: Array, kernels: Array, spec: _Spec) -> Array:
+def _filter(x: Maps, kernels: Kernels, spec: _Spec) -> Maps:
     """F: out[y, x] = sum over taps of K[y, x, tap] * x[y + dy, x + dx]."""
     return _filter_rows(x, kernels, spec)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _spread(g: Array, kernels: Array, spec: _Spec) -> Array:
+def _spread(g: Maps, kernels: Kernels, spec: _Spec) -> Maps:
     """G: every g[y, x] is handed back to the pixels that F read, times K[y, x, tap]."""
     return _spread_rows(g, kernels, spec)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _correlate(g: Array, x: Array, spec: _Spec) -> Array:
+def _correlate(g: Maps, x: Maps, spec: _Spec) -> Kernels:
     """H: out[y, x, tap] = sum over the channels of a group of g[y, x] * x[y + dy, x + dx]."""
     return _correlate_rows(g, x, spec)
 
@@ -303,7 +344,7 @@ _correlate.defvjp(lambda g, x, spec: (_correlate(g, x, spec), keep(g, x)), _corr
 
 
 def _check(x: Array, kernels: Array, kernel_size: int, dilation: int, border: str) -> _Spec:
-    """Refuses operands that do not fit together; the messages say what would."""
+    """The options as a `_Spec`, or a ValueError that says which operands or options would fit."""
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}.")
     if dilation < 1:
@@ -319,8 +360,8 @@ def _check(x: Array, kernels: Array, kernel_size: int, dilation: int, border: st
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} must hold floating-point numbers, got {array.dtype}.")
     taps = kernel_size**2
-    groups, rest = divmod(kernels.shape[-1], taps)
-    if rest or groups == 0 or x.shape[-1] % groups:
+    groups, left_over = divmod(kernels.shape[-1], taps)
+    if left_over or groups == 0 or x.shape[-1] % groups:
         raise ValueError(
             f"kernels must have groups * {taps} channels with groups dividing the "
             f"{x.shape[-1]} channels of x, got {kernels.shape[-1]}."
@@ -335,13 +376,13 @@ def _check(x: Array, kernels: Array, kernel_size: int, dilation: int, border: st
 
 
 def _accumulate(x: Array, kernels: Array, spec: _Spec) -> Array:
-    """The closed family on one batch axis."""
+    """`F` of the closed family, all batch axes as one."""
     flat = (-1, *x.shape[-3:-1])
     out = _filter(x.reshape(*flat, x.shape[-1]), kernels.reshape(*flat, kernels.shape[-1]), spec)
     return out.reshape(x.shape)
 
 
-def _define(x: Array, kernels: Array, spec: _Spec) -> Array:
+def _by_definition(x: Array, kernels: Array, spec: _Spec) -> Array:
     """The definition: one pixel, mapped over columns, rows and images."""
     height, width, channels = x.shape[-3:]
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, kernels.dtype), jnp.float32)
@@ -350,7 +391,7 @@ def _define(x: Array, kernels: Array, spec: _Spec) -> Array:
     padded = jnp.pad(x.astype(dtype), pad, mode=mode)
     extent = (2 * spec.reach + 1, 2 * spec.reach + 1, channels)
 
-    def pixel(image, kernel, row, column):
+    def pixel(image: Array, kernel: Array, row: Array, column: Array) -> Array:
         patch = lax.dynamic_slice(image, (row, column, 0), extent)
         patch = patch[:: spec.dilation, :: spec.dilation].reshape(spec.size**2, spec.groups, -1)
         kernel = kernel.reshape(spec.groups, spec.size**2)
@@ -370,7 +411,7 @@ def _define(x: Array, kernels: Array, spec: _Spec) -> Array:
 
 IMPLEMENTATIONS: dict[str, Callable[[Array, Array, _Spec], Array]] = {
     "accumulate": _accumulate,
-    "reference": _define,
+    "reference": _by_definition,
 }
 """Ways to compute `dynamic_filter`, by name; a hardware kernel registers here."""
 
@@ -391,9 +432,9 @@ def dynamic_filter(
     positions outside the image supplied by the border.
 
     Reverse-mode derivatives of any order are available and as lean as the forward pass: no
-    intermediate grows with the number of taps beyond the kernels themselves. Forward mode
-    (`jax.jvp`, `jax.hessian`, which is forward over reverse) is not: take
-    `implementation="reference"` for it. Sums are taken in float32 at least.
+    intermediate array but the kernels grows with the number of taps. Forward-mode derivatives
+    (`jax.jvp`, and `jax.hessian`, which is forward over reverse) need
+    `implementation="reference"`. Sums are taken in float32 at least.
 
     Args:
         x: Images or features, any number of leading batch axes.
@@ -416,8 +457,8 @@ def dynamic_filter(
     spec = _check(x, kernels, kernel_size, dilation, border)
     name = "accumulate" if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
-        known = ", ".join(["auto", *IMPLEMENTATIONS])
-        raise ValueError(f"implementation must be one of {known}, got {implementation!r}.")
+        choices = ", ".join(["auto", *IMPLEMENTATIONS])
+        raise ValueError(f"implementation must be one of {choices}, got {implementation!r}.")
     return IMPLEMENTATIONS[name](x, kernels, spec)
 
 
@@ -434,4 +475,4 @@ def dynamic_filter_reference(
     Supports every transformation JAX has, and holds `kernel_size**2` copies of the image while it
     works. Arguments, result and errors are those of `dynamic_filter`.
     """
-    return _define(x, kernels, _check(x, kernels, kernel_size, dilation, border))
+    return _by_definition(x, kernels, _check(x, kernels, kernel_size, dilation, border))

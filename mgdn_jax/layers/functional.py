@@ -16,7 +16,7 @@ Flat = dict[str, Any]
 
 
 def flatten(tree: Mapping[Any, Any]) -> Flat:
-    """Nested pure dictionary -> ``{"a/0/b": leaf}``, sorted by path."""
+    """Makes ``{"a/0/b": leaf}``, sorted by path, of a nested pure dictionary."""
     flat: Flat = {}
 
     def visit(prefix: str, node: Mapping[Any, Any]) -> None:
@@ -32,7 +32,7 @@ def flatten(tree: Mapping[Any, Any]) -> Flat:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
-    """Inverse of `flatten`; path parts made of digits become integers again (list indices)."""
+    """Undoes `flatten`; parts of a path that are digits become integers again (list indices)."""
     tree: dict[Any, Any] = {}
     for path, value in flat.items():
         *parents, last = (int(p) if p.isdigit() else p for p in path.split("/"))
@@ -44,7 +44,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[Any, Any]:
 
 
 def below(flat: Flat | None, prefix: str) -> Flat | None:
-    """Entries of a flat dictionary under ``prefix/``, with the prefix removed; None stays None."""
+    """Entries of a flat dictionary under ``prefix/``, without the prefix; None stays None."""
     if flat is None:
         return None
     n = len(prefix) + 1
@@ -52,14 +52,14 @@ def below(flat: Flat | None, prefix: str) -> Flat | None:
 
 
 def above(prefix: str, flat: Flat) -> Flat:
-    """Inverse of `below`: every path put under ``prefix/``."""
+    """Undoes `below`: puts every path under ``prefix/``."""
     return {f"{prefix}/{k}": v for k, v in flat.items()}
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Flat, Flat]:
-    """Module -> ``(graphdef, params, stats)`` with flat dictionaries of arrays.
+    """Splits a module into ``(graphdef, params, stats)`` with flat dictionaries of arrays.
 
-    ``stats`` holds every variable that is no `nnx.Param` (running averages); often empty.
+    ``stats`` holds every variable that is no `nnx.Param` (running averages); it is often empty.
     """
     graphdef, params, stats = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]  # typed for one filter
     return graphdef, flatten(nnx.to_pure_dict(params)), flatten(nnx.to_pure_dict(stats))
@@ -68,7 +68,7 @@ def split(module: nnx.Module) -> tuple[nnx.GraphDef, Flat, Flat]:
 def apply(
     graphdef: nnx.GraphDef, params: Flat, stats: Flat, *args: Any, **kwargs: Any
 ) -> tuple[Any, Flat]:
-    """Call the network without side effects.
+    """Calls the network without side effects.
 
     Args:
         graphdef: static half from `split` or `abstract`.
@@ -90,90 +90,111 @@ def apply(
 
 
 REMATS = ("none", "dots", "block", "row", "example")
-"""What is kept for the gradient: all; results of matrix products; what a block was given; or only
-what a row of blocks was given. The less is kept, the more is computed again. With ``"example"`` it
-is what a block was given, and blocks work through a batch one example after the other, so that
-what is computed again is needed for a single one at a time: least memory, for CPUs."""
+"""Rematerialisation policies: what is kept for the gradient. Whatever is not, is computed again.
+
+- ``"none"`` keeps everything.
+- ``"dots"`` keeps the results of matrix products.
+- ``"block"`` keeps the inputs of every block.
+- ``"row"`` keeps the inputs of every row of blocks.
+- ``"example"`` keeps the inputs of every block, and a block takes the examples of a batch one after
+  the other. Then only one example at a time is computed again: the least memory, for CPUs.
+"""
 
 
-def given_alone(remat: str, *beside: Any) -> str:
-    """The policy, but ``"block"`` for ``"example"`` where arrays that belong to examples come too.
+def per_example_policy(remat: str, has_example_arrays: bool) -> str:
+    """The policy for a block that may take further arrays with an entry for each example.
 
-    Those are of use without gradients only (statistics of a larger picture, padding).
+    ``"example"`` runs a block over the examples of its input alone, so with further arrays (sums of
+    a larger picture, pixel weights, extents) it becomes ``"block"``. Those arrays serve inference,
+    where no gradient is taken and both policies do the same.
+
+    Args:
+        remat: one of `REMATS`.
+        has_example_arrays: whether there are further arrays.
+
+    Returns:
+        One of `REMATS`.
     """
-    return "block" if remat == "example" and any(x is not None for x in beside) else remat
+    return "block" if remat == "example" and has_example_arrays else remat
 
 
 def rematerialised(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
-    """A block's function that keeps for its gradient what the policy, one of `REMATS`, says.
+    """Puts a rematerialisation policy around a function.
 
-    For ``"example"`` the block is ``(state, x) -> tree``, of arrays with a leading batch axis.
+    Args:
+        body: any pure function; for ``"example"`` it is ``(state, x) -> y``, where x and y are
+            trees of arrays with a leading batch axis.
+        remat: one of `REMATS`; ``"row"`` does the same as ``"block"``.
+
+    Returns:
+        A function of the same arguments and results.
     """
     if remat == "none":
         return body
     if remat == "example":
 
-        def each(state: Any, xs: Any) -> Any:
-            def one(x: Any) -> Any:
-                out = body(state, jax.tree.map(lambda leaf: leaf[None], x))
-                return jax.tree.map(lambda leaf: leaf[0], out)
+        def over_examples(state: Any, xs: Any) -> Any:
+            def example(x: Any) -> Any:
+                y = body(state, jax.tree.map(lambda leaf: leaf[None], x))
+                return jax.tree.map(lambda leaf: leaf[0], y)
 
-            return jax.lax.map(jax.checkpoint(one, prevent_cse=False), xs)
+            return jax.lax.map(jax.checkpoint(example, prevent_cse=False), xs)
 
-        return each
+        return over_examples
     policy = jax.checkpoint_policies.dots_saveable if remat == "dots" else None
     return jax.checkpoint(body, prevent_cse=False, policy=policy)
 
 
 def chain(
-    modules: Sequence[nnx.Module],
+    modules: Sequence[Any],
     call: Callable[[Any, Any, Any], tuple[Any, Any]],
     carry: Any = None,
     xs: Any = None,
     *,
     remat: str = "block",
 ) -> tuple[Any, Any]:
-    """Modules of one structure in turn, as one traced and compiled body: `lax.scan` over them.
+    """Runs modules of one structure in turn; they are traced and compiled once (`jax.lax.scan`).
 
     Args:
-        modules: alike but for their values, at least one; without running statistics.
+        modules: at least one, or lists of modules (`nnx.List`); they differ in their values only
+            and have no running statistics.
         call: ``(module, carry, x) -> (carry, y)``.
-        carry: what goes from one to the next; None for modules side by side.
-        xs: a tree of arrays with a leading axis of one entry per module.
-        remat: what each body keeps for its gradient, one of `REMATS`; ``"row"`` is ``"block"``.
-            For ``"example"`` carry, y and an entry of xs are trees with a leading batch axis, and
-            whatever else ``call`` uses belongs to no example.
+        carry: what one module passes on to the next; None for modules side by side.
+        xs: a tree of arrays whose leading axis has an entry for each module.
+        remat: what each module keeps for its gradient, one of `REMATS`; ``"row"`` does the same as
+            ``"block"``. For ``"example"`` carry, y and an entry of xs are trees of arrays with a
+            leading batch axis, and ``call`` uses no other array that has one.
 
     Returns:
-        The last carry and all y, stacked.
+        The last carry, and all y, stacked.
     """
     states = [nnx.split(module) for module in modules]
     graphdef = states[0][0]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in states))
 
-    def block(state: Any, given: tuple[Any, Any]) -> tuple[Any, Any]:
-        return call(nnx.merge(graphdef, state), *given)
+    def block(state: Any, carry_and_x: tuple[Any, Any]) -> tuple[Any, Any]:
+        return call(nnx.merge(graphdef, state), *carry_and_x)
 
-    kept = rematerialised(block, remat)
+    checkpointed = rematerialised(block, remat)
 
-    def body(carry: Any, here: tuple[Any, Any]) -> tuple[Any, Any]:
-        state, x = here
-        return kept(state, (carry, x))
+    def body(carry: Any, state_and_x: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, x = state_and_x
+        return checkpointed(state, (carry, x))
 
     return jax.lax.scan(body, carry, (stacked, xs))
 
 
 def keep(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """Residuals of a custom backward pass as new arrays, each under a leading axis of 1.
+    """Residuals of a custom backward pass as new arrays, each with a leading axis of length 1.
 
-    Handed on just as they came in, they are mixed up with hoisted constants by JAX 0.10 where the
-    function is differentiated inside nested scans. A reshape costs nothing.
+    Where a function is differentiated inside nested scans, JAX 0.10 mixes up residuals that are its
+    very arguments with hoisted constants. A reshape costs nothing and prevents that.
     """
     return tuple(x[None] for x in arrays)
 
 
 def abstract(build: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, Flat, Flat]:
-    """Like `split` of ``build()``, but with `jax.ShapeDtypeStruct` leaves: allocates nothing."""
+    """`split` of ``build()`` with `jax.ShapeDtypeStruct` leaves; allocates nothing."""
     graphdef, params, stats = nnx.split(nnx.eval_shape(build), nnx.Param, ...)  # type: ignore[misc]
 
     def shapes(state: Any) -> Flat:

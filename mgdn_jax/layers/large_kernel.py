@@ -1,318 +1,35 @@
 """Convolutions with large kernels (5 to 31 pixels), dense and depthwise, quick on CPUs.
 
-A dense 15x15 convolution of 128 channels costs 3.7 million multiply-adds per pixel, its spectral
-form a hundred times fewer. The transform here is made of real matrix products only, all of them
-with channels innermost, so that nothing is transposed and the processor runs at its best:
-
-- Overlap-save: the image is cut into tiles of T x T pixels that overlap by k - 1; each tile gives
-  T - k + 1 outputs a side that no wrap-around reaches.
-- Along the width, odd frequencies pi (2 m + 1) / T, m < T / 2: T real values become T / 2 complex
-  ones, none of them redundant. (Wrap-around changes its sign; it is thrown away all the same.)
-  Along the height a usual complex transform. Both are small constant matrices.
-- Per frequency, the channels meet in a product of matrices over all tiles. Complex products take
-  three real ones (Gauss): x and kernel are kept as (re + im, re, im) and (re, im - re, re + im).
-
-Tiles are worked off in groups by a scan, which bounds the memory; see `docs/benchmarks/speed.md`.
+There are three forms, `METHODS`: XLA's own convolution, the transforms of `overlap_save`, and sums
+over taps. `choose` takes one by the shapes; all of them give the same up to rounding.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.layers.conv import _tap_products, _uniform
+from mgdn_jax.layers import overlap_save
+from mgdn_jax.layers.conv import fan_in_uniform, tap_products
 from mgdn_jax.layers.functional import keep
+from mgdn_jax.layers.overlap_save import dot, widened
+from mgdn_jax.layers.padding import match_rank
 
 METHODS = ("direct", "fft", "shift")
 _DIMS = ("NHWC", "HWIO", "NHWC")
-_TAPS = 60  # in one fused loop of the depthwise shifts
-_SHIFTED = 11  # largest depthwise kernel that is summed over taps
-_LARGE = 11  # kernels from here on make tiles that the transforms are quick for
-_FEW = 16  # output channels
-_WIDEST = 160  # input channels whose spectrum is held at once
-_GROUP = 32  # tiles in one step of the scan
-_LARGEST = 128  # pixels a side of a tile
+_TAPS_PER_LOOP = 60  # of the depthwise shifts; XLA fuses a loop's sum into one pass
+_SHIFT_UP_TO = 11  # pixels a side; depthwise kernels up to here are summed over taps
+_SHIFT_GRADIENT_UP_TO = 5  # pixels a side; the same for their gradients
+_FFT_IS_QUICK_FROM = 11  # pixels a side; such kernels make large tiles
+_FEW_OUTPUTS = 16  # channels
 
 
-class Tiling(NamedTuple):
-    """How an image is cut: tiles of ``size`` pixels, ``number`` of them, (height, width) each."""
-
-    size: tuple[int, int]
-    number: tuple[int, int]
-
-
-def _axis(extent: int, k: int) -> list[tuple[int, int]]:
-    """Possible (tile size, number of tiles) along an axis: even sizes that share it evenly."""
-    options = {}
-    for count in range(1, max(1, extent // max(k - 1, 1)) + 1):
-        size = -(-extent // count) + k - 1
-        size += size % 2
-        if count == 1 or (size >= 2 * (k - 1) and size <= _LARGEST):
-            options[size] = -(-extent // (size - k + 1))
-    small = {size: count for size, count in options.items() if size <= _LARGEST}
-    return list((small or options).items())
-
-
-def _transform_cost(th: int, tw: int, rh: int, rw: int, c: int, o: int, parts: int) -> int:
-    """Multiply-adds of a tile's four transforms."""
-    return tw * th * c * (tw + parts * th) + tw * rh * o * (parts * th + rw)
-
-
-def _fft_cost(tiling: Tiling, shape: tuple[int, ...], kernel: tuple[int, ...], groups: int) -> int:
-    (th, tw), (ny, nx) = tiling
-    kh, kw, i, o = kernel
-    c = i * groups
-    parts = 3 if groups == 1 else 2
-    tile = _transform_cost(th, tw, th - kh + 1, tw - kw + 1, c, o, parts)
-    tile += (3 * i * o if groups == 1 else 4 * o) * th * tw // 2
-    return shape[0] * ny * nx * tile + i * o * tw * kh * (kw + parts * th)
-
-
-@functools.lru_cache(maxsize=256)
-def _tiling(shape: tuple[int, ...], kernel: tuple[int, ...], groups: int) -> Tiling:
-    """The cut with the fewest multiply-adds."""
-    options = [
-        Tiling((th, tw), (ny, nx))
-        for th, ny in _axis(shape[1], kernel[0])
-        for tw, nx in _axis(shape[2], kernel[1])
-    ]
-    return min(options, key=lambda tiling: _fft_cost(tiling, shape, kernel, groups))
-
-
-class _Matrices(NamedTuple):
-    """Constant matrices of the four transforms of a tile and the two of a kernel."""
-
-    width: np.ndarray  # (tw/2 * 2, tw)
-    height: np.ndarray  # (parts * th, 2 * th)
-    height_back: np.ndarray  # (2 * rh, parts * th)
-    width_back: np.ndarray  # (rw, tw/2 * 2)
-    kernel_width: np.ndarray  # (tw/2 * 2, kw)
-    kernel_height: np.ndarray  # (parts * th, 2 * kh)
-
-
-def _odd_angles(t: int) -> np.ndarray:
-    return np.pi / t * np.outer(2 * np.arange(t // 2) + 1, np.arange(t))
-
-
-def _angles(t: int) -> np.ndarray:
-    return 2 * np.pi / t * (np.outer(np.arange(t), np.arange(t)) % t)
-
-
-def _real(rows: np.ndarray) -> np.ndarray:
-    """Complex (f, t) as real (f * 2, t): re and im of every row."""
-    return np.stack([rows.real, rows.imag], 1).reshape(-1, rows.shape[1])
-
-
-def _block(matrix: np.ndarray) -> np.ndarray:
-    """Complex (p, q) as the real (2p, 2q) that maps (re, im) to (re, im)."""
-    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
-
-
-@functools.lru_cache(maxsize=64)
-def _matrices(size: tuple[int, int], kernel: tuple[int, int], gauss: bool) -> _Matrices:
-    (th, tw), (kh, kw) = size, kernel
-    rh, rw = th - kh + 1, tw - kw + 1
-    wide, high = np.exp(-1j * _odd_angles(tw)), np.exp(-1j * _angles(th))
-    forward, back = _block(high), _block(high.conj()[:rh] / th)
-    weights = _block(high.conj()[:, :kh])
-    if gauss:
-        re, im = np.split(forward, 2)
-        forward = np.concatenate([re + im, re, im])
-        kr, ki = np.split(weights, 2)
-        weights = np.concatenate([kr, ki - kr, kr + ki])
-        br, bi = np.split(back, 2, axis=1)  # y.re = p0 - p2, y.im = p0 + p1
-        back = np.concatenate([br + bi, bi, -br], axis=1)
-    return _Matrices(
-        _real(wide),
-        forward,
-        back,
-        np.ascontiguousarray(_real(wide)[:, :rw].T) * (2 / tw),
-        _real(wide.conj()[:, :kw]),
-        weights,
-    )
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
-
-
-def _left(matrix: np.ndarray, x: Array) -> Array:
-    """Constant (p, q) times (q, *rest) or, batched, (f, q, *rest): contracts the axis of q."""
-    constant = jnp.asarray(matrix, x.dtype)
-    return _dot(constant, x.reshape(x.shape[0], -1)).reshape(-1, *x.shape[1:])
-
-
-def _left_batched(matrix: np.ndarray, x: Array) -> Array:
-    constant = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (x.shape[0], *matrix.shape))
-    flat = _dot(constant, x.reshape(*x.shape[:2], -1))
-    return flat.reshape(x.shape[0], -1, *x.shape[2:])
-
-
-def _analyse(tiles: Array, wide: np.ndarray, high: np.ndarray) -> Array:
-    """(w, h, *rest) pixels -> (frequencies along w, parts * frequencies along h, *rest)."""
-    y = _left(wide, tiles)
-    f = wide.shape[0] // 2
-    return _left_batched(high, y.reshape(f, -1, *tiles.shape[2:]))
-
-
-def _synthesise(y: Array, high: np.ndarray, wide: np.ndarray) -> Array:
-    """Inverse of `_analyse`, to the pixels that ``high`` and ``wide`` have rows for."""
-    z = _left_batched(high, y)
-    return _left(wide, z.reshape(z.shape[0] * 2, -1, *z.shape[2:]))
-
-
-def _overlapping(x: Array, axis: int, size: int, count: int, step: int) -> Array:
-    """Axis of (count - 1) * step + size -> two axes (count, size), neighbours overlapping."""
-    if count == 1:
-        return jnp.expand_dims(lax.slice_in_dim(x, 0, size, axis=axis), axis)
-
-    def blocks(start: int, length: int) -> Array:
-        part = lax.slice_in_dim(x, start, start + count * step, axis=axis)
-        part = part.reshape(*x.shape[:axis], count, step, *x.shape[axis + 1 :])
-        return lax.slice_in_dim(part, 0, length, axis=axis + 1)
-
-    return jnp.concatenate([blocks(0, step), blocks(step, size - step)], axis + 1)
-
-
-class _Groups(NamedTuple):
-    """What one step of the scan takes of (examples, tile rows), and the number of steps of each."""
-
-    taken: tuple[int, int]
-    steps: tuple[int, int]
-
-
-def _groups(batch: int, count: tuple[int, int]) -> _Groups:
-    ny, nx = count
-    rows = -(-ny // -(-ny // min(ny, max(1, round(_GROUP / nx)))))
-    examples = min(batch, max(1, _GROUP // (ny * nx))) if rows == ny else 1
-    return _Groups((examples, rows), (-(-batch // examples), -(-ny // rows)))
-
-
-def _span(count: int, size: int, step: int) -> int:
-    """Pixels that `_overlapping` wants of an axis."""
-    return size if count == 1 else (count + 1) * step
-
-
-def _grouped(
-    x: Array, size: tuple[int, int], step: tuple[int, int], nx: int, groups: _Groups, margin: Any
-) -> Any:
-    """Frames x in zeros; returns a function from the number of a step to its tiles (w, h, n, c)."""
-    (examples, rows), steps = groups
-    height = _span(rows * steps[1], size[0], step[0])
-    width = _span(nx, size[1], step[1])
-    b, h, w, c = x.shape
-    more = steps[0] * examples - b
-    pads = [
-        (m, total - extent - m)
-        for m, total, extent in zip(margin, (height, width), (h, w), strict=True)
-    ]
-    framed = jnp.pad(x, ((0, more), *pads, (0, 0)))
-
-    def tiles(index: Array) -> Array:
-        first = index // steps[1] * examples, index % steps[1] * (rows * step[0])
-        sizes = (examples, min(height, _span(rows, size[0], step[0])), width, c)
-        part = lax.dynamic_slice(framed, (*first, 0, 0), sizes)
-        part = _overlapping(part, 2, size[1], nx, step[1])
-        part = _overlapping(part, 1, size[0], rows, step[0])  # (b, ny, h, nx, w, c)
-        return part.transpose(4, 2, 0, 1, 3, 5).reshape(size[1], size[0], -1, c)
-
-    return tiles
-
-
-def _times(a: Array, b: Array) -> Array:
-    """Complex product of (f, 2 * h, ...) arrays, re before im on the second axis."""
-    (ar, ai), (br, bi) = (jnp.split(z, 2, axis=1) for z in (a, b))
-    return jnp.concatenate([ar * br - ai * bi, ar * bi + ai * br], 1)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _spectrum(kernel: Array, size: tuple[int, int], dense: bool) -> Array:
-    """(kh, kw, i, o) -> (f, parts * th, i, o)."""
-    m = _matrices(size, kernel.shape[:2], dense)
-    return _analyse(_wide(kernel).swapaxes(0, 1), m.kernel_width, m.kernel_height)
-
-
-def _once(there: Array, kernel: Array) -> Array:
-    """The kernel, but not before an array is there.
-
-    Spectra depend on weights only, and XLA for CPU would make those of all layers first and hold
-    them all. Barriers are gone when it orders its work; a factor it cannot know to be 1 is not.
-    """
-    infinite = jnp.isinf(there[(0,) * there.ndim])
-    return kernel * jnp.where(infinite, 1 + jnp.finfo(kernel.dtype).eps, 1).astype(kernel.dtype)
-
-
-def _by_fft(x: Array, kernel: Array, groups: int) -> Array:
-    if groups == 1 and kernel.shape[2] > _WIDEST:  # one part after the other, for the memory
-        rest_x, rest_kernel = x[..., _WIDEST:], kernel[:, :, _WIDEST:]
-        y = _by_fft(x[..., :_WIDEST], kernel[:, :, :_WIDEST], groups)
-        return y + _by_fft(rest_x, _once(y, rest_kernel), groups)
-    kernel = _once(x, kernel)
-    tiling = _tiling(x.shape, kernel.shape, groups)
-    return _filter(x, _spectrum(kernel, tiling.size, groups == 1), kernel.shape, tiling)
-
-
-def _filter(x: Array, spectrum: Array, shape: tuple[int, ...], tiling: Tiling) -> Array:
-    """Overlap-save with a kernel of ``shape`` given by its spectrum."""
-    (th, tw), (ny, nx) = tiling
-    kh, kw = shape[:2]
-    rh, rw = th - kh + 1, tw - kw + 1
-    b, h, w, _ = x.shape
-    o = shape[3]
-    dense = spectrum.shape[1] == 3 * th
-    m = _matrices(tiling.size, (kh, kw), dense)
-    groups = _groups(b, (ny, nx))
-    tiles = _grouped(x, (th, tw), (rh, rw), nx, groups, (kh // 2, kw // 2))
-    (examples, rows), steps = groups
-
-    def step(index: Array) -> Array:
-        y = _analyse(_wide(tiles(index)), m.width, m.height)
-        y = _dot(y, spectrum) if dense else _times(y, spectrum)
-        z = _synthesise(y, m.height_back, m.width_back).astype(x.dtype)
-        z = z.reshape(rw, rh, examples, rows, nx, o).transpose(2, 3, 1, 4, 0, 5)
-        return z.reshape(examples, rows * rh, nx * rw, o)[:, :, :w]
-
-    def put(out: Array, index: Array) -> tuple[Array, None]:
-        return lax.dynamic_update_index_in_dim(out, step(index), index, 0), None
-
-    # For the same reason the buffer of the results is made of the input, not of zeros.
-    count = steps[0] * steps[1]
-    start = jnp.full((count, examples, rows * rh, w, o), x[0, 0, 0, 0])
-    y, _ = lax.scan(put, start, jnp.arange(count))
-    y = y.reshape(*steps, examples, rows * rh, w, o).swapaxes(1, 2)
-    return y.reshape(steps[0] * examples, -1, w, o)[:b, :h]
-
-
-def _gradient_by_fft(x: Array, g: Array, shape: tuple[int, ...], groups: int) -> Array:
-    """The same with tiles of g as kernels, the kernel as output, and sums over tiles."""
-    (th, tw), (ny, nx) = tiling = _tiling(x.shape, shape, groups)
-    kh, kw = shape[:2]
-    rh, rw = th - kh + 1, tw - kw + 1
-    dense = groups == 1
-    m = _matrices(tiling.size, (rh, rw), dense)
-    taken = _groups(x.shape[0], (ny, nx))
-    tiles = _grouped(x, (th, tw), (rh, rw), nx, taken, (kh // 2, kw // 2))
-    slopes = _grouped(g, (rh, rw), (rh, rw), nx, taken, (0, 0))
-
-    def add(total: Array, index: Array) -> tuple[Array, None]:
-        y = _analyse(_wide(tiles(index)), m.width, m.height)
-        s = _analyse(_wide(slopes(index)), m.kernel_width, m.kernel_height)
-        if dense:
-            return total + _dot(y.swapaxes(2, 3), s), None
-        return total + _times(y, s).sum(2, keepdims=True), None
-
-    start = jnp.zeros((tw // 2, (3 if dense else 2) * th, *shape[2:]), _wide(x).dtype)
-    total, _ = lax.scan(add, start, jnp.arange(math.prod(taken.steps)))
-    return _synthesise(total, m.height_back, m.width_back).swapaxes(0, 1)
+# ---- the forms: convolution and gradient to the kernel ------------------------------------------
 
 
 def _direct(x: Array, kernel: Array, groups: int) -> Array:
@@ -324,87 +41,98 @@ def _direct(x: Array, kernel: Array, groups: int) -> Array:
 
 def _gradient_direct(x: Array, g: Array, shape: tuple[int, ...], groups: int) -> Array:
     kernel = jax.ShapeDtypeStruct(shape, x.dtype)
-    return _wide(jax.linear_transpose(lambda k: _direct(x, k, groups), kernel)(g)[0])
+    return widened(jax.linear_transpose(lambda k: _direct(x, k, groups), kernel)(g)[0])
 
 
-def _padded(x: Array, shape: tuple[int, ...]) -> Array:
+def _framed(x: Array, shape: tuple[int, ...]) -> Array:
+    """The map in zeros, as many as a kernel of this shape reaches beyond it."""
     kh, kw = shape[:2]
     return jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
 
 
 def _by_shifts(x: Array, kernel: Array, groups: int) -> Array:
-    kh, kw, i, o = kernel.shape
-    b, h, w, c = x.shape
-    framed = _padded(x, kernel.shape)
+    framed = _framed(x, kernel.shape)
     if groups > 1:
+        return _depthwise_by_shifts(framed, kernel, x.shape)
+    return _dense_by_shifts(framed, kernel, x.shape)
 
-        def sums(seen: Array, weights: Array) -> Array:
-            """Over the rows of taps in `weights`: one fused loop."""
-            taps = [
-                seen[:, dy : dy + h, dx : dx + w] * weights[dy, dx, 0]
-                for dy in range(weights.shape[0])
-                for dx in range(kw)
-            ]
-            return functools.reduce(jnp.add, taps)
 
-        if kh * kw <= _TAPS:
-            return sums(framed, kernel)
-        # The loop is there for what comes after: XLA would fuse the last sum into that, barrier or
-        # not, and work it out anew for every tap of a second convolution.
-        rows = max(1, min(kh // 2, _TAPS // kw))
-        first = kh % rows
+def _depthwise_by_shifts(framed: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+    b, h, w, _ = shape
+    kh, kw, _, o = kernel.shape
 
-        def add_rows(n: Array, total: Array) -> Array:
-            top = first + n * rows
-            seen = lax.dynamic_slice_in_dim(framed, top, rows - 1 + h, 1)
-            return total + sums(seen, lax.dynamic_slice_in_dim(kernel, top, rows, 0))
+    def sums(seen: Array, weights: Array) -> Array:
+        """Over the rows of taps in ``weights``: one fused loop."""
+        taps = [
+            seen[:, dy : dy + h, dx : dx + w] * match_rank(weights[dy, dx, 0], seen)
+            for dy in range(weights.shape[0])
+            for dx in range(kw)
+        ]
+        return functools.reduce(jnp.add, taps)
 
-        total = sums(framed, kernel[:first]) if first else jnp.zeros((b, h, w, o), x.dtype)
-        return lax.fori_loop(0, kh // rows, add_rows, total)
+    if kh * kw <= _TAPS_PER_LOOP:
+        return sums(framed, kernel)
+    # The loop is there for what comes after: XLA would fuse the last sum into that, barrier or
+    # not, and work it out anew for every tap of a second convolution.
+    rows = max(1, min(kh // 2, _TAPS_PER_LOOP // kw))
+    first = kh % rows
+
+    def add_rows(n: Array, total: Array) -> Array:
+        top = first + n * rows
+        seen = lax.dynamic_slice_in_dim(framed, top, rows - 1 + h, 1)
+        return total + sums(seen, lax.dynamic_slice_in_dim(kernel, top, rows, 0))
+
+    total = sums(framed, kernel[:first]) if first else jnp.zeros((b, h, w, o), framed.dtype)
+    return lax.fori_loop(0, kh // rows, add_rows, total)
+
+
+def _dense_by_shifts(framed: Array, kernel: Array, shape: tuple[int, ...]) -> Array:
+    b, h, w, c = shape
+    kh, kw, i, o = kernel.shape
 
     def add(total: Array, tap: tuple[Array, Array]) -> tuple[Array, None]:
-        at, weights = tap
-        seen = lax.dynamic_slice(framed, (0, at // kw, at % kw, 0), (b, h, w, c))
-        return total + _dot(seen, weights), None
+        index, weights = tap
+        seen = lax.dynamic_slice(framed, (0, index // kw, index % kw, 0), (b, h, w, c))
+        return total + dot(seen, weights), None
 
-    start = jnp.zeros((b, h, w, o), x.dtype)
+    start = jnp.zeros((b, h, w, o), framed.dtype)
     return lax.scan(add, start, (jnp.arange(kh * kw), kernel.reshape(-1, i, o)))[0]
 
 
 def _gradient_by_shifts(x: Array, g: Array, shape: tuple[int, ...], groups: int) -> Array:
     kh, kw, _, o = shape
     b, h, w, c = x.shape
-    if groups > 1 and max(kh, kw) <= 5:
-        return _tap_products(x, g, (kh, kw))
-    framed, g = _wide(_padded(x, shape)), _wide(g)
+    if groups > 1 and max(kh, kw) <= _SHIFT_GRADIENT_UP_TO:
+        return tap_products(x, g, (kh, kw))
+    framed, g = widened(_framed(x, shape)), widened(g)
 
-    def tap(at: Array) -> Array:
-        seen = lax.dynamic_slice(framed, (0, at // kw, at % kw, 0), (b, h, w, c))
+    def tap(index: Array) -> Array:
+        seen = lax.dynamic_slice(framed, (0, index // kw, index % kw, 0), (b, h, w, c))
         if groups > 1:
             return (seen * g).sum((0, 1, 2))
-        return _dot(seen.reshape(-1, c).T, g.reshape(-1, o))
+        return dot(seen.reshape(-1, c).T, g.reshape(-1, o))
 
     return lax.map(tap, jnp.arange(kh * kw)).reshape(shape)
 
 
-_FORMS = {"direct": _direct, "fft": _by_fft, "shift": _by_shifts}
+_FORMS = {"direct": _direct, "fft": overlap_save.convolve, "shift": _by_shifts}
 _GRADIENTS = {
     "direct": _gradient_direct,
-    "fft": _gradient_by_fft,
+    "fft": overlap_save.kernel_gradient,
     "shift": _gradient_by_shifts,
 }
 
 
 def _price(kernel: tuple[int, ...], gradient: bool) -> float:
-    """What a multiply-add of the transforms costs in those of XLA's convolution.
+    """How long a multiply-add of the transforms takes, as a multiple of one of XLA's convolution.
 
     By measurement on two cores. Small kernels make small tiles, whose products are slow; XLA's
     gradient of a kernel with few output channels is slower than its convolution.
     """
-    if max(kernel[:2]) >= _LARGE:
+    if max(kernel[:2]) >= _FFT_IS_QUICK_FROM:
         return 1.5
     if gradient:
-        return 0.9 if kernel[3] <= _FEW else 2.9
+        return 0.9 if kernel[3] <= _FEW_OUTPUTS else 2.9
     return 3.5
 
 
@@ -421,15 +149,20 @@ def choose(
         shape: of the input, NHWC.
         kernel: shape of the kernel, HWIO.
         groups: as in `large_kernel_conv`.
-        gradient: of the kernel's gradient instead of a convolution; the input's gradient is one.
+        gradient: whether it is about the gradient to the kernel. The gradient to the input is a
+            convolution again.
+
+    Returns:
+        One of `METHODS`.
     """
     kh, kw, i, o = kernel
     if groups > 1:
         if not i == 1 == o // groups:
             return "direct"
         # Sums over taps are fused into one loop, reductions over pixels are not.
-        return "shift" if max(kh, kw) <= (5 if gradient else _SHIFTED) else "fft"
-    cost = _fft_cost(_tiling(shape, kernel, groups), shape, kernel, groups)
+        limit = _SHIFT_GRADIENT_UP_TO if gradient else _SHIFT_UP_TO
+        return "shift" if max(kh, kw) <= limit else "fft"
+    cost = overlap_save.multiply_adds(shape, kernel, groups)
     direct = math.prod(shape[:3]) * math.prod(kernel)
     return "fft" if _price(kernel, gradient) * cost < direct else "direct"
 
@@ -451,7 +184,10 @@ def _conv(x: Array, kernel: Array, groups: int, method: str | None) -> Array:
 def _kernel_gradient(
     x: Array, g: Array, shape: tuple[int, ...], groups: int, method: str | None
 ) -> Array:
-    """Sum over pixels of what each tap sees times g: ``shape``, >= float32; bilinear."""
+    """Sum over pixels of what each tap sees times ``g``: of ``shape``, in float32 at least.
+
+    Linear in ``x`` and in ``g``, hence its own short derivative.
+    """
 
     def by_xla(x: Array, g: Array) -> Array:
         return _gradient_direct(x, g, shape, groups)
@@ -553,7 +289,7 @@ def large_kernel_conv(
     if groups > 1 and not i == 1 == o // groups:
         method = "direct"
     y = _conv(x, kernel.astype(x.dtype), groups, method)
-    return y if bias is None else y + bias.astype(x.dtype)
+    return y if bias is None else y + match_rank(bias.astype(x.dtype), y)
 
 
 class LargeKernelConv(nnx.Module):
@@ -582,8 +318,10 @@ class LargeKernelConv(nnx.Module):
         i = in_features // groups
         fan_in = i * kernel_size**2
         shape = (kernel_size, kernel_size, i, out_features)
-        self.kernel = nnx.Param(_uniform(rngs, shape, fan_in))
-        self.bias: Any = nnx.Param(_uniform(rngs, (out_features,), fan_in)) if use_bias else None
+        self.kernel = nnx.Param(fan_in_uniform(rngs, shape, fan_in))
+        self.bias: Any = (
+            nnx.Param(fan_in_uniform(rngs, (out_features,), fan_in)) if use_bias else None
+        )
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Convolve; computes in the dtype of ``x`` (transforms in at least float32)."""

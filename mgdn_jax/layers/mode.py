@@ -1,4 +1,4 @@
-"""How a network is run: what is random when it trains, what of a map is image when it does not."""
+"""How a network runs: its randomness in training, and in use which pixels of a map are image."""
 
 import dataclasses
 
@@ -13,16 +13,18 @@ Maps = Float[Array, "b h w c"]
 
 @dataclasses.dataclass
 class Mode:
-    """How one call of a network runs; made anew for every call, since it counts its draws.
+    """How one call of a network runs; every call needs a new one, since it counts its draws.
 
     Attributes:
-        training: batch statistics instead of running ones, and dropping where there are keys.
-        keys: a PRNG key for every example, (B,), or None, with which nothing is dropped. As each
-            example has its own, what is dropped does not depend on how a batch is laid out.
+        training: take batch statistics instead of running ones, and drop where there are keys.
+        keys: a PRNG key for every example, (B,), or None: then nothing is dropped. Each example has
+            its own key, so that what is dropped does not depend on how a batch is laid out.
         axis_name: mapped axis over which batch statistics are taken, if any.
-        extent: height and width of the image in the upper left corner of every example's map, the
-            rest being padding that must not matter; None is all of it. Not for training.
-        height: of the maps that ``extent`` is in pixels of; other maps are that many times smaller.
+        extent: height and width of the image in the upper left corner of every example's map
+            (`Extent`). Not for training.
+        height: of the maps whose pixels ``extent`` counts; for a map half as high, ``extent`` is
+            halved, and so on.
+        draws: how many times `draw` has given keys.
     """
 
     training: bool = False
@@ -33,7 +35,7 @@ class Mode:
     draws: int = dataclasses.field(default=0, init=False)
 
     def draw(self) -> Key[Array, " b"] | None:
-        """Fresh keys, one an example; None if nothing is to be dropped."""
+        """New keys, one for each example; None if nothing is to be dropped."""
         if not self.training or self.keys is None:
             return None
         self.draws += 1
@@ -46,7 +48,7 @@ class Mode:
         return padding.within(x, self.extent // (self.height // x.shape[1]))
 
     def zeroed(self, x: Maps) -> Maps:
-        """The map as zero padding continues the image; before a convolution that looks around."""
+        """The map with zeros beyond the image, as a convolution with zero padding must see it."""
         inside = self.inside(x)
         return x if inside is None else jnp.where(inside, x, 0)
 
@@ -63,6 +65,7 @@ EVAL = Mode()
 
 
 def _dropped(x: Maps, rate: float, mode: Mode, shape: tuple[int, ...]) -> Maps:
+    """Draws ``shape`` for each example and zeroes the map where a draw says so."""
     keys = mode.draw() if rate > 0 else None
     if keys is None:
         return x
@@ -76,5 +79,5 @@ def dropout(x: Maps, rate: float, mode: Mode) -> Maps:
 
 
 def drop_path(x: Maps, rate: float, mode: Mode) -> Maps:
-    """Stochastic depth: zeroes whole examples with probability ``rate``, the others grow."""
+    """Stochastic depth: zeroes each example with probability ``rate``; the others grow likewise."""
     return _dropped(x, rate, mode, (1,) * (x.ndim - 1))

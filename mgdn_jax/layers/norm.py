@@ -6,17 +6,19 @@ They differ in what shares a mean and a variance:
     layer       all channels of an example       batch    a channel of all examples
     mixed       a learned mixture of batch and layer, channel by channel
 
-All are computed from the moments of single channels, which are gathered once, in two passes.
+All are computed from the moments of single channels, which are taken once, in two passes.
 """
 
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from mgdn_jax.layers.mode import EVAL, Mode
+from mgdn_jax.layers.padding import match_rank
 
 EPSILON = 1e-5
 NORMS = ("instance", "group", "layer", "batch", "mixed")
@@ -35,7 +37,7 @@ def _channel_moments(x: Array, mode: Mode) -> tuple[Array, Array]:
 
 
 def _pooled(mean: Array, variance: Array, axis: int) -> tuple[Array, Array]:
-    """Moments of the union of equally large parts from their own, over one axis."""
+    """Mean and variance of a whole from those of its equal parts, which lie along an axis."""
     whole = jnp.mean(mean, axis, keepdims=True)
     return whole, jnp.mean(variance + jnp.square(mean - whole), axis, keepdims=True)
 
@@ -46,14 +48,15 @@ class _Affine(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
 
     def _normal(self, wide: Array, mean: Array, variance: Array) -> Array:
-        slope = lax.rsqrt(variance + EPSILON) * self.scale[...]
-        return (wide - mean) * slope + self.bias[...]
+        inverse = lax.rsqrt(variance + EPSILON)
+        slope = inverse * match_rank(self.scale[...], inverse)
+        return (wide - mean) * slope + match_rank(self.bias[...], wide)
 
 
 class GroupNorm(_Affine):
-    """Group normalisation; ``groups`` is 1 for layer and ``features`` for instance norm.
+    """Group normalisation; with 1 group it is layer norm, with ``features`` groups instance norm.
 
-    Statistics are of the whole image, so a tile has others.
+    It takes its statistics from the whole image, so a tile has others.
     """
 
     def __init__(self, features: int, groups: int):
@@ -77,9 +80,10 @@ class GroupNorm(_Affine):
 class BatchNorm(_Affine):
     """Batch normalisation as PyTorch's: the running variance is the unbiased one.
 
-    In training it normalises by the batch (across the devices of ``mode.axis_name``, so that a
-    run does not depend on how a batch is laid out) and moves its running moments,
-    ``running <- momentum * running + (1 - momentum) * batch``; else it normalises by those.
+    In training it normalises by the moments of the batch, across the devices of
+    ``mode.axis_name``, so that a run does not depend on how a batch is laid out. It then moves its
+    running moments, ``running <- momentum * running + (1 - momentum) * batch``. In use it
+    normalises by the running moments.
     """
 
     def __init__(self, features: int, momentum: float = 0.9):
@@ -92,12 +96,13 @@ class BatchNorm(_Affine):
         """Normalise in float32 or wider and return the dtype of ``x``."""
         wide = _wide(x)
         if not mode.training:
-            return self._normal(wide, self.mean[...], self.variance[...]).astype(x.dtype)
+            mean, variance = (match_rank(v[...], wide) for v in (self.mean, self.variance))
+            return self._normal(wide, mean, variance).astype(x.dtype)
         mean, variance = _pooled(*_channel_moments(wide, mode), 0)
         count = x.shape[0] * x.shape[1] * x.shape[2]
         if mode.axis_name is not None:
-            own, mean = mean, lax.pmean(mean, mode.axis_name)
-            variance = lax.pmean(variance + jnp.square(own - mean), mode.axis_name)
+            local_mean, mean = mean, lax.pmean(mean, mode.axis_name)
+            variance = lax.pmean(variance + jnp.square(local_mean - mean), mode.axis_name)
             count *= lax.axis_size(mode.axis_name)
         unbiased = variance * (count / max(count - 1, 1))
         for running, value in ((self.mean, mean), (self.variance, unbiased)):
@@ -107,7 +112,7 @@ class BatchNorm(_Affine):
 
 
 class MixedNorm(nnx.Module):
-    """``scale * (w batch(x) + (1 - w) layer(x)) + bias`` with a learned w a channel, 1 at first."""
+    """``scale * (w batch(x) + (1 - w) layer(x)) + bias``; each channel learns its w, at first 1."""
 
     def __init__(self, features: int):
         self.batch = BatchNorm(features)
@@ -118,9 +123,10 @@ class MixedNorm(nnx.Module):
 
     def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
         """Normalise in float32 or wider and return the dtype of ``x``."""
-        wide, w = _wide(x), self.weight[...]
+        wide = _wide(x)
+        w, scale, bias = (match_rank(v[...], wide) for v in (self.weight, self.scale, self.bias))
         mixed = w * self.batch(wide, mode) + (1 - w) * self.layer(wide, mode)
-        return (self.scale[...] * mixed + self.bias[...]).astype(x.dtype)
+        return (scale * mixed + bias).astype(x.dtype)
 
 
 def make_norm(kind: str, features: int, groups: int = 1) -> Any:
@@ -131,6 +137,9 @@ def make_norm(kind: str, features: int, groups: int = 1) -> Any:
         features: channels.
         groups: of ``"group"``; lowered to 1 where there are fewer channels than groups.
 
+    Returns:
+        A module ``(x, mode) -> x``.
+
     Raises:
         ValueError: an unknown name, or groups that do not divide the channels.
     """
@@ -138,22 +147,32 @@ def make_norm(kind: str, features: int, groups: int = 1) -> Any:
         return BatchNorm(features)
     if kind == "mixed":
         return MixedNorm(features)
-    known = {"instance": features, "layer": 1, "group": groups if features >= groups else 1}
-    if kind not in known:
+    group_counts = {"instance": features, "layer": 1, "group": groups if features >= groups else 1}
+    if kind not in group_counts:
         raise ValueError(f"norm is one of {', '.join(NORMS)}, got {kind!r}")
-    return GroupNorm(features, known[kind])
+    return GroupNorm(features, group_counts[kind])
 
 
 def fold_batch_norm(
-    kernel: Float[Array, "kh kw i o"],
-    scale: Float[Array, " o"],
-    bias: Float[Array, " o"],
-    mean: Float[Array, " o"],
-    variance: Float[Array, " o"],
+    kernel: Float[Array | np.ndarray, "kh kw i o"],
+    scale: Float[Array | np.ndarray, " o"],
+    bias: Float[Array | np.ndarray, " o"],
+    mean: Float[Array | np.ndarray, " o"],
+    variance: Float[Array | np.ndarray, " o"],
 ) -> tuple[Float[Array, "kh kw i o"], Float[Array, " o"]]:
-    """``(kernel, bias)`` of the one convolution that equals a bias-free one and its batch norm.
+    """A convolution without bias and the batch norm after it, as one convolution.
 
     ``K' = K scale / sqrt(variance + eps)``, ``b' = bias - mean scale / sqrt(variance + eps)``.
+
+    Args:
+        kernel: K, HWIO.
+        scale: of the norm.
+        bias: of the norm.
+        mean: running mean of the norm.
+        variance: running variance of the norm.
+
+    Returns:
+        ``(K', b')``.
     """
-    factor = scale * lax.rsqrt(variance + EPSILON)
-    return kernel * factor, bias - mean * factor
+    factor = jnp.asarray(scale) * lax.rsqrt(variance + EPSILON)
+    return jnp.asarray(kernel) * match_rank(factor, kernel), jnp.asarray(bias) - mean * factor

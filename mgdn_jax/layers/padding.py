@@ -1,29 +1,45 @@
-"""Maps that are larger than the images in them: how they grow, and what of them is image."""
+"""Shapes of maps: how maps grow beyond the images in them, and what of them is image."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 Extent = Int[Array, "b 2"] | None
-"""Height and width of the image in the upper left corner of each example's map, the rest of which
-is padding that must not matter; then one compiled program serves many sizes. None is all of it."""
+"""Height and width of the image in the upper left corner of each example's map. The pixels beyond
+are padding that must not matter, so that one compiled program serves many sizes. None says that the
+images fill their maps."""
+
+
+def ceil_div(a: int, b: int) -> int:
+    """``a / b`` rounded up, for a positive ``b``."""
+    return -(-a // b)
+
+
+def match_rank(x: Array | np.ndarray, like: Array | np.ndarray) -> Array:
+    """``x`` with leading axes of length 1, so that it has as many axes as ``like``.
+
+    It makes broadcasting explicit, which JAX may be told to insist on: ``y + match_rank(bias, y)``.
+    """
+    return jnp.expand_dims(x, tuple(range(like.ndim - x.ndim)))
 
 
 def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
-    """Whether a pixel of a map lies in its image."""
-    row, column = jnp.arange(x.shape[1])[:, None], jnp.arange(x.shape[2])[None]
+    """Whether a pixel of a map (N, H, W, C) lies in its image."""
+    row, column = jnp.arange(x.shape[1])[None, :, None], jnp.arange(x.shape[2])[None, None]
     return ((row < extent[:, 0, None, None]) & (column < extent[:, 1, None, None]))[..., None]
 
 
 def zeroed(x: Array, extent: Extent) -> Array:
-    """A map that is zero outside its images, whatever stood there (infinities, too)."""
+    """The map with zeros outside its images, whatever stood there (infinities, too)."""
     return x if extent is None else jnp.where(within(x, extent), x, 0)
 
 
 def pad_to_multiple(x: Array, multiple: int) -> Array:
-    """NHWC grown bottom and right to the next multiple: reflection, edge pixel not repeated.
+    """An NHWC map grown at the bottom and right, by reflection, to the next multiple.
 
-    A side too short to reflect repeats its edge instead, so that any size passes.
+    The edge pixel is not repeated, unless a side is too short to reflect: then its edge fills what
+    is missing, so that any size passes.
     """
     for axis in (1, 2):
         n = x.shape[axis]
@@ -41,17 +57,17 @@ def fill_to_multiple(x: Array, extent: Array, multiple: int) -> Array:
     Args:
         x: NHWC maps with H and W multiples of ``multiple``.
         extent: (N, 2) height and width of each image.
-        multiple: as there.
+        multiple: of what the images become multiples, in height and width.
 
     Returns:
         The maps, the images in them grown; beyond those, copies of their pixels.
     """
 
-    def one(x: Array, size: Array) -> Array:
+    def fill(x: Array, size: Array) -> Array:
         for axis in (0, 1):
             n, i = size[axis], jnp.arange(x.shape[axis])
             mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - i, n - 1)
             x = jnp.take(x, jnp.clip(jnp.where(i < n, i, mirrored), 0, n - 1), axis=axis)
         return x
 
-    return jax.vmap(one)(x, extent)
+    return jax.vmap(fill)(x, extent)

@@ -1,8 +1,8 @@
 """Restormer blocks: attention across channels over the whole image, and gated feed-forward.
 
-Both are pointwise maps and 3x3 convolutions around one global statistic (a small Gram matrix per
-example), so large maps on a CPU go through in strips of rows that stay in cache: one pass gathers
-the statistics, a second one uses them. `in_strips` does the cutting for anything built alike.
+Both consist of pointwise maps and 3x3 convolutions around one global statistic (a small Gram matrix
+per example). So a CPU takes large maps in strips of rows that stay in cache: one pass gathers the
+statistics, a second one uses them. `in_strips` does the cutting for anything of that structure.
 """
 
 import functools
@@ -26,20 +26,21 @@ from mgdn_jax.layers.conv import (
     depthwise_inner,
     pointwise,
 )
-from mgdn_jax.layers.functional import below, chain, given_alone
-from mgdn_jax.layers.padding import Extent, zeroed
+from mgdn_jax.layers.functional import below, chain, per_example_policy
+from mgdn_jax.layers.padding import Extent, ceil_div, zeroed
 
 STRIP_PIXELS = 8_192
-"""Pixels of a strip, about; maps of more than four of them are cut on a CPU."""
+"""Pixels of a strip, about; a CPU cuts maps that are larger than four strips."""
 
-Inside = Float[Array, "_ h w 1"] | None
-"""1 or 0 by pixel of a strip: whether it lies in the image. None is a whole map."""
+Inside = Float[Array, "_ framed_h framed_w 1"] | None
+"""1 for every pixel of a strip and its frame that lies in the image, else 0. None stands for a map
+that is whole and has no frame."""
 
 
 def in_strips(
-    whole: Callable[[Sequence[Array], Sequence[Array], Inside], tuple[Any, Any]],
+    function: Callable[[Sequence[Array], Sequence[Array], Inside], tuple[Any, Any]],
     maps: Sequence[Float[Array, "b h w _"]],
-    examples: Sequence[Float[Array, "b *_"]] = (),
+    examples: Sequence[Float[Array, "b ..."]] = (),
     *,
     reflect: bool = False,
     extent: Extent = None,
@@ -47,77 +48,89 @@ def in_strips(
     """Evaluates a row-local function on maps, strip by strip where that is quicker (a CPU).
 
     Args:
-        whole: takes maps, what belongs to their examples, and ``inside``; returns a tree of maps
-            of the same size and a tree of sums, each with a leading example axis. Given ``inside``
-            the maps have a frame of one pixel, neighbours or zeros, that it does not answer for;
-            pixels that are not inside must look like zero padding to its convolutions.
+        function: ``(maps, examples, inside) -> (maps, sums)``. It returns a tree of maps as large
+            as those it takes, and a tree of sums over pixels, each with a leading example axis.
+            Where ``inside`` is not None, the maps it takes have a frame of one pixel around them,
+            with neighbours or zeros, and the maps it returns have none. Pixels that are not inside
+            must look like zero padding to its convolutions.
         maps: (B, H, W, C) each, of any channels.
         examples: arrays with one entry per example.
-        reflect: beyond the border of the image the frame has reflected pixels instead of zeros.
-        extent: of the images in the maps. With it ``inside`` is always given, for one example or
+        reflect: whether the frame has reflected pixels instead of zeros beyond the image.
+        extent: of the images in the maps. With it ``inside`` is always there, for one example or
             for all of them, and what is returned outside the images has no meaning.
 
     Returns:
-        What ``whole(maps, examples, None)`` returns, up to rounding.
+        What ``function(maps, examples, None)`` returns, up to rounding.
     """
-    b, h, w, _ = maps[0].shape
-    few = not is_large(maps[0])
-    if few and extent is None:
-        return whole(maps, examples, None)
+    _, h, w, _ = maps[0].shape
+    large = is_large(maps[0])
+    if not large and extent is None:
+        return function(maps, examples, None)
     if extent is not None:
         maps = [zeroed(x, extent) for x in maps]
-    count = -(-h // max(1, STRIP_PIXELS // w))
-    rows = -(-h // count)
-    count = -(-h // rows)
 
-    def stripwise(maps: Sequence[Array], examples: Sequence[Array]) -> tuple[Any, Any]:
-        framed = [_framed(x, reflect, extent, count * rows - h) for x in maps]
-        sizes = jnp.full((b, 2), jnp.asarray([h, w])) if extent is None else extent
-
-        def strip(place: Any) -> tuple[Any, Any]:
-            example, top = place // count, place % count * rows
-            strips = [
-                lax.dynamic_slice(x, (example, top, 0, 0), (1, rows + 2, w + 2, x.shape[-1]))
-                for x in framed
-            ]
-            inside = _inside(sizes[example][None], rows, w, top, maps[0].dtype)
-            mine = [lax.dynamic_slice_in_dim(x, example, 1) for x in examples]
-            # Without the barrier the strip is fused into its storing, which runs on one core.
-            return lax.optimization_barrier(whole(strips, mine, inside))
-
-        def one(carry: tuple[Any, Any], place: Array) -> tuple[Any, None]:
-            outs, sums = carry
-            out, own = strip(place)
-            sums = jax.tree.map(lambda total, s: total.at[place // count].add(s[0]), sums, own)
-            outs = jax.tree.map(
-                lambda all_, y: lax.dynamic_update_index_in_dim(all_, y[0], place, 0), outs, out
-            )
-            return (outs, sums), None
-
-        # Results fill buffers that depend on the maps: constant ones (a scan's own) are all made
-        # as early as possible and held until their loop's turn, several times the memory.
-        value = maps[0][0, 0, 0, 0]
-        kinds, sums = jax.eval_shape(strip, jax.ShapeDtypeStruct((), jnp.int32))
-        outs = jax.tree.map(
-            lambda y: jnp.full((b * count, *y.shape[1:]), value.astype(y.dtype)), kinds
-        )
-        sums = jax.tree.map(lambda s: jnp.zeros((b, *s.shape[1:]), s.dtype), sums)
-        (outs, sums), _ = lax.scan(one, (outs, sums), jnp.arange(b * count))
-
-        def joined(y: Array) -> Array:
-            return y.reshape(b, count * rows, *y.shape[2:])[:, :h]
-
-        return jax.tree.map(joined, outs), sums
+    def strip_by_strip(maps: Sequence[Array], examples: Sequence[Array]) -> tuple[Any, Any]:
+        return _strip_by_strip(function, maps, examples, reflect, extent)
 
     def at_once(maps: Sequence[Array], examples: Sequence[Array]) -> tuple[Any, Any]:
         if extent is None:
-            return whole(maps, examples, None)
+            return function(maps, examples, None)
         framed = [_framed(x, reflect, extent, 0) for x in maps]
-        return whole(framed, examples, _inside(extent, h, w, 0, maps[0].dtype))
+        return function(framed, examples, _inside(extent, h, w, 0, maps[0].dtype))
 
-    if few:
+    if not large:
         return at_once(maps, examples)
-    return lax.platform_dependent(list(maps), list(examples), cpu=stripwise, default=at_once)
+    return lax.platform_dependent(list(maps), list(examples), cpu=strip_by_strip, default=at_once)
+
+
+def _strip_by_strip(
+    function: Callable[..., tuple[Any, Any]],
+    maps: Sequence[Array],
+    examples: Sequence[Array],
+    reflect: bool,
+    extent: Extent,
+) -> tuple[Any, Any]:
+    """`in_strips` by a scan over the strips of all examples."""
+    b, h, w, _ = maps[0].shape
+    rows = ceil_div(h, ceil_div(h, max(1, STRIP_PIXELS // w)))
+    count = ceil_div(h, rows)
+    framed = [_framed(x, reflect, extent, count * rows - h) for x in maps]
+    sizes = jnp.full((b, 2), jnp.asarray([h, w])) if extent is None else extent
+
+    def strip(number: Any) -> tuple[Any, Any]:
+        example, top = number // count, number % count * rows
+        strips = [
+            lax.dynamic_slice(x, (example, top, 0, 0), (1, rows + 2, w + 2, x.shape[-1]))
+            for x in framed
+        ]
+        inside = _inside(sizes[example][None], rows, w, top, maps[0].dtype)
+        entries = [lax.dynamic_slice_in_dim(x, example, 1) for x in examples]
+        # Without the barrier the strip is fused into its storing, which runs on one core.
+        return lax.optimization_barrier(function(strips, entries, inside))
+
+    def store(carry: tuple[Any, Any], number: Array) -> tuple[Any, None]:
+        outs, sums = carry
+        out, strip_sums = strip(number)
+        sums = jax.tree.map(lambda total, s: total.at[number // count].add(s[0]), sums, strip_sums)
+        outs = jax.tree.map(
+            lambda all_, y: lax.dynamic_update_index_in_dim(all_, y[0], number, 0), outs, out
+        )
+        return (outs, sums), None
+
+    # Results fill buffers that depend on the maps: constant ones (a scan's own) are all made
+    # as early as possible and held until their loop's turn, several times the memory.
+    value = maps[0][0, 0, 0, 0]
+    out_shapes, sum_shapes = jax.eval_shape(strip, jax.ShapeDtypeStruct((), jnp.int32))
+    outs = jax.tree.map(
+        lambda y: jnp.full((b * count, *y.shape[1:]), value.astype(y.dtype)), out_shapes
+    )
+    sums = jax.tree.map(lambda s: jnp.zeros((b, *s.shape[1:]), s.dtype), sum_shapes)
+    (outs, sums), _ = lax.scan(store, (outs, sums), jnp.arange(b * count))
+
+    def joined(y: Array) -> Array:
+        return y.reshape(b, count * rows, *y.shape[2:])[:, :h]
+
+    return jax.tree.map(joined, outs), sums
 
 
 def is_large(x: Float[Array, "b h w _"]) -> bool:
@@ -125,16 +138,16 @@ def is_large(x: Float[Array, "b h w _"]) -> bool:
     return x.shape[1] * x.shape[2] > 4 * STRIP_PIXELS
 
 
-def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, "b h+2 w+2 1"]:
-    """1 where a frame of (h + 2, w + 2) pixels, its rows counted from ``top``, lies in an image."""
-    row, column = top + jnp.arange(h + 2)[:, None], jnp.arange(w + 2)[None]
+def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, "b {h+2} {w+2} 1"]:
+    """`Inside` of the rows from ``top`` on, h of them, in images of ``sizes`` (height, width)."""
+    row, column = top + jnp.arange(h + 2)[None, :, None], jnp.arange(w + 2)[None, None]
     height, width = sizes[:, 0, None, None], sizes[:, 1, None, None]
     inside = (row >= 1) & (row <= height) & (column >= 1) & (column <= width)
     return inside.astype(dtype)[..., None]
 
 
 def _framed(x: Array, reflect: bool, extent: Extent, more: int) -> Array:
-    """A map with a frame of one pixel, and ``more`` rows of zeros below."""
+    """The map with a frame of one pixel, and ``more`` rows of zeros below."""
     if not reflect:
         return jnp.pad(x, ((0, 0), (1, 1 + more), (1, 1), (0, 0)))
     if extent is None:
@@ -142,7 +155,7 @@ def _framed(x: Array, reflect: bool, extent: Extent, more: int) -> Array:
         return jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0)))
     x = jnp.pad(x, ((0, 0), (1, 1 + more), (1, 1), (0, 0)))
 
-    def one(x: Array, size: Array) -> Array:
+    def reflected(x: Array, size: Array) -> Array:
         for axis in (0, 1):
             n = size[axis]
             for place, source in ((0, jnp.minimum(2, n)), (n + 1, jnp.maximum(n - 1, 1))):
@@ -150,7 +163,7 @@ def _framed(x: Array, reflect: bool, extent: Extent, more: int) -> Array:
                 x = lax.dynamic_update_slice_in_dim(x, line, place, axis)
         return x
 
-    return jax.vmap(one)(x, extent)
+    return jax.vmap(reflected)(x, extent)
 
 
 def masked(x: Array, inside: Inside) -> Array:
@@ -158,19 +171,19 @@ def masked(x: Array, inside: Inside) -> Array:
     return x if inside is None else x * inside
 
 
-def answered(x: Array, inside: Inside) -> Array:
-    """The pixels a strip answers for: all of a whole map, without its frame otherwise."""
+def without_frame(x: Array, inside: Inside) -> Array:
+    """The strip without its frame of one pixel; a whole map (``inside`` is None) has none."""
     return x if inside is None else x[:, 1:-1, 1:-1]
 
 
 def local(x: Array, kernel: Float[Array, "3 3 1 c"], inside: Inside) -> Array:
-    """Depthwise convolution of the pixels answered for."""
+    """Depthwise 3x3 convolution; that of a strip uses up its frame."""
     kernel = kernel.astype(x.dtype)
     return depthwise(x, kernel) if inside is None else depthwise_inner(x, kernel)
 
 
 def gelu(x: Array) -> Array:
-    """GELU, x Phi(x), by erf: thrice as fast on a CPU as by erfc, for a far tail nobody sees."""
+    """GELU, x Phi(x), by erf: on a CPU three times as fast as by erfc, and coarser in the tail."""
     return 0.5 * x * (1.0 + lax.erf(x * math.sqrt(0.5)))
 
 
@@ -193,13 +206,13 @@ class QueryKeyValue(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w c"], inside: Inside = None
-    ) -> list[Float[Array, "b h w c"]]:
-        """The three maps ``[q, k, v]`` of features that are zero where not inside."""
+    ) -> list[Float[Array, "b out_h out_w c"]]:
+        """The maps ``[q, k, v]`` without the frame of a strip; ``x`` must be 0 where not inside."""
         if isinstance(self.local, Conv2d):
             # Nothing lies between the two: they are one convolution, of a third of the work.
             project, dense = self.project.kernel[...][0, 0], self.local.kernel[...]
             both = jnp.einsum("ij,yxjo->yxio", project, dense).astype(x.dtype)
-            return jnp.split(answered(conv2d(x, both), inside), 3, -1)
+            return jnp.split(without_frame(conv2d(x, both), inside), 3, -1)
         if inside is None:
             return jnp.split(self.local(self.project(x)), 3, -1)  # type: ignore[operator]
         c = x.shape[-1]
@@ -213,8 +226,8 @@ class QueryKeyValue(nnx.Module):
 class TransposedAttention(nnx.Module):
     """Self-attention across channels (MDTA, Restormer Sec. 3.1): one c/heads square map per head.
 
-    Queries and keys are L2-normalised over the pixels of the whole image; what the attention
-    gathers are plain sums over pixels (`channel_sums`), which tiles of a picture can add up.
+    Queries and keys are L2-normalised over the pixels of the whole image. What the attention needs
+    of it are plain sums over pixels (`channel_sums`), which tiles of a picture can add up.
     """
 
     def __init__(
@@ -253,16 +266,16 @@ class GatedFeedForward(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w c"], inside: Inside = None
-    ) -> Float[Array, "b h w c"]:
-        """Transform features that are zero where not inside."""
+    ) -> Float[Array, "b out_h out_w c"]:
+        """Transforms features and drops the frame of a strip; ``x`` must be 0 where not inside."""
         halves = local_halves(self.expand, self.local, x, inside)
         return self.contract(gelu(halves[0]) * halves[1])
 
 
 def local_halves(
-    expand: Conv2d, layer: DepthwiseConv2d, x: Array, inside: Inside
-) -> list[Float[Array, "b h w h"]]:
-    """Halves of the channels of ``layer(expand(x))``."""
+    expand: Conv2d, layer: DepthwiseConv2d, x: Float[Array, "b h w _"], inside: Inside
+) -> list[Float[Array, "b out_h out_w hidden"]]:
+    """Both halves of the channels of ``layer(expand(x))``, without the frame of a strip."""
     if inside is None:
         return jnp.split(layer(expand(x)), 2, -1)
     wide, kernel = expand.kernel[...][0, 0].astype(x.dtype), layer.kernel[...]
@@ -326,36 +339,36 @@ class RestormerBlock(nnx.Module):
         pixel_weights: Float[Array, "b h w 1"] | None = None,
         extent: Extent = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
-        """Transform.
+        """Transforms features.
 
         Args:
             x: features.
-            context: sums over pixels to use instead of this call's own.
+            context: sums over pixels to use instead of those of this call.
             pixel_weights: weight of every pixel in the returned sums (default 1).
             extent: of the images in the maps, see `Extent`.
 
         Returns:
             Features, and the sums of the attention (see `channel_sums`).
         """
-        v, own = in_strips(
+        v, sums = in_strips(
             lambda maps, _, inside: gather(
                 self.attention.qkv(masked(self.norm1(maps[0]), inside), inside), maps[1:], inside
             ),
             [x] if pixel_weights is None else [x, pixel_weights],
             extent=extent,
         )
-        mix = self.attention.mixing(own if context is None else context).astype(x.dtype)
+        mix = self.attention.mixing(sums if context is None else context).astype(x.dtype)
 
         def finish(maps: Sequence[Array], mix: Sequence[Array], inside: Inside) -> tuple[Any, Any]:
             y = maps[0] + mixed(maps[1], mix[0])
             normal = masked(self.norm2(y), inside)
-            return answered(y, inside) + self.feed_forward(normal, inside), {}
+            return without_frame(y, inside) + self.feed_forward(normal, inside), {}
 
-        return in_strips(finish, [x, v], [mix], extent=extent)[0], own
+        return in_strips(finish, [x, v], [mix], extent=extent)[0], sums
 
 
 def run_rows(
-    rows: Sequence[nnx.List],
+    rows: Sequence[Sequence[nnx.Module]],
     xs: Array,
     context: Sequence[dict[str, Array] | None] | None = None,
     pixel_weights: Array | None = None,
@@ -363,15 +376,15 @@ def run_rows(
     remat: str = "row",
     extent: Extent = None,
 ) -> tuple[Array, list[dict[str, Array]]]:
-    """A row of blocks for each of the maps ``xs`` (rows, B, H, W, C).
+    """Runs a row of blocks on each of the maps ``xs``.
 
-    All blocks of all rows are alike, hence one compiled body (`functional.chain`), which compiles
-    several times faster.
+    All blocks of all rows are alike, so one body is compiled (`functional.chain`), which is several
+    times faster than to compile each.
 
     Args:
         rows: lists of `RestormerBlock`, all of one length.
-        xs: the map each row starts from.
-        context: for each row the sums to use instead of its own, or None.
+        xs: (rows, B, H, W, C), the map that each row starts from.
+        context: for each row the sums to use instead of those of this call, or None.
         pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
         remat: what is kept for the gradient, one of `functional.REMATS`.
         extent: of the images in the maps, see `Extent`.
@@ -380,41 +393,46 @@ def run_rows(
         The results (rows, B, H, W, C), and the sums of each row, named ``"0/qk"``, ... by block.
     """
     depth = len(rows[0])
-    remat = given_alone(remat, pixel_weights, extent)
+    remat = per_example_policy(remat, pixel_weights is not None or extent is not None)
 
-    def row(blocks: nnx.List, _: None, here: tuple[Array, Any]) -> tuple[None, Any]:
-        def one(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
+    def run_row(
+        blocks: Sequence[nnx.Module], _: None, x_and_sums: tuple[Array, Any]
+    ) -> tuple[None, Any]:
+        def run_block(block: nnx.Module, x: Array, sums: Any) -> tuple[Array, Any]:
             return block(x, context=sums, pixel_weights=pixel_weights, extent=extent)
 
-        return None, chain(blocks, one, *here, remat=remat)
+        return None, chain(blocks, run_block, *x_and_sums, remat=remat)
 
     def stack(trees: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
-    given = None
+    stacked = None
     if context is not None and context[0] is not None:
-        given = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
-    whole = "row" if remat == "row" else "none"
-    ys, sums = chain(rows, row, None, (xs, given), remat=whole)[1]
-    own = [
+        stacked = stack([stack([below(sums, str(i)) for i in range(depth)]) for sums in context])
+    row_remat = "row" if remat == "row" else "none"
+    ys, sums = chain(rows, run_row, None, (xs, stacked), remat=row_remat)[1]
+    named = [
         {f"{i}/{name}": x[r, i] for i in range(depth) for name, x in sums.items()}
         for r in range(len(rows))
     ]
-    return ys, own
+    return ys, named
 
 
 def gather(
     qkv: Sequence[Float[Array, "b h w c"]], weights: Sequence[Array], inside: Inside
 ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
-    """Values, and `channel_sums` of queries and keys; pixels that fill the last strip do not count.
+    """`channel_sums` of queries and keys, in the form that `in_strips` wants of its function.
 
     Args:
-        qkv: queries, keys and values, of the pixels answered for.
+        qkv: queries, keys and values, without the frame of a strip.
         weights: nothing, or the map of pixel weights, with the frame.
-        inside: as `in_strips` has it.
+        inside: as in `in_strips`; pixels that only fill the last strip do not count.
+
+    Returns:
+        The values, and the sums.
     """
     q, k, v = qkv
-    factors = [answered(x, inside) for x in (*weights, inside) if x is not None]
+    factors = [without_frame(x, inside) for x in (*weights, inside) if x is not None]
     return v, channel_sums(q, k, math.prod(factors[1:], start=factors[0]) if factors else None)
 
 

@@ -1,14 +1,25 @@
 """The ruler: quality metrics of fused images, in float64 on the host.
 
 `evaluate(fused, a, b)` scores a picture against its two sources, `evaluate_truth(fused, truth)`
-against the true picture where there is one; `METRICS` says what each name means and `names`
-reads a list of them. The functions are pure, take `(H, W)` arrays in 0..255, never raise on
-degenerate content (they return NaN or infinity where the definition does) and reproduce the
-published evaluators to rounding. Where published evaluators differ there are two variants,
-`standard` and `cddfuse`, under different column names.
+against the true picture where there is one. `METRICS` says what each name means, and `names` reads
+a list of them. All functions are pure and reproduce the published evaluators to rounding. Where
+published evaluators differ there are two variants, `standard` and `cddfuse`, under different
+column names.
+
+What follows holds for every metric, and their docstrings do not repeat it:
+
+- Roles: `f` is the fused image, F in formulas. `a` and `b` are its sources, A and B, and X or S
+  stands for either of them. Each is `(H, W)` with values in 0..255, an array or a `Gray`. Metrics
+  against the true picture take the image, `x` or `prediction`, and `truth`.
+- Result: a float in the unit that follows the range; a range without a unit is that of a pure
+  number. Content never raises: where a definition is degenerate the result is what stands under
+  "Degenerate", NaN or infinity included.
+- Errors: `InputError` where the images differ in shape, are no gray images, hold NaN or infinity,
+  or are smaller than the docstring says they need to be, and for an unknown option.
+
+To add a metric, write its function and describe it in the `ENTRIES` of the same module.
 """
 
-from mgdn_jax.metrics.catalogue import Metric
 from mgdn_jax.metrics.edges import added_artefacts, edge_preservation
 from mgdn_jax.metrics.exposure import exposure_similarity, exposure_similarity_by_scale
 from mgdn_jax.metrics.features import feature_mutual_information
@@ -20,6 +31,7 @@ from mgdn_jax.metrics.information import (
     normalised_mutual_information,
     tsallis_information,
 )
+from mgdn_jax.metrics.metric import Metric
 from mgdn_jax.metrics.perception import chen_blum_quality, chen_varshney_quality
 from mgdn_jax.metrics.reference import (
     depth_rmse,

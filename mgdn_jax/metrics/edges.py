@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import sobel
 
 
@@ -49,17 +51,6 @@ def edge_preservation(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
 
     Range 0..0.975333 (reached for F = A = B); higher is better. Symmetric in the sources.
     Source: Xydeas and Petrovic 2000. Degenerate: NaN only if both sources are zero everywhere.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, first, second = checked("Qabf", f, a, b)
     preserved = weights = 0.0
@@ -105,17 +96,6 @@ def added_artefacts(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
 
     Range 0..1; lower is better. Symmetric in the sources. Source: Petrovic and Xydeas 2005 as
     modified by Shreyamsha Kumar 2013. Needs 2x2 pixels. Degenerate: 0 if F adds no edges.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 2.
     """
     fused, first, second = checked("Nabf", f, a, b, min_side=2)
     g_f = _nabf_edges(fused)[0]
@@ -127,3 +107,25 @@ def added_artefacts(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
         lost += float(np.sum((added * (1 - _nabf_preserved(source, fused))) * weight))
         weights += float(np.sum(weight))
     return lost / weights
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="edges")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="Qabf",
+        title="edge preservation, Q_G",
+        meaning="edge strength and orientation preserved from the sources",
+        fn=edge_preservation,
+        higher_is_better=True,
+        bounds=(0.0, 0.9754),
+    ),
+    _metric(
+        name="Nabf",
+        title="added artefacts",
+        meaning="edge information of F that no source has",
+        fn=added_artefacts,
+        higher_is_better=False,
+        bounds=(0.0, 1.0),
+        min_side=2,
+    ),
+)

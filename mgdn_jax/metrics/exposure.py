@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import box_sum, gaussian_covariance, gaussian_moments
 
 _SIZE, _SIGMA = 11, 1.5
@@ -105,18 +107,7 @@ def _scale_score(fused: Gray, sources: tuple[Gray, ...]) -> float:
 
 
 def exposure_similarity_by_scale(f: GrayLike, *sources: GrayLike) -> tuple[float, ...]:
-    """The three scale scores behind MEF-SSIM, the finest first.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        *sources: Two or more exposures.
-
-    Returns:
-        Three values in -1..1.
-
-    Raises:
-        InputError: as `exposure_similarity`.
-    """
+    """The three scale scores behind `exposure_similarity`, each in -1..1, the finest first."""
     if len(sources) < 2:
         raise InputError(f"MEF_SSIM needs two or more sources, got {len(sources)}: give them all.")
     fused, *exposures = checked("MEF_SSIM", f, *sources, min_side=MIN_SIDE)
@@ -129,33 +120,38 @@ def exposure_similarity_by_scale(f: GrayLike, *sources: GrayLike) -> tuple[float
 
 
 def exposure_similarity(f: GrayLike, *sources: GrayLike) -> float:
-    """MEF-SSIM: similarity of F's patches with the best structure the exposures offer.
+    """MEF-SSIM: similarity of F's patches with the best structure that the exposures offer.
 
-    Per 11x11 patch, with `x_k` the patch of source k and `m_k` its mean: strengths
-    `e_k = ||x_k - m_k|| + 0.001`; agreement `R = ||sum_k (x_k - m_k)|| / sum_k ||x_k - m_k||`,
-    `p = min(tan(pi R/2), 10)`; weights `(e_k/11)^p`, normalised; the reference structure
-    `r = sum_k w_k (x_k - m_k)/e_k`, scaled to the largest strength. The score of a patch is
-    `(2 cov(r,f) + C)/(var r + var f + C)`, C = 58.5225, moments weighted by a Gaussian of
-    deviation 1.5; no luminance term. The mean over all patches is the score of a scale; three
-    scales, each half the last, are multiplied with the exponents 0.0448, 0.2856, 0.3001
-    divided by their sum. A negative scale score counts as 0 (its power is not defined).
+    The sources are two or more exposures. In each 11x11 patch, `x_k` is source k and `m_k` its
+    mean; its strength is `e_k = ||x_k - m_k|| + 0.001` and its weight `w_k` is `(e_k/11)^p`,
+    normalised. There `p = min(tan(pi R/2), 10)`, where
+    `R = ||sum_k (x_k - m_k)|| / sum_k ||x_k - m_k||` says how far the sources agree. The reference
+    structure is `r = sum_k w_k (x_k - m_k)/e_k`, scaled to the largest strength. The score of a
+    patch is `(2 cov(r,f) + C)/(var r + var f + C)` with C = 58.5225 and moments weighted by a
+    Gaussian of deviation 1.5, without a term for luminance. The score of a scale is the mean over
+    all patches. Three scales, each half the last, are multiplied with the exponents 0.0448,
+    0.2856, 0.3001 divided by their sum. A negative score of a scale counts as 0 (its power is not
+    defined).
 
     Range 0..1; higher is better; 1 for identical images. Symmetric in the sources.
     Source: Ma, Zeng, Wang 2015. Needs 44x44 pixels. Degenerate: always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        *sources: Two or more exposures.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if there are fewer than two sources, shapes differ or a side is shorter
-            than 44.
     """
     scores = exposure_similarity_by_scale(f, *sources)
     total = sum(_EXPONENTS)
     return math.prod(
         max(score, 0.0) ** (e / total) for score, e in zip(scores, _EXPONENTS, strict=True)
     )
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="structure")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="MEF_SSIM",
+        title="structural similarity for multi-exposure fusion",
+        meaning="similarity to the best structure that any of the sources has",
+        fn=exposure_similarity,
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        min_side=MIN_SIDE,
+    ),
+)

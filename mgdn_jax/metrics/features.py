@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from scipy import fft
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+from mgdn_jax.metrics.metric import SOURCES, Metric
 
 _SIDE = 3
 _CELLS = _SIDE**2
@@ -100,8 +103,8 @@ def feature_mutual_information(
 ) -> float:
     """FMI, the mean mutual information of local feature windows of F and of the sources.
 
-    Features are the pixels, the horizontal derivative (`gradient`) or the orthonormal cosine
-    transform of the whole image (`dct`). Every 3x3 window of feature values, scaled to 0..1
+    The `feature` is `pixel`, `gradient` (the horizontal derivative) or `dct` (the orthonormal
+    cosine transform of the whole image). Every 3x3 window of feature values, scaled to 0..1
     and divided by its sum, is a distribution over its nine positions. The joint distribution
     of two windows mixes their product with the extreme coupling of their cumulative
     distributions (upper Frechet bound if their Pearson correlation rho is positive, lower if
@@ -109,26 +112,14 @@ def feature_mutual_information(
     position. The value of a window is `2 (Hx + Hf - Hxf)/(Hx + Hf)`; 1 if both windows are
     equal or both constant. FMI is the mean over windows and sources.
 
-    Range 0..1; higher is better. Source: Haghighat and Razkari 2014 (fast FMI). The original
-    code has replaced F's window by the scaled one when it asks whether B's window equals it,
-    unless A's did; that matters where a window has one nonzero position. `symmetric=True` asks
-    properly and makes the metric symmetric in the sources. Beware of other tables: the default
-    feature of the original is a binary edge map.
-    Needs 3x3 pixels. Degenerate: 1 for constant against constant, 0 for constant against
-    anything else; never NaN.
+    The original code compares the windows of A with those of F. Where they differ, it then
+    compares the windows of B with those of F after scaling, which matters where a window has one
+    nonzero position. `symmetric=True` compares both with the windows of F as they are and makes
+    the metric symmetric in the sources. Beware of other tables: the default feature of the
+    original is a binary edge map.
 
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        feature: `pixel`, `gradient` or `dct`.
-        symmetric: See above.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ, a side is shorter than 3 or the feature is unknown.
+    Range 0..1; higher is better. Source: Haghighat and Razkari 2014 (fast FMI). Needs 3x3 pixels.
+    Degenerate: 1 for constant against constant, 0 for constant against anything else; never NaN.
     """
     if feature not in FEATURES:
         raise InputError(f"unknown feature {feature!r} of FMI: choose {', '.join(FEATURES)}.")
@@ -157,3 +148,47 @@ def _block(fused: _Windows, first: _Windows, second: _Windows, symmetric: bool) 
         if not symmetric:
             reference = np.where(equal, fused.values, fused.scaled)
     return total
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="information")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="FMI_pixel",
+        title="feature mutual information of pixels",
+        meaning="local information that 3x3 windows share with the sources'",
+        fn=feature_mutual_information,
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        min_side=3,
+        symmetric=False,
+    ),
+    _metric(
+        name="FMI_pixel_symmetric",
+        title="feature mutual information of pixels, sources on a par",
+        meaning="FMI_pixel without the published code's asymmetry",
+        fn=functools.partial(feature_mutual_information, symmetric=True),
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        min_side=3,
+    ),
+    _metric(
+        name="FMI_gradient",
+        title="feature mutual information of gradients",
+        meaning="FMI of the horizontal derivative",
+        fn=functools.partial(feature_mutual_information, feature="gradient"),
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        min_side=3,
+        symmetric=False,
+    ),
+    _metric(
+        name="FMI_dct",
+        title="feature mutual information of cosine coefficients",
+        meaning="FMI of the cosine transform of the whole image",
+        fn=functools.partial(feature_mutual_information, feature="dct"),
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+        min_side=3,
+        symmetric=False,
+    ),
+)

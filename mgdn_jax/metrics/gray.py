@@ -1,8 +1,9 @@
-"""Gray images as the metrics see them: float64, 0..255, with memory of what was computed.
+"""Gray images as the metrics see them: float64, 0..255, with a memory of intermediate results.
 
 Every metric of this room is a pure function of `(H, W)` arrays. Most of its work concerns one
 image alone (histogram, Sobel responses, local moments) and one source is judged against many
-fused images, so a metric also takes `Gray`, an image that keeps such intermediate results.
+fused images, so a metric also takes `Gray`, an image that keeps such intermediate results. Where a
+docstring ends in "kept", its result is one of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Gray:
-    """A gray image in 0..255 and the intermediate results that metrics asked of it.
+    """A gray image in 0..255 and the intermediate results that metrics have had of it.
 
     Attributes:
         pixels: `(H, W)` float64; must not be written to.

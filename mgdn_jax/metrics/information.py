@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked, stretched
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.statistics import entropy_nats, entropy_of_counts, levels
 
 _TSALLIS_ORDER = 1.85
@@ -31,7 +33,7 @@ def _shared(x: Gray, y: Gray) -> float:
 
 
 def _stretched(*images: Gray) -> tuple[Gray, ...] | None:
-    """The images after the min-max map; None if one of them has no such map."""
+    """The images after `stretched`; None if one of them cannot be stretched."""
     mapped = tuple(gray for image in images if (gray := stretched(image)) is not None)
     return mapped if len(mapped) == len(images) else None
 
@@ -39,23 +41,12 @@ def _stretched(*images: Gray) -> tuple[Gray, ...] | None:
 def mutual_information(f: GrayLike, a: GrayLike, b: GrayLike, *, base: float = math.e) -> float:
     """MI `= I(F;A) + I(F;B)`, with `I(X;Y) = H(X) + H(Y) - H(X,Y)`.
 
-    Histograms have 256 levels and 256x256 cells, unsmoothed.
+    Histograms have 256 levels and 256x256 cells and are not smoothed. `base` is that of the
+    logarithm: the CDDFuse evaluator prints nats, other groups print bits (`base=2`), which are
+    larger by 1.4427.
 
-    Range 0..H(A)+H(B); higher is better (copying one source maximises it). Symmetric in the
-    sources. Source: Qu, Zhang, Yan 2002; in nats as the CDDFuse evaluator prints it, while
-    other groups print bits (`base=2`, larger by 1.4427). Degenerate: 0 for a constant F.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        base: Base of the logarithm.
-
-    Returns:
-        Nats, or the unit of `base`.
-
-    Raises:
-        InputError: if shapes differ.
+    Range 0..H(A)+H(B) nats, or the unit of `base`; higher is better (copying one source maximises
+    it). Symmetric in the sources. Source: Qu, Zhang, Yan 2002. Degenerate: 0 for a constant F.
     """
     fused, first, second = checked("MI", f, a, b)
     return (_shared(fused, first) + _shared(fused, second)) / math.log(base)
@@ -67,23 +58,11 @@ def normalised_mutual_information(
     """NMI `= 2 [I(A;F)/(H(A)+H(F)) + I(B;F)/(H(B)+H(F))]`, also called Q_MI.
 
     Range 0..2; higher is better. Symmetric in the sources; free of the logarithm's base.
-    Source: Hossny, Nahavandi, Creighton 2008. Mode `raw` takes the 8-bit values themselves;
-    `minmax` stretches each image to 0..255 first, as MEFB's code does, which for integer
-    images changes nothing but degenerate cases.
+    Source: Hossny, Nahavandi, Creighton 2008. The mode `raw` takes the 8-bit values themselves;
+    `minmax` stretches each image to 0..255 first, as MEFB's code does. For integer images that
+    changes nothing but degenerate cases.
     Degenerate: 0 if only F is constant, NaN if F and a source are both constant; in mode
     `minmax` NaN as soon as an image is constant and not zero (the stretch is 0/0).
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        mode: `raw` or `minmax`.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ or the mode is unknown.
     """
     fused, *sources = checked("NMI", f, a, b)
     if mode == "minmax":
@@ -115,20 +94,9 @@ def cross_entropy(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     The sum runs over the levels that both images have, so it is a Kullback-Leibler divergence
     in name only and may be negative.
 
-    Unbounded both ways; lower is better. Symmetric in the sources. Source: Bulanon, Burks,
+    Unbounded both ways, in bits; lower is better. Symmetric in the sources. Source: Bulanon, Burks,
     Alchanatis 2009, as in the VIFB and MEFB benchmarks. Degenerate: 0 if F shares no level
     with the sources; always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Bits.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, *sources = checked("CE", f, a, b)
     p_f = _shares(fused)
@@ -149,17 +117,6 @@ def nonlinear_correlation_information(f: GrayLike, a: GrayLike, b: GrayLike) -> 
 
     Range 0.8018..1; higher is better. Symmetric in the sources. Source: Wang, Shen, Jin 2008.
     Degenerate: NaN if an image is constant and not zero (the stretch is 0/0).
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     mapped = _stretched(*checked("Q_NCIE", f, a, b))
     if mapped is None:
@@ -185,23 +142,12 @@ def tsallis_information(
     `T(X,F) = (1 - sum_ij h_ij^q / (hX_i hF_j)^(q-1)) / (1-q)` over cells with nonzero
     marginals, each image stretched to 0..255 first.
 
-    Range 0 upwards, without a scale: of little use, present for completeness. Higher is
-    better. Symmetric in the sources. Source: Cvejic, Canagarajah, Bull 2006 and MEFB. The
-    public code exchanges the two marginals (`hF_i hX_j`), which gives values of several
+    The public code exchanges the two marginals (`hF_i hX_j`), which gives values of several
     hundred that may be negative; `as_published=True` repeats that.
+
+    Range 0 upwards, without a scale, hence of little use; higher is better. Symmetric in the
+    sources. Source: Cvejic, Canagarajah, Bull 2006 and MEFB.
     Degenerate: NaN if an image is constant and not zero (the stretch is 0/0).
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        as_published: Whether to repeat the exchange of the public code.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     mapped = _stretched(*checked("Q_TE", f, a, b))
     if mapped is None:
@@ -217,3 +163,77 @@ def tsallis_information(
         cells = (product > 0) & (joint > 0)
         total += (1 - float(np.sum(joint[cells] ** q / product[cells] ** (q - 1)))) / (1 - q)
     return total
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="information")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="MI",
+        title="mutual information",
+        meaning="information on grey levels shared with each source, summed",
+        fn=mutual_information,
+        higher_is_better=True,
+        bounds=(0.0, 16 * math.log(2)),
+        unit="nat",
+    ),
+    _metric(
+        name="MI_bits",
+        title="mutual information in bits",
+        meaning="MI times 1.4427, as other groups print it",
+        fn=functools.partial(mutual_information, base=2.0),
+        higher_is_better=True,
+        bounds=(0.0, 16.0),
+        unit="bit",
+    ),
+    _metric(
+        name="NMI",
+        title="normalised mutual information, Q_MI",
+        meaning="mutual information relative to the entropies",
+        fn=normalised_mutual_information,
+        higher_is_better=True,
+        bounds=(0.0, 2.0),
+    ),
+    _metric(
+        name="NMI_minmax",
+        title="normalised mutual information after a stretch",
+        meaning="NMI of images stretched to 0..255; differs in degenerate cases only",
+        fn=functools.partial(normalised_mutual_information, mode="minmax"),
+        higher_is_better=True,
+        bounds=(0.0, 2.0),
+    ),
+    _metric(
+        name="CE",
+        title="cross entropy",
+        meaning="how far F's histogram is from the sources', over common levels",
+        fn=cross_entropy,
+        higher_is_better=False,
+        bounds=(-math.inf, math.inf),
+        unit="bit",
+    ),
+    _metric(
+        name="Q_NCIE",
+        title="nonlinear correlation information entropy",
+        meaning="joint nonlinear correlation of all three images",
+        fn=nonlinear_correlation_information,
+        higher_is_better=True,
+        bounds=(0.8018, 1.0),
+    ),
+    _metric(
+        name="Q_TE",
+        title="Tsallis mutual information",
+        meaning="mutual information of order 1.85, without a scale",
+        fn=tsallis_information,
+        higher_is_better=True,
+        bounds=(0.0, math.inf),
+        selects=False,
+    ),
+    _metric(
+        name="Q_TE_published",
+        title="Tsallis mutual information as published code has it",
+        meaning="Q_TE with the two marginals exchanged: compare with such tables only",
+        fn=functools.partial(tsallis_information, as_published=True),
+        higher_is_better=True,
+        bounds=(-2 / 0.85, math.inf),
+        selects=False,
+    ),
+)

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked, min_max, stretched
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import sobel
 
 _BLOCK = 16
@@ -30,14 +31,14 @@ def _filtered(x: Plane, response: Plane) -> Plane:
 @functools.lru_cache(maxsize=4)
 def _band_pass(shape: tuple[int, int]) -> Plane:
     """Contrast sensitivity as a difference of Gaussians, for Q_CB."""
-    r = _radius(shape, 30)
+    r = _radius(shape, 30.0)
     return np.exp(-((r / 15.3870) ** 2)) - 0.7622 * np.exp(-((r / 1.3456) ** 2))
 
 
 @functools.lru_cache(maxsize=4)
 def _mannos(shape: tuple[int, int]) -> Plane:
     """Contrast sensitivity of Mannos and Sakrison, for Q_CV."""
-    r = _radius(shape, 8)
+    r = _radius(shape, 8.0)
     return 2.6 * (0.0192 + 0.144 * r) * np.exp(-((0.144 * r) ** 1.1))
 
 
@@ -56,7 +57,7 @@ def _masked_contrast(image: Gray) -> Plane:
         # The division by 255 looks idle but moves an exact half to either side of it.
         x = _filtered(min_max(image.pixels / 255), _band_pass(image.shape))
         with np.errstate(divide="ignore", invalid="ignore"):
-            contrast = np.abs(_blurred(x, 2) / _blurred(x, 4) - 1)
+            contrast = np.abs(_blurred(x, 2.0) / _blurred(x, 4.0) - 1)
             return contrast**3 / (contrast**2 + 0.0001)
 
     return image.keep("masked_contrast", compute)
@@ -74,17 +75,6 @@ def chen_blum_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     Range 0..1; higher is better. Symmetric in the sources; blind to gain and offset of F (the
     stretch). Source: Chen and Blum 2009. Degenerate: NaN if an image is constant or wherever
     else a contrast is 0/0, for example with a source of zeros.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, first, second = checked("Q_CB", f, a, b)
     p_f, p_a, p_b = (_masked_contrast(image) for image in (fused, first, second))
@@ -123,20 +113,9 @@ def chen_varshney_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     magnitude. `Q_CV = sum(l_A D_A + l_B D_B) / sum(l_A + l_B)`; blocks at the lower and right
     border are filled up with zeros.
 
-    Range 0 upwards; lower is better. Symmetric in the sources; blind to gain and offset of F
-    (the stretch). Source: Chen and Varshney 2007. Degenerate: NaN if an image is constant and
-    not zero (the stretch is 0/0), or if both sources are zero (0/0).
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Squared grey levels or NaN.
-
-    Raises:
-        InputError: if shapes differ.
+    Range 0 upwards, in squared grey levels; lower is better. Symmetric in the sources; blind to
+    gain and offset of F (the stretch). Source: Chen and Varshney 2007. Degenerate: NaN if an image
+    is constant and not zero (the stretch is 0/0), or if both sources are zero (0/0).
     """
     images = checked("Q_CV", f, a, b)
     fused = stretched(images[0])
@@ -153,3 +132,25 @@ def chen_varshney_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
         weighted += float(np.sum(saliency * _block_sums(error**2))) / _BLOCK**2
         weights += float(np.sum(saliency))
     return weighted / weights if weights else math.nan
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="perception")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="Q_CB",
+        title="Chen-Blum quality",
+        meaning="visible local contrast preserved",
+        fn=chen_blum_quality,
+        higher_is_better=True,
+        bounds=(0.0, 1.0),
+    ),
+    _metric(
+        name="Q_CV",
+        title="Chen-Varshney quality",
+        meaning="visible error where the sources are salient",
+        fn=chen_varshney_quality,
+        higher_is_better=False,
+        bounds=(0.0, math.inf),
+        unit="squared grey levels",
+    ),
+)

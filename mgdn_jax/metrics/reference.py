@@ -1,12 +1,14 @@
 """Metrics against the true picture: RMSE, PSNR and SSIM in gray levels, metres or radiance.
 
-Three domains, never mixed: `gray` (0..255), `metres` (depth maps) and `linear` (radiance in
-0..1, high dynamic range). Arrays are `(H, W)` or `(H, W, C)`; a data set's figure is the mean
-of its images' figures, not the figure of all pixels together.
+There are three domains, which are never mixed: `gray` (levels in 0..255), `metres` (depth maps)
+and `linear` (radiance in 0..1, high dynamic range). The image `x` and its `truth` have one shape,
+`(H, W)` or `(H, W, C)`, and one unit. A data set's figure is the mean of its images' figures, not
+the figure of all pixels together.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -15,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.metrics.gray import Gray, Plane
+from mgdn_jax.metrics.metric import TRUTH, Metric
 from mgdn_jax.metrics.similarity import BOX, GAUSSIAN_SIZE, box_ssim, gaussian_ssim
 
 MU = 5000.0
@@ -57,18 +60,12 @@ def _pair(
 def rmse(x: ArrayLike | Gray, truth: ArrayLike | Gray, *, crop: int = 0) -> float:
     """RMSE `= sqrt(mean((x - truth)^2))` over all pixels and channels.
 
-    Range 0 upwards; lower is better. Degenerate: always finite.
+    Range 0 upwards, in the unit of the arrays; lower is better. Degenerate: always finite.
 
     Args:
-        x: `(H, W)` or `(H, W, C)`, any unit.
-        truth: The same shape and unit.
+        x: The image, in any unit.
+        truth: The true picture.
         crop: Pixels to leave out on every side.
-
-    Returns:
-        The unit of the arrays.
-
-    Raises:
-        InputError: if shapes differ, values are not finite or nothing is left.
     """
     first, second = _pair("RMSE", x, truth, crop)
     return math.sqrt(float(np.mean((first - second) ** 2)))
@@ -99,24 +96,19 @@ def depth_rmse(
 ) -> float:
     """RMSE_cm, the root mean square error of a depth map, `scale * sqrt(mean((p - t)^2))`.
 
-    MGDN's protocol for NYU: normalised maps, `span` the minimum and maximum of the true map
-    that normalised them, `crop=6`; the network's output is clamped to 0..1 before `span` is
+    MGDN's protocol for NYU has normalised maps and `crop=6`; `span` is the minimum and maximum of
+    the true map, by which they were normalised. A prediction is clamped to 0..1 before that is
     undone. Other data sets of that literature keep 0..255 (`scale=1`): state the unit.
 
-    Range 0 upwards; lower is better. Degenerate: always finite.
+    Range 0 upwards, in centimetres (metres times `scale`); lower is better. Degenerate: always
+    finite.
 
     Args:
-        prediction: `(H, W)` metres, or normalised to 0..1 if `span` is given.
-        truth: Likewise.
+        prediction: `(H, W)` in metres, or normalised to 0..1 where `span` undoes that.
+        truth: The true map, likewise.
         span: Depth of 0 and of 1 in metres, or None for maps in metres.
         crop: Pixels to leave out on every side.
         scale: 100 for centimetres.
-
-    Returns:
-        Centimetres (metres times `scale`).
-
-    Raises:
-        InputError: if shapes differ, values are not finite or nothing is left.
     """
     x, y = _depths("RMSE_cm", prediction, truth, span, crop)
     return scale * rmse(x, y)
@@ -135,16 +127,10 @@ def depth_ssim(
     true map is constant (its range, and with it L, is 0).
 
     Args:
-        prediction: As for `depth_rmse`.
-        truth: Likewise.
-        span: Likewise.
-        crop: Likewise.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ, values are not finite or too little is left.
+        prediction: `(H, W)` in metres, or normalised to 0..1 where `span` undoes that.
+        truth: The true map, likewise.
+        span: Depth of 0 and of 1 in metres, or None for maps in metres.
+        crop: Pixels to leave out on every side.
     """
     x, y = _depths("SSIM of depth", prediction, truth, span, crop, GAUSSIAN_SIZE)
     data_range = float(y.max() - y.min())
@@ -156,18 +142,12 @@ def depth_ssim(
 def psnr(x: ArrayLike | Gray, truth: ArrayLike | Gray, *, peak: float = 255.0) -> float:
     """PSNR `= 10 log10(peak^2 / mean((x - truth)^2))` over all pixels and channels.
 
-    Unbounded; higher is better. Degenerate: inf for equal arrays.
+    Unbounded, in decibels; higher is better. Degenerate: inf for equal arrays.
 
     Args:
-        x: `(H, W)` or `(H, W, C)`.
-        truth: The same shape and unit.
+        x: The image.
+        truth: The true picture.
         peak: Largest possible value: 255 for 8-bit levels, 1 for 0..1.
-
-    Returns:
-        Decibels, possibly infinite.
-
-    Raises:
-        InputError: if shapes differ or values are not finite.
     """
     first, second = _pair("PSNR", x, truth)
     error = float(np.mean((first - second) ** 2))
@@ -190,17 +170,10 @@ def ssim(
     always finite.
 
     Args:
-        x: `(H, W)` or `(H, W, C)`.
-        truth: The same shape and unit.
+        x: The image.
+        truth: The true picture.
         peak: L, the range of the data: 255 for 8-bit levels, 1 for 0..1.
         window: `uniform` or `gaussian`.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ, values are not finite, a side is too short or the window
-            is unknown.
     """
     if window not in _WINDOWS:
         raise InputError(f"unknown window {window!r} of SSIM: choose uniform or gaussian.")
@@ -233,17 +206,7 @@ def _compressed(metric: str, x: ArrayLike, truth: ArrayLike) -> tuple[Plane, Pla
 def psnr_linear(x: ArrayLike, truth: ArrayLike) -> float:
     """PSNR_L, PSNR of linear radiance with peak 1.
 
-    Unbounded; higher is better. Degenerate: inf for equal arrays.
-
-    Args:
-        x: `(H, W, C)` linear radiance in 0..1.
-        truth: The same shape.
-
-    Returns:
-        Decibels, possibly infinite.
-
-    Raises:
-        InputError: if shapes differ or values are not finite.
+    Unbounded, in decibels; higher is better. Degenerate: inf for equal arrays.
     """
     return psnr(x, truth, peak=1.0)
 
@@ -251,18 +214,8 @@ def psnr_linear(x: ArrayLike, truth: ArrayLike) -> float:
 def psnr_mu(x: ArrayLike, truth: ArrayLike) -> float:
     """PSNR_mu, PSNR after the mu-law (`mu_law`) with peak 1.
 
-    Unbounded; higher is better. Source: Kalantari and Ramamoorthi 2017. Degenerate: inf for
-    equal arrays, NaN where the mu-law is not defined (a value at or below -1/5000).
-
-    Args:
-        x: `(H, W, C)` linear radiance in 0..1.
-        truth: The same shape.
-
-    Returns:
-        Decibels, possibly infinite, or NaN.
-
-    Raises:
-        InputError: if shapes differ or values are not finite.
+    Unbounded, in decibels; higher is better. Source: Kalantari and Ramamoorthi 2017. Degenerate:
+    inf for equal arrays, NaN where the mu-law is not defined (a value at or below -1/5000).
     """
     pair = _compressed("PSNR_mu", x, truth)
     return math.nan if pair is None else psnr(*pair, peak=1.0)
@@ -272,16 +225,6 @@ def ssim_linear(x: ArrayLike, truth: ArrayLike) -> float:
     """SSIM_L, SSIM of linear radiance: 7x7 uniform window, L = 1, mean over channels.
 
     Range -1..1; higher is better. Needs 7x7 pixels. Degenerate: always finite.
-
-    Args:
-        x: `(H, W, C)` linear radiance in 0..1.
-        truth: The same shape.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ, values are not finite or a side is shorter than 7.
     """
     return ssim(x, truth, peak=1.0)
 
@@ -291,16 +234,96 @@ def ssim_mu(x: ArrayLike, truth: ArrayLike) -> float:
 
     Range -1..1; higher is better. Needs 7x7 pixels. Degenerate: NaN where the mu-law is not
     defined (a value at or below -1/5000).
-
-    Args:
-        x: `(H, W, C)` linear radiance in 0..1.
-        truth: The same shape.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ, values are not finite or a side is shorter than 7.
     """
     pair = _compressed("SSIM_mu", x, truth)
     return math.nan if pair is None else ssim(*pair, peak=1.0)
+
+
+_metric = functools.partial(Metric, needs=TRUTH)
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="PSNR_gt",
+        title="peak signal-to-noise ratio to the truth",
+        meaning="mean squared error of luminance in decibels, peak 255",
+        fn=psnr,
+        higher_is_better=True,
+        group="truth",
+        bounds=(0.0, math.inf),
+        unit="dB",
+    ),
+    _metric(
+        name="SSIM_gt",
+        title="structural similarity to the truth",
+        meaning="SSIM of luminance, 7x7 windows, L = 255",
+        fn=ssim,
+        higher_is_better=True,
+        group="truth",
+        bounds=(-1.0, 1.0),
+        min_side=BOX,
+    ),
+    _metric(
+        name="RMSE_gt",
+        title="root mean square error to the truth",
+        meaning="error of luminance",
+        fn=rmse,
+        higher_is_better=False,
+        group="truth",
+        bounds=(0.0, 255.0),
+        unit="grey levels",
+    ),
+    _metric(
+        name="RMSE_cm",
+        title="root mean square error of depth",
+        meaning="error of a depth map in metres",
+        fn=depth_rmse,
+        higher_is_better=False,
+        group="depth",
+        bounds=(0.0, math.inf),
+        unit="cm",
+        domain="metres",
+    ),
+    _metric(
+        name="PSNR_mu",
+        title="peak signal-to-noise ratio after the mu-law",
+        meaning="error of compressed radiance in decibels, peak 1",
+        fn=psnr_mu,
+        higher_is_better=True,
+        group="hdr",
+        bounds=(-math.inf, math.inf),
+        unit="dB",
+        domain="linear",
+    ),
+    _metric(
+        name="PSNR_L",
+        title="peak signal-to-noise ratio of linear radiance",
+        meaning="error of radiance in decibels, peak 1",
+        fn=psnr_linear,
+        higher_is_better=True,
+        group="hdr",
+        bounds=(-math.inf, math.inf),
+        unit="dB",
+        domain="linear",
+    ),
+    _metric(
+        name="SSIM_mu",
+        title="structural similarity after the mu-law",
+        meaning="SSIM of compressed radiance, L = 1, mean over channels",
+        fn=ssim_mu,
+        higher_is_better=True,
+        group="hdr",
+        bounds=(-1.0, 1.0),
+        min_side=BOX,
+        domain="linear",
+    ),
+    _metric(
+        name="SSIM_L",
+        title="structural similarity of linear radiance",
+        meaning="SSIM of radiance, L = 1, mean over channels",
+        fn=ssim_linear,
+        higher_is_better=True,
+        group="hdr",
+        bounds=(-1.0, 1.0),
+        min_side=BOX,
+        domain="linear",
+    ),
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +10,10 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mgdn_jax.errors import InputError
-from mgdn_jax.metrics.catalogue import ENTRIES, Metric
+from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.metrics.catalogue import ENTRIES
 from mgdn_jax.metrics.gray import Gray, luminance
+from mgdn_jax.metrics.metric import Metric
 
 _RESOLVED = {
     "standard": {"SSIM": "SSIM_dr255", "PSNR": "PSNR_peak255"},
@@ -68,24 +68,24 @@ def names(text: str) -> tuple[str, ...]:
             nothing else.
 
     Returns:
-        Metric names in the order given, each once.
+        Metric names in the order of the text, each once.
 
     Raises:
         InputError: on an unknown name (with the nearest known ones) or an empty list.
     """
     sets = {"standard": STANDARD, "all": ALL, **GROUPS}
-    known = {**{name: (name,) for name in METRICS}, **sets}
+    members = {**{name: (name,) for name in METRICS}, **sets}
     folded: dict[str, list[str]] = {}
-    for name in known:
+    for name in members:
         folded.setdefault(name.casefold(), []).append(name)
     chosen: dict[str, None] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
-        matches = [word] if word in known else folded.get(word.casefold(), [])
+        matches = [word] if word in members else folded.get(word.casefold(), [])
         if len(matches) > 1:
             raise InputError(f"metric {word!r} is ambiguous: write {' or '.join(matches)}.")
         if not matches:
-            raise InputError(unknown_metric(word, known))
-        chosen.update(dict.fromkeys(known[matches[0]]))
+            raise InputError(unknown_metric(word, members))
+        chosen.update(dict.fromkeys(members[matches[0]]))
     if not chosen:
         raise InputError(f"no metric is named in {text!r}: give names, {', '.join(sets)}.")
     return tuple(chosen)
@@ -103,10 +103,10 @@ _ONE_QUANTITY = (
 
 
 def ranked(names: Iterable[str]) -> tuple[str, ...]:
-    """Which of some metrics a mean rank goes over.
+    """The metrics among `names` that a mean rank is taken over.
 
-    Metrics that must not choose between models (`Metric.selects`) are left out, and of several
-    that measure one quantity on different scales the first named counts.
+    Metrics that must not choose between models (`Metric.selects`) are left out. Of several that
+    measure one quantity on different scales only the first counts.
 
     Args:
         names: Exact names in order.
@@ -114,35 +114,31 @@ def ranked(names: Iterable[str]) -> tuple[str, ...]:
     Returns:
         Names in the same order.
     """
-    kept: list[str] = []
+    ranking: list[str] = []
     for name in names:
         twins = next((group for group in _ONE_QUANTITY if name in group), set())
-        if METRICS[name].selects and not twins & set(kept):
-            kept.append(name)
-    return tuple(kept)
+        if METRICS[name].selects and not twins & set(ranking):
+            ranking.append(name)
+    return tuple(ranking)
 
 
 def unknown_metric(word: str, known: Iterable[str]) -> str:
-    """The sentence that says a name is unknown, with the nearest names or all of them."""
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(word.casefold(), [*folded], n=3, cutoff=0.5)
-    if near:
-        return f"unknown metric {word!r}: did you mean {' or '.join(folded[n] for n in near)}?"
-    return f"unknown metric {word!r}: choose among {', '.join(folded.values())}."
+    """The sentence that says a name is unknown, with the nearest name or all of them."""
+    advice = nearest(word, known)
+    return f"unknown metric {word!r}: {advice}" + ("" if advice.endswith("?") else ".")
 
 
 def resolve(name: str, variant: str = "standard") -> Metric:
     """Finds the exact metric behind a name.
 
     Args:
-        name: A key of `METRICS`; `SSIM` and `PSNR` stand for what `variant` makes of them,
-            `SSIM_dr255`, `SSIM_dr2`, `PSNR_peak255` and `PSNR_peakF` for themselves.
+        name: A key of `METRICS`. Only `SSIM` and `PSNR` depend on the variant.
         variant: `standard` (data range and peak 255) or `cddfuse` (data range 2, peak the
-            maximum of the fused image), as the evaluator of that name.
+            maximum of the fused image), each as in the evaluator of that name.
 
     Returns:
-        The metric; its `name` says which definition it is, so that columns of two variants
-        never carry one title.
+        The metric. Its `name` says which definition it is, so that columns of two variants
+        never have one title.
 
     Raises:
         InputError: on an unknown name or variant.
@@ -181,8 +177,8 @@ def evaluate(
         variant: See `resolve`.
 
     Returns:
-        `{name: value}` in the order of `names`, under the names as given; NaN and infinity
-        are legal values of degenerate images.
+        `{name: value}`, with the entries of `names` and in their order; NaN and infinity are
+        legal values of degenerate images.
 
     Raises:
         InputError: (a ValueError) if shapes differ, an image is too small for a metric (the

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked, is_constant
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import (
     box_sum,
     gaussian_covariance,
@@ -22,19 +24,8 @@ _MS_MIN_SIDE = 161
 def mean_squared_error(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     """MSE `= (mean((A-F)^2) + mean((B-F)^2)) / 2`.
 
-    Range 0..65025; lower is better (the mean of the sources minimises it). Symmetric in the
-    sources. Degenerate: 0 if F = A = B.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Squared grey levels.
-
-    Raises:
-        InputError: if shapes differ.
+    Range 0..65025 squared grey levels; lower is better (the mean of the sources minimises it).
+    Symmetric in the sources. Degenerate: 0 if F = A = B.
     """
     fused, first, second = checked("MSE", f, a, b)
     error_a = np.mean((first.pixels - fused.pixels) ** 2)
@@ -44,23 +35,13 @@ def mean_squared_error(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
 def peak_signal_to_noise(
     f: GrayLike, a: GrayLike, b: GrayLike, *, peak: float | None = 255.0
 ) -> float:
-    """PSNR `= 10 log10(peak^2 / MSE)` with the two-source MSE above.
+    """PSNR `= 10 log10(peak^2 / MSE)` with the two-source MSE of `mean_squared_error`.
 
-    Higher is better. Symmetric in the sources. The standard variant has peak 255; the CDDFuse
-    evaluator takes the maximum of that fused image (`peak=None`).
+    The standard variant has a peak of 255; the CDDFuse evaluator takes the maximum of the fused
+    image (`peak=None`).
+
+    Unbounded, in decibels; higher is better. Symmetric in the sources.
     Degenerate: inf if F = A = B; with `peak=None` also -inf for F = 0 and NaN if all are 0.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        peak: Peak value, or None for the maximum of `f`.
-
-    Returns:
-        Decibels, possibly infinite or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, first, second = checked("PSNR", f, a, b)
     top = float(fused.pixels.max()) if peak is None else peak
@@ -86,17 +67,6 @@ def correlation_coefficient(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
 
     Range -1..1; higher is better. Symmetric in the sources; invariant to gain and offset of
     any image. Degenerate: NaN if an image is constant.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, first, second = checked("CC", f, a, b)
     return (correlation(first.pixels, fused.pixels) + correlation(second.pixels, fused.pixels)) / 2
@@ -107,17 +77,6 @@ def sum_of_correlations_of_differences(f: GrayLike, a: GrayLike, b: GrayLike) ->
 
     Range -2..2; higher is better. Symmetric in the sources. Source: Aslantas and Bendes 2015.
     Degenerate: NaN if a source is constant or F differs from a source by a constant.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ.
     """
     fused, first, second = checked("SCD", f, a, b)
     f_, a_, b_ = fused.pixels, first.pixels, second.pixels
@@ -165,25 +124,13 @@ def structural_similarity(
 
     `S` is the mean over all 7x7 windows of
     `(2 ux uy + C1)(2 vxy + C2) / ((ux^2 + uy^2 + C1)(vx + vy + C2))` with sample (n-1)
-    variances, `C1 = (0.01 L)^2`, `C2 = (0.03 L)^2`.
+    variances, `C1 = (0.01 L)^2`, `C2 = (0.03 L)^2`. L is the `data_range`. The standard variant
+    has L = 255. The CDDFuse evaluator in effect uses L = 2 on 0..255 images, which counts noise in
+    flat areas as structure and ranks methods differently: its values belong to that family's
+    tables only.
 
     Range -2..2; higher is better; 2 for F = A = B. Symmetric in the sources.
-    Source: Wang, Bovik, Sheikh, Simoncelli 2004. The standard variant has L = 255. The
-    CDDFuse evaluator in effect uses L = 2 on 0..255 images, which counts noise in flat areas
-    as structure and ranks methods differently: its values belong to that family's tables only.
-    Needs 7x7 pixels. Degenerate: always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        data_range: L.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 7.
+    Source: Wang, Bovik, Sheikh, Simoncelli 2004. Needs 7x7 pixels. Degenerate: always finite.
     """
     fused, first, second = checked("SSIM", f, a, b, min_side=BOX)
     return box_ssim(fused, first, data_range) + box_ssim(fused, second, data_range)
@@ -203,23 +150,11 @@ def gaussian_structural_similarity(
 ) -> float:
     """SSIM_gauss `= S(F,A) + S(F,B)` with the Gaussian window of the original SSIM.
 
-    As SSIM, but local moments are weighted by an 11x11 Gaussian of deviation 1.5 and are those
-    of the population. The VIFB and MEFB benchmarks print this one.
+    As `structural_similarity`, but local moments are weighted by an 11x11 Gaussian of deviation
+    1.5 and are those of the population. The VIFB and MEFB benchmarks print this one.
 
     Range -2..2; higher is better; 2 for F = A = B. Symmetric in the sources.
     Source: Wang, Bovik, Sheikh, Simoncelli 2004. Needs 11x11 pixels. Degenerate: always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-        data_range: L.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 11.
     """
     fused, first, second = checked("SSIM_gauss", f, a, b, min_side=GAUSSIAN_SIZE)
     return gaussian_ssim(fused, first, data_range) + gaussian_ssim(fused, second, data_range)
@@ -263,17 +198,90 @@ def multi_scale_structural_similarity(f: GrayLike, a: GrayLike, b: GrayLike) -> 
 
     Range 0..2; higher is better; 2 for F = A = B. Symmetric in the sources.
     Source: Wang, Simoncelli, Bovik 2003. Needs 161x161 pixels. Degenerate: always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 161.
     """
     fused, first, second = checked("MS_SSIM", f, a, b, min_side=_MS_MIN_SIDE)
     return _ms_ssim(first, fused) + _ms_ssim(second, fused)
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="similarity")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="MSE",
+        title="mean squared error",
+        meaning="squared distance from the sources, averaged",
+        fn=mean_squared_error,
+        higher_is_better=False,
+        bounds=(0.0, 65025.0),
+        unit="squared grey levels",
+    ),
+    _metric(
+        name="PSNR_peak255",
+        title="peak signal-to-noise ratio, peak 255",
+        meaning="MSE in decibels",
+        fn=peak_signal_to_noise,
+        higher_is_better=True,
+        bounds=(0.0, math.inf),
+        unit="dB",
+    ),
+    _metric(
+        name="PSNR_peakF",
+        title="peak signal-to-noise ratio, peak of the fused image",
+        meaning="MSE in decibels as the CDDFuse evaluator has it",
+        fn=functools.partial(peak_signal_to_noise, peak=None),
+        higher_is_better=True,
+        bounds=(-math.inf, math.inf),
+        unit="dB",
+    ),
+    _metric(
+        name="CC",
+        title="correlation coefficient",
+        meaning="linear correlation with the sources, averaged",
+        fn=correlation_coefficient,
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+    ),
+    _metric(
+        name="SCD",
+        title="sum of the correlations of differences",
+        meaning="correlation of what F adds to one source with the other",
+        fn=sum_of_correlations_of_differences,
+        higher_is_better=True,
+        bounds=(-2.0, 2.0),
+    ),
+    _metric(
+        name="SSIM_dr255",
+        title="structural similarity, data range 255",
+        meaning="local structure, contrast and luminance against each source, summed",
+        fn=structural_similarity,
+        higher_is_better=True,
+        bounds=(-2.0, 2.0),
+        min_side=7,
+    ),
+    _metric(
+        name="SSIM_dr2",
+        title="structural similarity, data range 2",
+        meaning="SSIM as the CDDFuse evaluator has it: for its tables only",
+        fn=functools.partial(structural_similarity, data_range=2.0),
+        higher_is_better=True,
+        bounds=(-2.0, 2.0),
+        min_side=7,
+    ),
+    _metric(
+        name="SSIM_gauss",
+        title="structural similarity, Gaussian window",
+        meaning="SSIM with the 11x11 window of the original paper",
+        fn=gaussian_structural_similarity,
+        higher_is_better=True,
+        bounds=(-2.0, 2.0),
+        min_side=GAUSSIAN_SIZE,
+    ),
+    _metric(
+        name="MS_SSIM",
+        title="multi-scale structural similarity",
+        meaning="SSIM over five scales, summed over the sources",
+        fn=multi_scale_structural_similarity,
+        higher_is_better=True,
+        bounds=(0.0, 2.0),
+        min_side=161,
+    ),
+)

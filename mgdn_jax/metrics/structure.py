@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import gaussian_covariance, gaussian_moments, sobel
 
 _SIZE, _SIGMA = 7, 1.5
@@ -50,17 +52,6 @@ def yang_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
 
     Range -1..1; higher is better. Symmetric in the sources. Source: Yang et al. 2008. Needs
     7x7 pixels. Degenerate: NaN if every window is left out.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 7.
     """
     fused, first, second = checked("Q_Y", f, a, b, min_side=_SIZE)
     s_ab = _similarity(first, second, _covariance(first, second))
@@ -85,17 +76,6 @@ def cvejic_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     Range -1..1; higher is better. Nearly symmetric only: exchanging the sources exchanges the
     0 and 1 of the outer cases. Source: Cvejic et al. 2005. Needs 7x7 pixels. Degenerate: NaN
     if every window is left out.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value or NaN.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 7.
     """
     fused, first, second = checked("Q_C", f, a, b, min_side=_SIZE)
     c_af, c_bf = _covariance(first, fused), _covariance(second, fused)
@@ -137,17 +117,6 @@ def piella_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     Range -1..1; higher is better. Symmetric in the sources. Source: Piella and Heijmans 2003
     in the edge-dependent form of the MEFB benchmark. Needs 11x11 pixels. Degenerate:
     always finite.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 11.
     """
     images = checked("Q_W", f, a, b, min_side=_EDGE_SIZE)
     fused, first, second = (_edge_map(image) for image in images)
@@ -159,3 +128,36 @@ def piella_quality(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     weight = np.maximum(v_a, v_b)
     s_a, s_b = _edge_similarity(first, fused), _edge_similarity(second, fused)
     return float(np.sum(weight * (share * s_a + (1 - share) * s_b)) / np.sum(weight))
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="structure")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="Q_Y",
+        title="Yang's quality",
+        meaning="local similarity to the sources, or the better one where they disagree",
+        fn=yang_quality,
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+        min_side=7,
+    ),
+    _metric(
+        name="Q_C",
+        title="Cvejic's quality",
+        meaning="local similarity to the sources, shared out by covariance",
+        fn=cvejic_quality,
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+        min_side=7,
+        symmetric=False,
+    ),
+    _metric(
+        name="Q_W",
+        title="Piella's quality",
+        meaning="similarity of edge maps, weighted by activity",
+        fn=piella_quality,
+        higher_is_better=True,
+        bounds=(-1.0, 1.0),
+        min_side=11,
+    ),
+)

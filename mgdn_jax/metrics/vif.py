@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import numpy as np
 
 from mgdn_jax.metrics.gray import Gray, GrayLike, Plane, checked
+from mgdn_jax.metrics.metric import SOURCES, Metric
 from mgdn_jax.metrics.windows import (
     filter_valid,
     gaussian_covariance,
@@ -81,17 +85,6 @@ def visual_information_fidelity(f: GrayLike, a: GrayLike, b: GrayLike) -> float:
     Range 0 upwards, 2 if F = A = B, more if F has more contrast than the sources; higher is
     better. Symmetric in the sources. Source: Sheikh and Bovik 2006. Needs 41x41 pixels.
     Degenerate: a constant source counts as 1, a constant F gives 0 for the other one.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 41.
     """
     fused, first, second = checked("VIF", f, a, b, min_side=MIN_SIDE)
     return _fidelity(first, fused) + _fidelity(second, fused)
@@ -108,17 +101,6 @@ def fusion_visual_information_fidelity(f: GrayLike, a: GrayLike, b: GrayLike) ->
     Range 0 upwards, 1 if F = A = B; higher is better. Symmetric in the sources but for ties of
     the gain (both 0). Source: Han, Cai, Cao, Xu 2013. Needs 41x41 pixels. Degenerate: 1 if
     both sources are constant, 0 if only F is.
-
-    Args:
-        f: Fused image, `(H, W)`, 0..255.
-        a: First source.
-        b: Second source.
-
-    Returns:
-        Dimensionless value.
-
-    Raises:
-        InputError: if shapes differ or a side is shorter than 41.
     """
     fused, first, second = checked("VIFF_han", f, a, b, min_side=MIN_SIDE)
     total = 0.0
@@ -132,3 +114,27 @@ def fusion_visual_information_fidelity(f: GrayLike, a: GrayLike, b: GrayLike) ->
         available = np.log10(1 + v_ref / _HAN_NOISE) + _HAN_EPS
         total += weight * float(np.sum(carried)) / float(np.sum(available))
     return total / sum(_HAN_WEIGHTS)
+
+
+_metric = functools.partial(Metric, needs=SOURCES, group="fidelity")
+ENTRIES: tuple[Metric, ...] = (
+    _metric(
+        name="VIF",
+        title="visual information fidelity",
+        meaning="share of the sources' visible information, summed over the sources",
+        fn=visual_information_fidelity,
+        higher_is_better=True,
+        bounds=(0.0, math.inf),
+        min_side=MIN_SIDE,
+    ),
+    _metric(
+        name="VIFF_han",
+        title="visual information fidelity for fusion",
+        meaning="VIF of the less preserved source at each position",
+        fn=fusion_visual_information_fidelity,
+        higher_is_better=True,
+        bounds=(0.0, math.inf),
+        min_side=MIN_SIDE,
+        symmetric=False,
+    ),
+)

@@ -89,11 +89,12 @@ def list_systems() -> dict[str, str]:
     return {name: f"{_PACKAGE}.{name}" for name in builtin()} | installed()
 
 
-def find(system: str) -> System:
+def find(system: str, *, kind: str = "system") -> System:
     """The system of a name; of packages elsewhere the parents alone are imported.
 
     Args:
         system: a name of `list_systems`, or the dotted name of a package or module.
+        kind: what the message calls it: "system" or "recipe".
 
     Raises:
         InputError: there is none; a near name or all of them are listed.
@@ -110,7 +111,7 @@ def find(system: str) -> System:
         spec = None
     if spec is None:
         raise InputError(
-            f"there is no system {system!r}; {nearest(system, list_systems())}, or give the dotted"
+            f"there is no {kind} {system!r}; {nearest(system, list_systems())}, or give the dotted"
             " name of a package that can be imported"
         )
     return System(package, package, spec.submodule_search_locations is not None)
@@ -127,8 +128,10 @@ def check_trust(system: str, trust: bool | str | Collection[str], source: str) -
     Raises:
         InputError: the system is not of this package, and not trusted.
     """
-    names = (trust,) if isinstance(trust, str) else () if isinstance(trust, bool) else trust
-    if trust is True or system in builtin() or system in names:
+    if trust is True or system in builtin():
+        return
+    names = [trust] if isinstance(trust, str) else [] if trust is False else list(trust)
+    if system in names or system in [installed().get(name) for name in names]:
         return
     raise InputError(
         f"{source}: its network is the code of {system!r}, which is no part of mgdn_jax; if you"

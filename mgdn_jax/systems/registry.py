@@ -46,10 +46,7 @@ def recipe(name: str) -> Callable[..., contract.Recipe]:
     Raises:
         InputError: neither is found, or the class does not derive from `contract.Recipe`.
     """
-    try:
-        module = find(name).part("recipe", "Recipe")
-    except InputError as error:
-        raise InputError(str(error).replace("there is no system", "there is no recipe")) from None
+    module = find(name, kind="recipe").part("recipe", "Recipe")
     kind = module.Recipe
     if contract.Recipe not in kind.__mro__:
         raise InputError(

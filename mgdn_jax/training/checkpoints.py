@@ -6,10 +6,11 @@ Orbax is imported on first use only.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,6 +52,39 @@ def _checksum(flat: Mapping[str, np.ndarray]) -> int:
     return total
 
 
+def score(figures: Mapping[str, float], best: str = "") -> float | None:
+    """How good a checkpoint is by the figures of its validation; higher is better.
+
+    Args:
+        figures: by name; {} where there was no validation.
+        best: the one that counts; "" for "psnr" where there is one, else "loss". Names that end in
+            "loss" count downwards.
+
+    Returns:
+        The score, None where the figures do not say.
+    """
+    name = best or ("psnr" if "psnr" in figures else "loss")
+    value = figures.get(name, math.nan)
+    # Runs of the first release wrote -1e30 where there was no validation.
+    if not math.isfinite(value) or value == -1e30:
+        return None
+    return -value if name.endswith("loss") else value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Best:
+    """Preserves the checkpoint of the highest score, a policy of Orbax's; the newest of several."""
+
+    best: str
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        scores = [score(checkpoint.metrics or {}, self.best) for checkpoint in checkpoints]
+        judged = [(value, place) for place, value in enumerate(scores) if value is not None]
+        chosen = max(judged)[1] if judged else None
+        return [place == chosen for place in range(len(checkpoints))]
+
+
 class Checkpoints:
     """A folder of training checkpoints: the last few and the best one.
 
@@ -62,7 +96,7 @@ class Checkpoints:
     Args:
         folder: where checkpoints live; made when missing.
         keep: how many of the newest to keep.
-        best: name of the metric (higher is better) whose best checkpoint is kept as well.
+        best: the figure of validation whose best checkpoint is kept as well, see `score`.
         process: index of the calling process among several (it synchronises with nobody).
     """
 
@@ -74,23 +108,17 @@ class Checkpoints:
 
         self.folder = pathlib.Path(folder).absolute()
         make_folder(self.folder)
-        self._ocp, self._best = ocp, best
-        kept: list[Any] = [policies.LatestN(keep)]
-        if best:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best],
-                    n=1,
-                )
-            )
+        self._ocp = ocp
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=False,
                 cleanup_tmp_directories=True,
                 # Without it Orbax neither writes the metrics down nor reads them back.
-                best_fn=(lambda metrics: metrics[best]) if best else None,
-                preservation_policy=policies.AnyPreservationPolicy(kept),
+                best_fn=lambda figures: score(figures, best),
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(keep), _Best(best)]
+                ),
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
                     primary_host=process,
                     active_processes={process},
@@ -120,7 +148,7 @@ class Checkpoints:
             trees: {item: pytree of arrays}; items without leaves are allowed.
             data: json-safe state of the data iterator.
             meta: json-safe notes (config, versions, phase).
-            metrics: validation results at this step, if it was validated.
+            metrics: figures of the validation at this step, if there was one.
         """
         args: dict[str, Any] = {}
         checksums = {}
@@ -135,13 +163,9 @@ class Checkpoints:
         self._manager.save(
             step,
             args=self._ocp.args.Composite(**args),
-            metrics=self._judged(metrics),
+            metrics=dict(metrics or {}),  # Orbax warns where there are none
             force=True,
         )
-
-    def _judged(self, metrics: Mapping[str, float] | None) -> dict[str, float] | None:
-        # Orbax warns of every save without a figure; this one is never the best.
-        return {self._best: (metrics or {}).get(self._best, -1e30)} if self._best else None
 
     def restore(
         self, target: Mapping[str, Any], *, warn: Callable[[str], None] = lambda line: None

@@ -7,46 +7,27 @@ names the field and what to write instead.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from mgdn_jax.errors import InputError
-from mgdn_jax.training.optimisers import (
-    OPTIMISERS,
-    SCHEDULES,
-)
+from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.training.optimisers import OPTIMISERS, SCHEDULES
 
 BLOCKS = ("name", "recipe", "model", "data", "optimiser", "train")
 DURATIONS = ("steps", "epochs", "examples")
+PARTS = ("train", "validation")
 # What may change between one start of a run and the next; all else is part of the result.
-FREE = frozenset(
-    [*(f"train.{name}" for name in DURATIONS)]
-    + [f"train.{name}" for name in ("log_every", "eval_every", "save_every", "keep", "devices")]
-    + [
-        f"data.{part}.{name}"
-        for part in ("train", "validation")
-        for name in ("threads", "prefetch")
-    ]
-)
-# Fields that came later, with the value that does what was done before.
-LATER = {
-    "data.train.jitter.scale": 1.0,
-    "data.train.jitter.gamma": 1.0,
-    "data.train.jitter.noise": 0.0,
-    "data.train.jitter.clip": 0.0,
-    "recipe.gradient_rule": "strength",
-    "recipe.intensity_rule": "max",
-    "recipe.intensity_share": 1.0,
-    "train.init": "",
-}
+_INTERVALS = ("log_every", "eval_every", "save_every")
+FREE = frozenset(f"train.{name}" for name in (*DURATIONS, *_INTERVALS, "keep", "best", "devices"))
+FREE |= {f"data.{part}.{name}" for part in PARTS for name in ("threads", "prefetch")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """The `optimiser` block; see `steps.make_optimiser` and `steps.make_schedule`.
+    """The `optimiser` block; see `optimisers.make_optimiser` and `optimisers.make_schedule`.
 
     `networks` holds, by network, the fields that differ for it: {"proposal": {"name": "max_abs"}}.
     """
@@ -83,6 +64,9 @@ class Train:
         eval_every: updates between validations; 0 for one at the end only.
         save_every: updates between checkpoints; 0 for one at the end only.
         keep: newest checkpoints kept (the best one stays besides).
+        best: the figure of validation that says which checkpoint is the best: "psnr", "loss" or one
+            of the recipe's `judge`; names that end in "loss" count downwards. "" takes "psnr" where
+            there is one, else "loss".
         eval_batch: examples per validation step over all devices; 0 for `batch`.
         devices: local devices to use; 0 for all.
         init: weights to start from, a bundled name or a file, in place of random ones; "" for none.
@@ -99,6 +83,7 @@ class Train:
     eval_every: int = 1000
     save_every: int = 1000
     keep: int = 2
+    best: str = ""
     eval_batch: int = 0
     devices: int = 0
     init: str = ""
@@ -126,28 +111,30 @@ class Run:
     train: Train
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice on a name that is not known: the closest one that is, or all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}."
+_WANTED = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    dict: "a block",
+    tuple: "a list of numbers",
+}
 
 
-def _typed(field: str, value: Any, kind: str) -> Any:
+def _typed(field: str, value: Any, hint: Any) -> Any:
+    """A value as its type hint wants it, one of `_WANTED` or of these with parameters."""
+    kind = typing.get_origin(hint) or hint
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == "int" and number and float(value).is_integer():
+    if kind is int and number and float(value).is_integer():
         return int(value)
-    if kind == "float" and number and math.isfinite(value):
+    if kind is float and number and math.isfinite(value):
         return float(value)
-    if kind == "str" and isinstance(value, str):
+    if kind is str and isinstance(value, str):
         return value
-    if kind.startswith("dict") and isinstance(value, Mapping):
+    if kind is dict and isinstance(value, Mapping):
         return dict(value)
-    if kind.startswith("tuple") and isinstance(value, list | tuple):
-        return tuple(_typed(field, item, "float") for item in value)
-    wanted = {"int": "a whole number", "float": "a finite number", "str": "a text"}
-    rest = "a block" if kind.startswith("dict") else "a list of numbers"
-    raise InputError(f"config field {field!r} is {value!r} and must be {wanted.get(kind, rest)}.")
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(field, item, typing.get_args(hint)[0]) for item in value)
+    raise InputError(f"config field {field!r} is {value!r} and must be {_WANTED[kind]}.")
 
 
 def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
@@ -165,13 +152,17 @@ def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
     for key in values:
         if key not in fields:
             raise InputError(f"config has no field '{name}.{key}'; {nearest(key, fields)}")
-    given = {key: value for key, value in values.items() if value is not None}
+    entries = {key: value for key, value in values.items() if value is not None}
     for key, field in fields.items():
-        needed = field.default is field.default_factory is dataclasses.MISSING
-        if key not in given and needed:
+        if key not in entries and _is_needed(field):
             raise InputError(f"config field '{name}.{key}' is missing; add it.")
-    types = {key: str(field.type) for key, field in fields.items()}
-    return kind(**{key: _typed(f"{name}.{key}", v, types[key]) for key, v in given.items()})
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _typed(f"{name}.{key}", v, hints[key]) for key, v in entries.items()})
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    """Whether a field of a dataclass has no default."""
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _demand(good: bool, field: str, value: Any, wanted: str) -> None:
@@ -201,21 +192,21 @@ def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
     return optimiser
 
 
-def own_settings(settings: Optimiser, network: str) -> Optimiser:
-    """The `optimiser` block as it is for one network, its own fields put in.
+def optimiser_of(settings: Optimiser, network: str) -> Optimiser:
+    """The `optimiser` block as it is for one network, whose entries replace the shared ones.
 
     Raises:
         InputError: its entry in `networks` is unknown, mistyped or contradictory.
     """
-    own = settings.networks.get(network, {})
+    entries = settings.networks.get(network, {})
     name = f"optimiser.networks.{network}"
-    if not isinstance(own, Mapping):
-        raise InputError(f"config field '{name}' is {own!r} and must be a block.")
+    if not isinstance(entries, Mapping):
+        raise InputError(f"config field '{name}' is {entries!r} and must be a block.")
     shared = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     del shared["networks"]
-    if "networks" in own:
+    if "networks" in entries:
         raise InputError(f"config field '{name}.networks' makes no sense; remove it.")
-    return _optimiser(name, shared | dict(own))
+    return _optimiser(name, shared | dict(entries))
 
 
 def check(config: Mapping[str, Any]) -> Run:
@@ -235,7 +226,7 @@ def check(config: Mapping[str, Any]) -> Run:
             raise InputError(f"config field {key!r} is missing; add it.")
         if key != "name" and not isinstance(config[key], Mapping):
             raise InputError(f"config field {key!r} is {config[key]!r} and must be a block.")
-    name = _typed("name", config["name"], "str")
+    name = _typed("name", config["name"], str)
     _demand(bool(name) and "/" not in name and name[0] != ".", "name", name, "a file name")
     for key, field in (("recipe", "name"), ("data", "loader")):
         if not isinstance(config[key].get(field), str):
@@ -245,7 +236,7 @@ def check(config: Mapping[str, Any]) -> Run:
             raise InputError(f"config field 'data.{part}' must be a block of loader arguments.")
     optimiser = _optimiser("optimiser", config["optimiser"])
     for network in optimiser.networks:
-        own_settings(optimiser, network)
+        optimiser_of(optimiser, network)
     train = block(Train, "train", config["train"])
     for field in ("batch", "accumulate", "log_every", "keep"):
         value = getattr(train, field)
@@ -260,7 +251,7 @@ def check(config: Mapping[str, Any]) -> Run:
 
 
 def duration(steps: int, epochs: float, examples: int, *, batch: int, dataset: int) -> int:
-    """Length of a run in updates, from whichever of three ways it was told.
+    """Length of a run in updates, from the one of three lengths that is set.
 
     Args:
         steps: updates, or 0.
@@ -275,16 +266,12 @@ def duration(steps: int, epochs: float, examples: int, *, batch: int, dataset: i
     Raises:
         InputError: none or more than one of the three is set.
     """
-    told = {
-        name: value
-        for name, value in zip(DURATIONS, (steps, epochs, examples), strict=True)
-        if value
-    }
-    if len(told) != 1:
-        found = " and ".join(f"train.{name}={value}" for name, value in told.items()) or "none"
+    lengths = zip(DURATIONS, (steps, epochs, examples), strict=True)
+    entries = [f"train.{name}={value}" for name, value in lengths if value]
+    if len(entries) != 1:
         raise InputError(
             "config must set exactly one of train.steps, train.epochs and train.examples, the"
-            f" others to 0 (found {found})."
+            f" others to 0 (found {' and '.join(entries) or 'none'})."
         )
     # The tolerance keeps 0.1 epochs of 80 examples in batches of 8 at one step, not two.
     seen = examples or epochs * dataset
@@ -302,20 +289,101 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """What a field stands for that a config leaves out; {} where nothing is known.
+
+    Attributes:
+        fields: by flattened name, of the blocks `recipe`, `optimiser` and `train`.
+        data: of the loaders' arguments, by part of the `data` block.
+    """
+
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+def defaults(settings: type, makers: Mapping[str, Callable[..., Any]]) -> Defaults:
+    """Defaults of every field that has one.
+
+    Args:
+        settings: dataclass of the `recipe` block.
+        makers: what makes the loader of each part of `data`: {"train": make_loader, ...}. An
+            argument whose type hint names a dataclass is a block of that dataclass's fields.
+    """
+    kinds = {"recipe": settings, "optimiser": Optimiser, "train": Train}
+    fields = {name: _field_defaults(kind) for name, kind in kinds.items()}
+    return Defaults(flatten(fields), {part: _argument_defaults(f) for part, f in makers.items()})
+
+
+def _field_defaults(kind: Any) -> dict[str, Any]:
+    """Defaults of a dataclass by field."""
+    return {
+        field.name: field.default
+        if field.default_factory is dataclasses.MISSING
+        else field.default_factory()
+        for field in dataclasses.fields(kind)
+        if not _is_needed(field)
+    }
+
+
+def _argument_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Defaults of a function's arguments, flattened."""
+    try:
+        hints = typing.get_type_hints(function)
+    except (AttributeError, NameError, SyntaxError, TypeError):
+        hints = {}  # of a module of the user's, which nobody is bound to annotate
+    values = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        choices = typing.get_args(hints.get(name)) or (hints.get(name),)
+        blocks = [kind for kind in choices if dataclasses.is_dataclass(kind)]
+        if blocks:
+            values[name] = _field_defaults(blocks[0])
+        elif parameter.default is not parameter.empty:
+            values[name] = parameter.default
+    return flatten(values)
+
+
+def _complete(config: Mapping[str, Any], standard: Defaults) -> dict[str, Any]:
+    """A flattened config, every field that it leaves out put in.
+
+    What the `data` block holds for all loaders is an argument of each of them.
+    """
+    present = flatten({key: value for key, value in config.items() if key != "data"})
+    for name in [name for name, value in present.items() if value is None]:
+        if name.startswith(("optimiser.", "train.")):
+            del present[name]  # the default, as in `block`
+    data = config.get("data", {})
+    shared = flatten({name: value for name, value in data.items() if name not in PARTS})
+    for part in PARTS:
+        if part in data:
+            arguments = {**standard.data.get(part, {}), **shared, **flatten(data[part])}
+            present |= {f"data.{part}.{name}": value for name, value in arguments.items()}
+    return {**standard.fields, **present, **{f"data.{name}": v for name, v in shared.items()}}
+
+
+def compare(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: str, standard: Defaults | None = None
+) -> None:
     """Refuses to resume under a config that would make another result.
 
     Args:
         before: the config the run was started with, nested.
         now: the config it is to go on with, nested.
         where: the run's folder, for the message.
+        standard: what fields stand for that one of the two leaves out: older runs lack those that
+            came later, and did what their defaults do.
 
     Raises:
         InputError: a field other than durations, intervals and machinery differs.
     """
-    old, new = LATER | flatten(before), LATER | flatten(now)
-    for field in sorted(old.keys() | new.keys()):
-        if field not in FREE and old.get(field) != new.get(field):
+    old, new = (_complete(config, standard or Defaults()) for config in (before, now))
+    for field in sorted((old.keys() | new.keys()) - FREE, key=lambda name: (name.count("."), name)):
+        # Arguments of all loaders are compared loader by loader; here they only get their name.
+        part = field.split(".")[1] if field.startswith("data.") else ""
+        everywhere = bool(part) and part not in PARTS
+        if everywhere and not (field in old and field in new):
+            continue
+        if old.get(field) != new.get(field):
             raise InputError(
                 f"{where}: was started with {field}={old.get(field)!r} and the config now says"
                 f" {new.get(field)!r}; use the old value or another workdir."

@@ -17,6 +17,9 @@ import numpy as np
 from mgdn_jax.io import codec
 from mgdn_jax.io.disk import write_atomically
 
+SILENCE = 10.0
+"""Seconds without a word after which a step is shown, though no log line is due."""
+
 
 class Window:
     """Metrics of the steps since the last look, left on the devices until somebody asks."""
@@ -74,12 +77,15 @@ class Clock:
         yield
         self._paused += time.monotonic() - begin
 
+    def elapsed(self) -> float:
+        """Training seconds since the last lap (or since the start)."""
+        return max(time.monotonic() - self._mark - self._paused, 1e-9)
+
     def lap(self) -> float:
-        """Training seconds since the last call (or since the start)."""
-        now = time.monotonic()
-        seconds = now - self._mark - self._paused
-        self._mark, self._paused = now, 0.0
-        return max(seconds, 1e-9)
+        """As `elapsed`; a new lap begins."""
+        seconds = self.elapsed()
+        self._mark, self._paused = time.monotonic(), 0.0
+        return seconds
 
     def hours(self) -> float:
         """Hours in all, earlier starts and pauses included."""
@@ -121,6 +127,7 @@ class Log:
         self._bar: Any = None
         self._quiet = quiet
         self._total = total
+        self._shown = time.monotonic()
         if not active:
             return
         from tensorboardX import SummaryWriter
@@ -156,6 +163,7 @@ class Log:
         """One line for the user's eyes."""
         if not self._active or self._quiet:
             return
+        self._shown = time.monotonic()
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
@@ -194,10 +202,27 @@ class Log:
         if not self._active:
             return
         self.record(step, "train", dict(values) | {"images_per_s": images_per_s})
-        tail = (
-            f"loss {values['loss']:.5g}  {images_per_s:.1f} images/s  ETA {clock_face(remaining_s)}"
-        )
+        self.progress(step, values["loss"], images_per_s=images_per_s, remaining_s=remaining_s)
+
+    def is_overdue(self) -> bool:
+        """Whether nothing has been shown for `SILENCE`."""
+        silent = not self._active or self._quiet
+        return not silent and time.monotonic() - self._shown >= SILENCE
+
+    def progress(self, step: int, loss: float, *, images_per_s: float, remaining_s: float) -> None:
+        """Shows how far the run is; writes nothing down.
+
+        Args:
+            step: updates done.
+            loss: of one or several steps.
+            images_per_s: as in `train`.
+            remaining_s: as in `train`.
+        """
+        if not self._active:
+            return
+        tail = f"loss {loss:.5g}  {images_per_s:.1f} images/s  ETA {clock_face(remaining_s)}"
         if self._bar is not None:
+            self._shown = time.monotonic()
             self._bar.update(self._task, completed=step, tail=tail)
         else:
             self.say(f"step {step}/{self._total}  {tail}")

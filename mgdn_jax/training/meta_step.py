@@ -12,7 +12,19 @@ import optax
 from mgdn_jax import bilevel
 from mgdn_jax.systems.contract import MetaRecipe
 from mgdn_jax.training.optimisers import Schedule
-from mgdn_jax.training.state import Batch, Flat, Metrics, Step, TrainState, _advanced, _updated
+from mgdn_jax.training.state import (
+    Batch,
+    Flat,
+    Metrics,
+    Networks,
+    Step,
+    TrainState,
+    apply_gradients,
+    next_state,
+)
+
+NO_META = dict.fromkeys(("outer_loss", "inner_loss", "max_g", "meta"), 0.0)
+"""Metrics of the first part of a step, as they are in steps without it."""
 
 
 def make_meta_step(
@@ -62,55 +74,6 @@ def make_meta_step(
     lacking = sorted(set(trains) - set(optimisers))
     if lacking or meta.inner not in trains:
         raise ValueError(f"{meta.inner!r} does not train, or there is no optimiser for {lacking}")
-    inner_optimiser = _at_rate(meta.optimiser)
-
-    def mean(tree: Any) -> Any:
-        return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-    def learn(state: TrainState, batch: Batch, progress: jax.Array, alpha: jax.Array) -> Any:
-        """Part 1: new phi, its optimiser's state, metrics."""
-        stats = state.stats[meta.inner]
-        train, test = _halves(batch)
-
-        def inner_loss(theta: Flat, maps: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-            value, (fused, *_) = recipe.inner_loss(theta, stats, maps, batch, progress)
-            return value, fused
-
-        def outer_loss(theta: Flat, phi: Flat, batch: Batch, psi: Any = None) -> jax.Array:
-            del phi
-            return recipe.outer_loss(psi, recipe.adapted(theta, stats, batch), batch)
-
-        theta, phi = state.params[meta.inner], state.params[meta.learns]
-        fitted: dict[str, Any] = {}
-        if meta.auxiliary:
-            optimiser = optax.chain(meta.auxiliary_optimiser, optax.scale(alpha))  # type: ignore[arg-type]
-            fitted["auxiliary"] = bilevel.Auxiliary(
-                recipe.auxiliary_loss, optimiser, meta.auxiliary_steps, from_aux=True
-            )
-        gradient = bilevel.meta_gradient(
-            inner_loss, outer_loss, optimiser=inner_optimiser, propose=recipe.propose,
-            steps=meta.steps, mode=meta.mode, trainable=meta.trainable,
-            difference=meta.difference, solver=meta.solver, axis_name=axis_name,
-            inner_has_aux=True, **fitted,
-        )  # fmt: skip
-        moved = bilevel.partition(theta, meta.trainable)[0]
-        value, g, aux = gradient(
-            phi, theta, train, test,
-            opt_state=(meta.optimiser.init(moved), alpha),
-            psi=state.params[meta.auxiliary] if meta.auxiliary else None,
-        )  # fmt: skip
-        phi, opt = _updated(optimisers[meta.learns], g, state.opt[meta.learns], phi)
-        metrics = {
-            "outer_loss": value,
-            "inner_loss": aux.inner_losses[0],
-            "max_g": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(g)])),
-            "meta": jnp.ones(()),
-        }
-        return phi, opt, {name: jnp.asarray(v, jnp.float32) for name, v in metrics.items()}
-
-    def rest(state: TrainState) -> Any:
-        names = ("outer_loss", "inner_loss", "max_g", "meta")
-        return state.params[meta.learns], state.opt[meta.learns], dict.fromkeys(names, 0.0)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = dict(batch)
@@ -121,38 +84,153 @@ def make_meta_step(
         params, opt = dict(state.params), dict(state.opt)
         metrics: Metrics = {}
         if meta.learns in trains:
-            told = state, batch, progress, alpha
-            if meta.every == 1 and not meta.after:
-                found = learn(*told)
-            else:
-                found = jax.lax.cond(
-                    (state.step % meta.every == 0) & (state.step >= meta.after * total),
-                    lambda: learn(*told),
-                    lambda: jax.tree.map(jnp.asarray, rest(state)),
-                )
-            params[meta.learns], opt[meta.learns], metrics = found
 
-        maps = jax.lax.stop_gradient(recipe.propose(params.get(meta.learns, {}), batch))
-        (loss, (fused, stats, terms)), grads = jax.value_and_grad(recipe.inner_loss, has_aux=True)(
-            params[meta.inner], state.stats[meta.inner], maps, batch, progress
+            def learn() -> tuple[Flat, Any, Metrics]:
+                optimiser = optimisers[meta.learns]
+                return _outer_update(recipe, optimiser, state, batch, progress, alpha, axis_name)
+
+            def wait() -> tuple[Flat, Any, Metrics]:
+                unchanged = params[meta.learns], opt[meta.learns], NO_META
+                return jax.tree.map(jnp.asarray, unchanged)
+
+            if meta.every == 1 and not meta.after:
+                phi, phi_opt, metrics = learn()
+            else:
+                due = (state.step % meta.every == 0) & (state.step >= meta.after * total)
+                phi, phi_opt, metrics = jax.lax.cond(due, learn, wait)
+            params[meta.learns], opt[meta.learns] = phi, phi_opt
+
+        grads, stats, inner_metrics = _inner_gradients(
+            recipe, trains, params, state.stats, batch, progress, axis_name
         )
-        own = {**terms, "loss": loss}
-        for name, weights in maps.items():
-            for i, source in enumerate("ab"):
-                own[f"{name}_{source}"] = jnp.mean(weights[..., i])
-        psi_grads = None
-        if meta.auxiliary in trains:
-            own["recon"], psi_grads = jax.value_and_grad(recipe.auxiliary_loss)(
-                params[meta.auxiliary], jax.lax.stop_gradient(fused), batch
-            )
-        grads, psi_grads, stats, own = mean((grads, psi_grads, stats, own))
-        metrics = {**metrics, **own, "grad_norm": optax.tree.norm(grads)}
-        for name, g in ((meta.inner, grads), (meta.auxiliary, psi_grads)):
-            if g is not None:
-                params[name], opt[name] = _updated(optimisers[name], g, opt[name], params[name])
-        return _advanced(state, params, {**state.stats, meta.inner: stats}, opt, metrics, ema_decay)
+        for name, g in grads.items():
+            params[name], opt[name] = apply_gradients(optimisers[name], g, opt[name], params[name])
+        return next_state(
+            state, params, {**state.stats, **stats}, opt, metrics | inner_metrics, ema_decay
+        )
 
     return step
+
+
+def _outer_update(
+    recipe: MetaRecipe,
+    optimiser: optax.GradientTransformation,
+    state: TrainState,
+    batch: Batch,
+    progress: jax.Array,
+    alpha: jax.Array,
+    axis_name: str | None,
+) -> tuple[Flat, Any, Metrics]:
+    """The first part of a step: the loss learns from what training under it leads to.
+
+    Args:
+        recipe: whose loss is learned.
+        optimiser: of phi.
+        state: before the step.
+        batch: whole, of even size.
+        progress: part of the run done, in (0, 1].
+        alpha: inner learning rate.
+        axis_name: mapped axis to average over, if any.
+
+    Returns:
+        ``(phi, state of its optimiser, metrics named as in `NO_META`)``.
+    """
+    meta = recipe.meta
+    theta, phi = state.params[meta.inner], state.params[meta.learns]
+    stats = state.stats[meta.inner]
+    train, test = _halves(batch)
+
+    def inner_loss(theta: Flat, maps: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        value, (fused, *_) = recipe.inner_loss(theta, stats, maps, batch, progress)
+        return value, fused
+
+    def outer_loss(theta: Flat, phi: Flat, batch: Batch, psi: Any = None) -> jax.Array:
+        del phi
+        return recipe.outer_loss(psi, recipe.adapted(theta, stats, batch), batch)
+
+    auxiliary = None
+    if meta.auxiliary:
+        scale = optax.stateless_with_tree_map(lambda g, _: alpha * g)
+        auxiliary = bilevel.Auxiliary(
+            recipe.auxiliary_loss,
+            optax.chain(meta.auxiliary_optimiser, scale),
+            meta.auxiliary_steps,
+            from_aux=True,
+        )
+    gradient = bilevel.meta_gradient(
+        inner_loss,
+        outer_loss,
+        optimiser=_at_rate(meta.optimiser),
+        propose=recipe.propose,
+        steps=meta.steps,
+        mode=meta.mode,
+        trainable=meta.trainable,
+        difference=meta.difference,
+        solver=meta.solver,
+        axis_name=axis_name,
+        inner_has_aux=True,
+        auxiliary=auxiliary,
+    )
+    adapted = bilevel.partition(theta, meta.trainable)[0]
+    value, grads, aux = gradient(
+        phi,
+        theta,
+        train,
+        test,
+        opt_state=(meta.optimiser.init(adapted), alpha),
+        psi=state.params[meta.auxiliary] if meta.auxiliary else None,
+    )
+    phi, opt = apply_gradients(optimiser, grads, state.opt[meta.learns], phi)
+    metrics = {
+        "outer_loss": value,
+        "inner_loss": aux.inner_losses[0],
+        "max_g": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(grads)])),
+        "meta": jnp.ones(()),
+    }
+    return phi, opt, {name: jnp.asarray(metrics[name], jnp.float32) for name in NO_META}
+
+
+def _inner_gradients(
+    recipe: MetaRecipe,
+    trains: Sequence[str],
+    params: Networks,
+    stats: Networks,
+    batch: Batch,
+    progress: jax.Array,
+    axis_name: str | None,
+) -> tuple[Networks, Networks, Metrics]:
+    """The second part of a step: the loss is fixed, theta and psi learn from the whole batch.
+
+    Args:
+        recipe: whose loss is learned.
+        trains: names of the networks updated.
+        params: by network, phi as it is after the first part.
+        stats: running statistics by network.
+        batch: whole.
+        progress: part of the run done, in (0, 1].
+        axis_name: mapped axis to average over, if any.
+
+    Returns:
+        ``(gradients, new statistics, metrics)``, the first two of theta and, if it trains, psi.
+    """
+    meta = recipe.meta
+    maps = jax.lax.stop_gradient(recipe.propose(params.get(meta.learns, {}), batch))
+    (loss, (fused, new_stats, terms)), grads = jax.value_and_grad(recipe.inner_loss, has_aux=True)(
+        params[meta.inner], stats[meta.inner], maps, batch, progress
+    )
+    gradients = {meta.inner: grads}
+    metrics = {**terms, "loss": loss}
+    for name, weights in maps.items():
+        for i, source in enumerate("ab"):
+            metrics[f"{name}_{source}"] = jnp.mean(weights[..., i])
+    if meta.auxiliary in trains:
+        metrics["recon"], gradients[meta.auxiliary] = jax.value_and_grad(recipe.auxiliary_loss)(
+            params[meta.auxiliary], jax.lax.stop_gradient(fused), batch
+        )
+    if axis_name is not None:
+        gradients, new_stats, metrics = jax.lax.pmean((gradients, new_stats, metrics), axis_name)
+    metrics["grad_norm"] = optax.tree.norm(gradients[meta.inner])
+    return gradients, {meta.inner: new_stats}, metrics
 
 
 def _halves(batch: Batch) -> tuple[Batch, Batch]:
@@ -182,8 +260,8 @@ def _at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransform
         return optimiser.init(params), jnp.ones(())
 
     def update(grads: Any, state: Any, params: Any = None) -> Any:
-        own, rate = state
-        updates, own = optimiser.update(grads, own, params)
-        return jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates), (own, rate)
+        inner, rate = state
+        updates, inner = optimiser.update(grads, inner, params)
+        return jax.tree.map(lambda u: (rate * u).astype(u.dtype), updates), (inner, rate)
 
     return optax.GradientTransformation(init, update)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import optax
 
-from mgdn_jax.errors import InputError
-from mgdn_jax.training.config import Optimiser, Train, nearest, own_settings
-from mgdn_jax.training.optimisers import (
-    Schedule,
-    make_optimiser,
-    make_schedule,
-)
+from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.systems.contract import Phase
+from mgdn_jax.training.config import Optimiser, Train, optimiser_of
+from mgdn_jax.training.optimisers import Schedule, make_optimiser, make_schedule
 
 
 def share(train: Train, devices: int, processes: int, *, halves: bool = False) -> tuple[int, int]:
@@ -59,11 +55,11 @@ class Stretch:
     kind: str = "plain"
 
 
-def stretches(phases: Any, total: int) -> list[Stretch]:
+def stretches(phases: Sequence[Phase], total: int) -> list[Stretch]:
     """A recipe's phases laid over `total` steps, in order and without gaps.
 
     Args:
-        phases: objects with `name`, `trains` and `share`; shares are relative to their sum.
+        phases: their shares are relative to the sum of all shares.
         total: steps in the whole run.
     """
     whole = sum(phase.share for phase in phases)
@@ -108,34 +104,34 @@ def optimisers(
                 f"config field 'optimiser.networks' names {name!r}, which is no network of the"
                 f" recipe; {nearest(name, trained)}"
             )
-    made, schedules = {}, {}
+    transformations, schedules = {}, {}
     for network in trained:
-        own = own_settings(settings, network)
+        block = optimiser_of(settings, network)
         steps = sum(s.stop - s.start for s in plan if network in s.trains)
-        if own.warmup > steps:
+        if block.warmup > steps:
             raise InputError(
-                f"config field 'optimiser.warmup' is {own.warmup} and {network!r} trains for"
+                f"config field 'optimiser.warmup' is {block.warmup} and {network!r} trains for"
                 f" {steps} steps; lower it."
             )
         schedules[network] = schedule = make_schedule(
-            own.schedule,
-            learning_rate=own.learning_rate,
+            block.schedule,
+            learning_rate=block.learning_rate,
             total_steps=steps,
-            warmup_steps=own.warmup,
-            end_factor=own.end_factor,
-            milestones=own.milestones,
-            gamma=own.gamma,
+            warmup_steps=block.warmup,
+            end_factor=block.end_factor,
+            milestones=block.milestones,
+            gamma=block.gamma,
         )
-        made[network] = make_optimiser(
-            own.name,
+        transformations[network] = make_optimiser(
+            block.name,
             _spaced(schedule, (every or {}).get(network, 1)),
-            weight_decay=own.weight_decay,
-            clip_norm=own.clip_norm,
-            clip_offset=own.clip_offset,
-            b1=own.b1,
-            b2=own.b2,
+            weight_decay=block.weight_decay,
+            clip_norm=block.clip_norm,
+            clip_offset=block.clip_offset,
+            b1=block.b1,
+            b2=block.b2,
         )
-    return made, schedules
+    return transformations, schedules
 
 
 def _spaced(schedule: Schedule, every: int) -> Schedule:

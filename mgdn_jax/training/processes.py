@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -121,8 +122,13 @@ def meet(name: str) -> None:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second signal acts as it did before."""
+def stop_signals(say: Callable[[str], None] = print) -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second signal acts as it did before.
+
+    Args:
+        say: gets one line at the first signal. Python's handlers wait while the main thread is in
+            the compiler, for minutes perhaps; so the line comes from a thread of its own.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -134,10 +140,37 @@ def stop_signals() -> Iterator[threading.Event]:
         event.set()
         signal.signal(number, before[signal.Signals(number)])
 
-    for number in before:
-        signal.signal(number, heed)
+    with _announced(before, say):
+        for number in before:
+            signal.signal(number, heed)
+        try:
+            yield event
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _announced(numbers: Collection[int], say: Callable[[str], None]) -> Iterator[None]:
+    """Says at once that the first of these signals has come."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+
+    def watch() -> None:
+        while number := receiver.recv(1):  # empty once the other end is closed
+            if number[0] in numbers:
+                # Whoever reads our output may be gone.
+                with contextlib.suppress(OSError, ValueError):
+                    say(f"{signal.Signals(number[0]).name}: stopping after this step")
+                return
+
+    watcher = threading.Thread(target=watch, name="mgdn_jax: signals", daemon=True)
+    watcher.start()
+    descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
-        yield event
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(descriptor)
+        sender.close()
+        watcher.join()
+        receiver.close()

@@ -78,14 +78,15 @@ def example_keys(seed: int, step: Any, index: jax.Array, *, stream: str = "train
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(named, step), index)
 
 
-def _updated(
+def apply_gradients(
     optimiser: optax.GradientTransformation, grads: Any, opt: Any, params: Any
 ) -> tuple[Any, Any]:
+    """``(parameters, state of the optimiser)`` after one update of a network."""
     updates, opt = optimiser.update(grads, opt, params)
     return optax.apply_updates(params, updates), opt
 
 
-def _advanced(
+def next_state(
     state: TrainState,
     params: Networks,
     stats: Networks,

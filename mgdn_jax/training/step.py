@@ -22,10 +22,10 @@ from mgdn_jax.training.state import (
     RecipeLoss,
     Step,
     TrainState,
-    _advanced,
-    _updated,
+    apply_gradients,
     example_keys,
     init_state,
+    next_state,
 )
 
 __all__ = [
@@ -119,11 +119,11 @@ def make_train_step(
 
         params, opt = dict(state.params), dict(state.opt)
         for name in trains:
-            params[name], opt[name] = _updated(
+            params[name], opt[name] = apply_gradients(
                 optimisers[name], grads[name], opt[name], params[name]
             )
         metrics = {**metrics, "grad_norm": optax.tree.norm(grads)}
-        return _advanced(state, params, stats, opt, metrics, ema_decay)
+        return next_state(state, params, stats, opt, metrics, ema_decay)
 
     return step
 

@@ -154,6 +154,7 @@ def test_from_training_to_a_table(outside, capsys):
     with pytest.raises(InputError, match="strange_fusion"):
         mgdn_jax.load(model, trust="another_module")
     fuse = mgdn_jax.load(model, trust="strange_fusion")
+    assert mgdn_jax.load(model, trust=["another", "strange"]).system == fuse.system
     fused = fuse("a.png", "b.png")
     assert fused.shape == (20, 24, 3)
     assert np.array_equal(fused, mgdn_jax.load(model, trust=True)("a.png", "b.png"))

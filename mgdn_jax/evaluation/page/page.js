@@ -105,6 +105,23 @@
 
   makeSortable(byId('means-table'));
 
+  // ---------------------------------------------------------------------------- wide tables
+
+  /** Shows beside a table that is wider than its box that more columns follow. */
+  function hintAtColumns(frame) {
+    const box = frame.querySelector('.scroll');
+    const look = () => {
+      frame.classList.toggle('wide', box.scrollWidth > box.clientWidth + 1);
+      frame.classList.toggle('more', box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    };
+    box.addEventListener('scroll', look, { passive: true });
+    const sizes = new ResizeObserver(look);
+    sizes.observe(box);
+    sizes.observe(box.querySelector('table'));
+  }
+
+  document.querySelectorAll('.frame').forEach(hintAtColumns);
+
   // ------------------------------------------------------------------------------- viewer
 
   // Pictures of an image: source a, source b, then the methods. Left and right are such places.

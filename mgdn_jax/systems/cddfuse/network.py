@@ -30,19 +30,19 @@ from mgdn_jax.layers.functional import (
     above,
     below,
     chain,
-    given_alone,
+    per_example_policy,
     rematerialised,
 )
 from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
     RestormerBlock,
-    answered,
     bare_conv,
     in_strips,
     is_large,
     local,
     run_rows,
+    without_frame,
 )
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 
@@ -164,7 +164,7 @@ class BaseExtractor(RestormerBlock):
                 block, x, context=context, pixel_weights=pixel_weights, extent=extent
             )
 
-        remat = given_alone(self.remat, pixel_weights, extent)
+        remat = per_example_policy(self.remat, pixel_weights is not None or extent is not None)
         return rematerialised(whole, remat)(state, (x, context))
 
 
@@ -226,13 +226,13 @@ class CouplingNode(nnx.Module):
 
         def first(maps: Sequence[Array], _: Any, inside: Inside) -> tuple[Any, Any]:
             z1, z2 = jnp.split(self.shuffle(maps[0]), 2, -1)
-            return [answered(z1, inside), answered(z2, inside) + self.phi(z1, inside)], {}
+            return [without_frame(z1, inside), without_frame(z2, inside) + self.phi(z1, inside)], {}
 
         def second(maps: Sequence[Array], _: Any, inside: Inside) -> tuple[Any, Any]:
             z1, z2 = maps
             rho = self.rho(z2, inside)
-            z1 = answered(z1, inside) * jnp.exp(rho) + self.eta(z2, inside)
-            return [jnp.concatenate([z1, answered(z2, inside)], -1), rho], {}
+            z1 = without_frame(z1, inside) * jnp.exp(rho) + self.eta(z2, inside)
+            return [jnp.concatenate([z1, without_frame(z2, inside)], -1), rho], {}
 
         halves = in_strips(first, [z], reflect=True, extent=extent)[0]
         z, rho = in_strips(second, halves, reflect=True, extent=extent)[0]
@@ -273,7 +273,8 @@ class DetailExtractor(nnx.Module):
         def one(node: CouplingNode, z: Array, _: None) -> tuple[Array, None]:
             return node(z, extent)[0], None
 
-        return chain(self.nodes, one, x, remat=given_alone(self.remat, extent))[0]
+        remat = per_example_policy(self.remat, extent is not None)
+        return chain(self.nodes, one, x, remat=remat)[0]
 
     def with_log_determinant(
         self, x: Float[Array, "b h w c"]

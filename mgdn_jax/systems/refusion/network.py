@@ -26,7 +26,7 @@ from mgdn_jax.layers.functional import (
     above,
     below,
     chain,
-    given_alone,
+    per_example_policy,
     rematerialised,
 )
 from mgdn_jax.layers.padding import Extent, zeroed
@@ -34,12 +34,12 @@ from mgdn_jax.layers.restormer import (
     Inside,
     RestormerBlock,
     TransposedAttention,
-    answered,
     bare_conv,
     in_strips,
     local_halves,
     mixed,
     run_rows,
+    without_frame,
 )
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 
@@ -181,7 +181,7 @@ class CrossModalFusion(nnx.Module):
             branches = [x + mixed(v, m) for x, v, m in zip(maps[:2], maps[2:], mixes, strict=True)]
             z = jnp.concatenate(branches, -1)
             gates = local_halves(self.gates, self.gates_local, z, inside)
-            fused = answered(z, inside)
+            fused = without_frame(z, inside)
             for i in range(2):
                 offered = restormer.local(
                     self.values[i](branches[i]), self.values_local[i].kernel[...], inside
@@ -264,7 +264,8 @@ class Network(nnx.Module):
             )
 
         # It is no row of blocks: only where these take turns by examples does it do so, too.
-        remat = given_alone(self.config.remat, context, pixel_weights, extent)
+        has_example_arrays = any(x is not None for x in (context, pixel_weights, extent))
+        remat = per_example_policy(self.config.remat, has_example_arrays)
         one = rematerialised(fuse, remat if remat == "example" else "none")
         joint, own = one(state, (encoded[0], encoded[1]))
         sums |= above("fusion", own)

@@ -1,0 +1,201 @@
+"""`mgdn train`: the flags of train.py, configs that come with the program, modules beside a config.
+
+What follows runs in this process, up to where a run would start.
+"""
+
+import pathlib
+import sys
+import tomllib
+import warnings
+
+import fake_recipe
+import helpers
+import pytest
+
+from mgdn_jax import training
+from mgdn_jax.cli import main as cli
+from mgdn_jax.cli import train
+from mgdn_jax.errors import InputError
+from mgdn_jax.training.loop import Result, TrainingDivergedError
+from mgdn_jax.weights.store import load_weights
+
+BESIDE = '''
+"""A recipe beside its config."""
+
+import fake_recipe
+
+
+class Recipe(fake_recipe.Recipe):
+    def card(self):
+        return {"beside": True}
+'''
+CONFIG = """
+import fake_recipe
+import ml_collections
+
+
+def get_config(preset=""):
+    made = fake_recipe.config(steps=2, devices=1)
+    made["name"] = preset or "plain"
+    made["recipe"]["name"] = "recipe_beside_a_config"
+    return ml_collections.ConfigDict(made)
+"""
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """In a folder without configs; sys.path and modules are put back."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with warnings.catch_warnings():  # ml_collections loads modules in an old way
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+    sys.modules.pop("recipe_beside_a_config", None)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Runs that were started: (config, workdir, options)."""
+    started = []
+
+    def fit(config, workdir, **options):
+        started.append((config, workdir, options))
+        return Result("complete", 1)
+
+    monkeypatch.setattr("mgdn_jax.training.loop.fit", fit)
+    return started
+
+
+def test_both_commands_do_the_same(tmp_path, monkeypatch, calls):
+    monkeypatch.chdir(tmp_path)
+    words = ["--config=mgdn:mff_cpu", "--workdir=w", "--config.train.batch=16", "--quiet"]
+    assert cli.main(["train", *words]) == 0
+    assert train.main(["train.py", *words]) == 0
+    (one, place, options), (other, other_place, other_options) = calls
+    assert one.to_dict() == other.to_dict()
+    assert (one.train.batch, one.name, place) == (16, "mgdn-mff", "w")
+    assert place == other_place
+    assert options == {"command": "mgdn train " + " ".join(words), "quiet": True}
+    assert other_options["command"] == "python train.py " + " ".join(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config=refusion:smoke"],
+        ["--config", "refusion:smoke"],
+        ["-config=refusion:smoke"],
+        ["--config=configs/refusion.py:smoke"],
+        ["--config=refusion.py:smoke"],
+    ],
+)
+def test_configs_come_with_the_program(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    assert train.parse([*words, "--workdir=w"]).config.name == "refusion-smoke"
+    assert set(train.shipped_configs()) == {"cddfuse", "lkc_funet", "mgdn", "refusion"}
+
+
+def test_a_file_of_ones_own_goes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mgdn.py").write_text(CONFIG)
+    assert train.parse(["--config=configs/mgdn.py:my", "--workdir=w"]).config.name == "my"
+    assert train.parse(["--config=mgdn:mff", "--workdir=w"]).config.name == "mgdn-mff"
+
+
+def test_a_recipe_beside_the_config_is_found(tmp_path, monkeypatch):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "recipe_beside_a_config.py").write_text(BESIDE)
+    (folder / "one.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    words = ["--config=experiments/one.py", f"--workdir={tmp_path / 'run'}", "--quiet"]
+    assert cli.main(["train", *words]) == 0
+    assert load_weights(tmp_path / "run" / "plain.safetensors").card["beside"]
+    # At the end, so that no module of that folder hides another one.
+    assert sys.path[-1] == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=mgdn:mff"], "--config and --workdir are both needed; usage: mgdn train"),
+        (["--config=mgdn:mff", "--workdir=w", "x"], "'x' is not a flag; usage: mgdn train"),
+        (
+            ["--config=nope", "--workdir=w"],
+            "--config=nope: there is no such config file, and none that comes with the program"
+            " (cddfuse, lkc_funet, mgdn, refusion); usage",
+        ),
+        (
+            ["--config=mgdn:smoke", "--workdir=w", "--config.train.stepz=1"],
+            "--config.train.stepz: the config has no field 'stepz'; did you mean 'steps'?",
+        ),
+        (["--config", "--workdir=w"], "--config and --workdir are both needed"),
+        (["--config"], "Missing value for flag"),
+        (
+            ["--config=mgdn:smoke", "--workdir=w", "--process=1"],
+            "several processes need --coordinator as well",
+        ),
+    ],
+)
+def test_wrong_commands_are_one_sentence(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mgdn: error: ")
+    assert message in said
+    assert len(said.splitlines()) == 1
+    with pytest.raises(InputError):
+        train.parse(words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_exit_codes(tmp_path, monkeypatch, capsys):
+    def fit(*args, **options):
+        raise error
+
+    monkeypatch.setattr("mgdn_jax.training.loop.fit", fit)
+    words = ["--config=mgdn:smoke", f"--workdir={tmp_path}"]
+    for error, code in [(TrainingDivergedError("loss became nan"), 1), (InputError("no data"), 2)]:
+        assert cli.main(["train", *words]) == code
+        assert capsys.readouterr().err == f"mgdn: error: {error}\n"
+        assert train.main(["train.py", *words]) == code
+        assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_help_names_every_flag(capsys):
+    for words, program in ((["train", "--help"], "mgdn train"), (["train", "-h"], "mgdn train")):
+        assert cli.main(words) == 0
+        said = capsys.readouterr().out
+        assert f"`{program} --config=mgdn:mff --workdir=runs/mff`" in said
+    assert train.main(["train.py", "--help"]) == 0
+    assert "`python train.py --config=mgdn:mff" in capsys.readouterr().out
+    for flag in ("config", "cpu_devices", "coordinator", "processes", "process", "quiet"):
+        assert f"--{flag}" in said
+    assert cli.main(["--help"]) == 0
+    assert "train a network" in capsys.readouterr().out
+
+
+def test_several_processes_by_flags_or_environment(monkeypatch):
+    words = ["--config=mgdn:smoke", "--workdir=w"]
+    assert train.parse(words).membership == dict.fromkeys(("coordinator", "processes", "process"))
+    both = {"coordinator": "h:1", "processes": 2, "process": 0}
+    flags = [f"--{name}={value}" for name, value in both.items()]
+    assert train.parse([*words, *flags]).membership == both
+    for name, value in both.items():
+        monkeypatch.setenv(f"MGDN_{name.upper()}", str(value))
+    assert train.parse(words).membership == both
+    assert train.parse([*words, "--process=1"]).membership["process"] == 1
+    monkeypatch.setenv("MGDN_PROCESS", "first")
+    with pytest.raises(InputError, match="MGDN_PROCESS is 'first' and must be a whole number"):
+        train.parse(words)
+
+
+def test_the_wheel_holds_every_package_and_the_configs():
+    project = tomllib.loads((helpers.ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    package = helpers.ROOT / "mgdn_jax"
+    folders = {path.parent.relative_to(helpers.ROOT) for path in package.rglob("__init__.py")}
+    names = {".".join(folder.parts) for folder in folders}
+    assert set(project["packages"]) == names | {"mgdn_jax.configs"}
+    assert project["package-dir"] == {"mgdn_jax.configs": "configs"}
+    assert pathlib.Path(training.__file__).parent.parent == package
+    assert fake_recipe.get_config().name == "fake"

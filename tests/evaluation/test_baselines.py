@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import baselines
+from mgdn_jax.evaluation.baselines import BASELINES
+
+RULES = list(BASELINES.values())
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@st.composite
+def pairs(draw):
+    shape = draw(array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40))
+    shape += draw(st.sampled_from([(), (3,)]))
+    return tuple(draw(arrays(np.uint8, shape)) for _ in range(2))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(pairs())
+def test_shape_and_dtype_are_kept_and_a_copy_fuses_to_itself(rule, pair):
+    a, b = pair
+    fused = rule(a, b)
+    assert fused.shape == a.shape
+    assert fused.dtype == np.uint8
+    assert np.array_equal(rule(a, a), a)
+
+
+@pytest.mark.parametrize(
+    ("rule", "case"),
+    [
+        (baselines.mean, "tno_mean"),
+        (baselines.maximum, "tno_max"),
+        (baselines.laplacian, "mrict_lap"),
+        (baselines.laplacian, "tno_big_lap"),
+    ],
+)
+def test_fused_images_of_the_metric_goldens(rule, case):
+    with np.load(GOLDENS / "metrics_cases.npz") as stored:
+        fused = rule(stored[f"{case}:a"], stored[f"{case}:b"])
+        assert np.array_equal(fused, stored[f"{case}:f"])
+
+
+def test_focus_weight_golden():
+    # Stored from the version whose means over the Lytro pairs equal the anchors' row.
+    with (
+        np.load(GOLDENS / "metrics_cases.npz") as stored,
+        np.load(GOLDENS / "metrics_focus.npz") as expected,
+    ):
+        weight = baselines.focus_weight(stored["tno_max:a"], stored["tno_max:b"])
+        assert weight[::3, ::3] == pytest.approx(expected["weight"], abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(pairs())
+def test_mean_and_maximum(pair):
+    a, b = pair
+    assert np.array_equal(baselines.mean(a, b), (a.astype(int) + b + 1) // 2)
+    assert np.array_equal(baselines.maximum(a, b), np.maximum(a, b))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(pairs())
+def test_focus_never_leaves_the_range_of_the_sources(pair):
+    a, b = pair
+    fused = baselines.focus_guided(a, b)
+    assert np.all(fused >= np.minimum(a, b))
+    assert np.all(fused <= np.maximum(a, b))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gray_colour_is_fused_like_gray(rule):
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 256, (37, 50)).astype(np.uint8) for _ in range(2))
+    fused = rule(*(np.stack([x] * 3, axis=-1) for x in (a, b)))
+    assert np.array_equal(fused, np.stack([rule(a, b)] * 3, axis=-1))
+
+
+def test_pyramid_by_hand():
+    x = np.zeros((5, 4))
+    x[0, 0], x[2, 2] = 256, 256
+    taps = np.array([1, 4, 6, 4, 1])
+    small = baselines.pyramid_down(x)
+    assert small.shape == (3, 2)
+    # Beyond the edge the image is mirrored at its border pixel. Around (0, 0) the first spike
+    # counts 6 * 6 and the second, two away on both sides, (1 + 1) * (1 + 1).
+    assert small[0, 0] == 36 + 4
+    # Around (2, 2) the second counts 6 * (6 + 1), mirrored at the last column; the first 1 * 1.
+    assert small[1, 1] == 42 + 1
+    # Doubling: an isolated sample spreads with the taps over eight.
+    big = baselines.pyramid_up(np.pad([[64.0]], 2), (10, 9))
+    assert big.shape == (10, 9)
+    assert np.array_equal(big[2:7, 2:7], np.outer(taps, taps))
+    # The last sample of a row counts 7/8 at its place and 8/8 beyond it (the border rule).
+    row = baselines.pyramid_up(np.array([[0.0, 8.0]]), (2, 4))[0]
+    assert np.array_equal(row, [2, 4, 7, 8])
+    assert np.array_equal(baselines.pyramid_up(np.ones((3, 4)), (5, 8)), np.ones((5, 8)))
+
+
+def scene(seed=0, size=128):
+    rng = np.random.default_rng(seed)
+    sharp = ndimage.gaussian_filter(rng.standard_normal((size, size)), 0.8) * 120 + 128
+    sharp = np.clip(sharp, 0, 255)
+    blurred = ndimage.gaussian_filter(sharp, 3)
+    left = np.arange(size) < size // 2
+    a, b = np.where(left, sharp, blurred), np.where(left, blurred, sharp)
+    return tuple(np.rint(x).astype(np.uint8) for x in (a, b, sharp))
+
+
+def test_focus_takes_the_sharp_halves():
+    a, b, sharp = scene()
+    weight = baselines.focus_weight(a, b)
+    assert weight[:, :48].min() > 0.99
+    assert weight[:, -48:].max() < 0.01
+    fused = baselines.focus_guided(a, b).astype(int)
+    error = np.abs(fused - sharp)
+    assert error[:, :48].max() == 0
+    assert error[:, -48:].max() == 0
+    assert error.mean() < 0.1 * np.abs(baselines.mean(a, b).astype(int) - sharp).mean()
+
+
+def test_laplacian_restores_what_the_mean_blurs():
+    a, b, sharp = scene()
+    pyramid = np.abs(baselines.laplacian(a, b).astype(int) - sharp).mean()
+    assert pyramid < 0.5 * np.abs(baselines.mean(a, b).astype(int) - sharp).mean()
+
+
+def test_laplacian_prefers_the_first_on_ties():
+    x = np.full((8, 8), 100, np.uint8)
+    a, b = x.copy(), x.copy()
+    a[4, 4], b[4, 4] = 110, 90
+    assert baselines.laplacian(a, b)[4, 4] > 100
+    assert baselines.laplacian(b, a)[4, 4] < 100
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_refusals(rule):
+    x = np.zeros((8, 8), np.uint8)
+    with pytest.raises(InputError, match="shapes"):
+        rule(x, x[1:])
+    with pytest.raises(InputError, match="uint8"):
+        rule(x, x / 255)
+    with pytest.raises(InputError, match="shape"):
+        rule(x[None, None], x[None, None])

@@ -1,0 +1,201 @@
+import errno
+import os
+import resource
+import stat
+
+import numpy as np
+import pytest
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.io import codec, files
+from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float
+
+
+def picture(height=6, width=5, dtype=np.uint8):
+    return np.random.default_rng(1).integers(0, 255, (height, width, 3)).astype(dtype)
+
+
+def save(path, pixels=None):
+    path.write_bytes(codec.encode(picture() if pixels is None else pixels, path.suffix))
+    return path
+
+
+def test_reading_names_the_file_and_what_is_wrong(tmp_path):
+    good = save(tmp_path / "good.png")
+    np.testing.assert_array_equal(files.read_image(good), picture())
+    np.testing.assert_array_equal(files.read_image(str(good)), picture())
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "half.png").write_bytes(good.read_bytes()[:60])
+    save(tmp_path / "nan.tif", np.full((2, 2), np.nan, np.float32))
+    cases = {
+        "missing.png": "does not exist",
+        "": "is a folder",
+        "empty.png": "is empty",
+        "half.png": "is damaged or truncated",
+        "nan.tif": "holds NaN",
+        "good.png/x": "cannot be read",
+        "zero\0byte": "cannot be read",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message) as caught:
+            files.read_image(f"{tmp_path}/{name}")
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_reading_without_permission(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(InputError, match="may not be read"):
+        files.read_image(tmp_path / "secret.png")
+
+
+def test_writing_makes_folders_replaces_whole_and_keeps_permissions(tmp_path):
+    target = tmp_path / "new" / "deep" / "out.png"
+    files.write_image(target, picture())
+    np.testing.assert_array_equal(files.read_image(target), picture())
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
+    target.chmod(0o640)
+    link = tmp_path / "link.png"
+    link.symlink_to(target)
+    files.write_image(link, picture(3, 3))
+    assert link.is_symlink()
+    assert files.read_image(target).shape == (3, 3, 3)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert os.listdir(target.parent) == ["out.png"]
+
+
+@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "os.chmod"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, failing, failure
+):
+    target = save(tmp_path / "out.png")
+    before = target.read_bytes()
+
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(failing, fail)
+    expected = InputError if isinstance(failure, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        files.write_image(target, picture(3, 3))
+    monkeypatch.undo()
+    assert target.read_bytes() == before
+    assert os.listdir(tmp_path) == ["out.png"]
+
+
+def test_a_truly_full_disk(tmp_path):
+    # The limit on file sizes makes write() itself fail half-way, as a full disk does.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"out\.bmp cannot be written \(file too large\)"):
+            files.write_image(tmp_path / "out.bmp", picture(300, 400))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
+
+
+def test_outputs_that_cannot_be(tmp_path, monkeypatch):
+    plain = save(tmp_path / "plain.png")
+    (tmp_path / "device.png").symlink_to("/dev/null")
+    cases = {
+        "": "is a folder",
+        "out.gif": "image type",
+        "out": "image type",
+        "device.png": "not a regular file",
+        "plain.png/out.png": "is not a folder",
+    }
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message):
+            files.check_output(f"{tmp_path}/{name}")
+    assert files.check_output(plain) == plain.resolve()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match="is not writable"):
+        files.check_output(tmp_path / "deep" / "out.png")
+
+
+def test_folders_are_matched_by_stem(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, names in ((a, ("s10.png", "s9.png", "only.png")), (b, ("s9.tif", "s10.png"))):
+        folder.mkdir()
+        for name in names:
+            save(folder / name)
+        (folder / "notes.txt").touch()
+        (folder / ".hidden.png").touch()
+    groups, gaps = files.pair_folders([a, b])
+    assert list(groups) == ["s9", "s10"]
+    assert groups["s9"] == (a / "s9.png", b / "s9.tif")
+    assert gaps == {"only": (str(b),)}
+    assert files.no_partner("only", gaps["only"]) == f"only has no partner in {b}."
+    save(a / "s9.bmp")
+    with pytest.raises(InputError, match=r"holds both s9\.bmp and s9\.png"):
+        files.pair_folders([a, b])
+
+
+def test_folders_that_cannot_be_matched(tmp_path):
+    for name, inside in (("a", "x.png"), ("b", "y.png")):
+        (tmp_path / name).mkdir()
+        save(tmp_path / name / inside)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(InputError, match="has the same name"):
+        files.pair_folders([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(InputError, match="holds no image"):
+        files.list_images(tmp_path / "c")
+    with pytest.raises(InputError, match="does not exist"):
+        files.list_images(tmp_path / "d")
+    with pytest.raises(InputError, match="cannot be listed"):
+        files.list_images(tmp_path / "a" / "x.png")
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((5, 6, 3), np.uint8), "image 2 is 6x5 but image 1 is 5x6"),
+        (np.zeros((6, 5, 3), np.uint16), "image 2 is uint16 but image 1 is uint8"),
+        (np.zeros((6, 5, 3), np.int32), "image 2 is int32"),
+        (np.zeros((6, 5, 3), bool), "image 2 is bool"),
+        (np.zeros((6, 5, 7), np.uint8), "has shape"),
+        (np.zeros((1, 6, 5, 3), np.uint8), "batches"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (np.full((6, 5, 3), np.nan), "NaN"),
+        (np.full((6, 5, 3), -np.inf), "NaN or infinite"),
+        (np.full((6, 5, 3), 200.0), "from 200 to 200"),
+        (np.full((6, 5, 3), -0.1), r"from -0\.1 to"),
+    ],
+)
+def test_pictures_that_do_not_fit(second, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_pictures([picture(), second])
+    assert "\n" not in str(caught.value)
+
+
+def test_conversion_to_float_is_exact_and_back_is_rounded():
+    for dtype, largest in ((np.uint8, 255), (np.uint16, 65535)):
+        every = np.arange(largest + 1).astype(dtype)
+        values = to_float(every)
+        np.testing.assert_array_equal(values, (every / largest).astype(np.float32))
+        np.testing.assert_array_equal(from_float(values, np.dtype(dtype)), every)
+    levels = np.array([-0.2, 0.499 / 255, 0.501 / 255, 254.6 / 255, 1.7], np.float32)
+    assert from_float(levels, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
+    assert from_float(levels, None) is levels
+    assert from_float(levels, np.dtype(np.float64)).dtype == np.float64
+
+
+def test_the_result_gets_the_layout_of_its_sources():
+    gray, colour = np.zeros((2, 3, 1), np.uint8), np.zeros((2, 3, 3), np.uint8)
+    flat = np.zeros((2, 3), np.uint8)
+    assert like_inputs(gray, [flat, flat]).shape == (2, 3)
+    assert like_inputs(gray, [gray, flat]).shape == (2, 3, 1)
+    assert like_inputs(colour, [flat, colour]).shape == (2, 3, 3)
+    clear, solid = np.zeros((2, 3, 2), np.uint8), np.full((2, 3, 2), 200, np.uint8)
+    assert like_inputs(gray, [clear, solid]).shape == (2, 3, 2)
+    assert np.all(like_inputs(gray, [clear, solid])[..., 1] == 200)
+    assert like_inputs(gray, [clear, flat]).shape == (2, 3)
