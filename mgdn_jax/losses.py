@@ -4,6 +4,7 @@ Images are (B, H, W, C) in [0, 1]. Shapes must agree exactly: nothing broadcasts
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,13 @@ def same_shape(*arrays: Array) -> None:
 
 
 @jax.custom_jvp
-def absolute(x: Array) -> Array:
+def absolute(x: Array | float) -> Array:
     """``|x|`` with derivative 0 at 0 (as PyTorch), where JAX takes 1: it shows on flat regions."""
     return jnp.abs(x)
 
 
 @absolute.defjvp
-def _absolute_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+def _absolute_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Array, Array]:
     return absolute(primals[0]), jnp.sign(primals[0]) * tangents[0]
 
 

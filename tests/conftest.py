@@ -5,6 +5,7 @@ import pathlib
 
 import helpers_compiling
 import pytest
+from unchecked import as_users_call
 
 helpers_compiling.surround(os.environ)
 
@@ -77,6 +78,16 @@ def torch():
     import torch
 
     return torch
+
+
+@pytest.fixture(autouse=True)
+def signatures(request):
+    """Checks the signatures with shapes at run time, but in tests marked `unchecked`."""
+    if request.node.get_closest_marker("unchecked") is None:
+        yield
+        return
+    with as_users_call():
+        yield
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ def surround(environment: MutableMapping[str, str]) -> None:
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
         # Compiling takes longer than running; tests about compiled programs are `optimised`.
         JAX_DISABLE_MOST_OPTIMIZATIONS="true",
+        # A missing axis is written out, not guessed.
+        JAX_NUMPY_RANK_PROMOTION="raise",
     )
 
 

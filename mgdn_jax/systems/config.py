@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from mgdn_jax.errors import InputError, nearest
 
@@ -26,11 +26,11 @@ class SystemConfig:
         """Sides that the network works on are multiples of this number of pixels."""
         return 1
 
-    def for_use(self) -> Self:
+    def for_use(self) -> SystemConfig:
         """The same network without what only training needs."""
         return self
 
-    def for_training(self, norm_floor: float) -> Self:
+    def for_training(self, norm_floor: float) -> SystemConfig:
         """The same network with attention that is never steep.
 
         Args:
@@ -46,7 +46,7 @@ class SystemConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Any:
         """Inverse of `to_dict`; absent fields take their defaults, lists become tuples.
 
         Raises:

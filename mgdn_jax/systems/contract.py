@@ -38,6 +38,7 @@ ABILITIES = {
 """
 
 
+@runtime_checkable
 class Config(Protocol):
     """A system's frozen configuration; `systems.config.SystemConfig` has all but the fields.
 
@@ -67,6 +68,7 @@ class Config(Protocol):
         """Inverse of `to_dict`."""
 
 
+@runtime_checkable
 class Network(Protocol):
     """A system's network, an `nnx.Module`: ``Network(config, *, rngs)``.
 
@@ -167,6 +169,7 @@ class NoSettings:
     """The settings of a recipe that has none."""
 
 
+@runtime_checkable
 class Recipe(Protocol):
     """How a system is trained: ``Recipe(model, **settings)``.
 
@@ -251,6 +254,7 @@ class Recipe(Protocol):
         return {}
 
 
+@runtime_checkable
 class MetaRecipe(Recipe, Protocol):
     """A recipe whose loss is learned; all losses are means over the batch they get.
 

@@ -16,7 +16,7 @@ rest on features that earlier blocks of the tile made with its own, tiling stays
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -107,11 +107,11 @@ class Config(SystemConfig):
         demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
         demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
 
-    def for_use(self) -> Self:
+    def for_use(self) -> SystemConfig:
         """The same network; what is kept for gradients does not matter, for there are none."""
         return dataclasses.replace(self, remat="none")
 
-    def for_training(self, norm_floor: float) -> Self:
+    def for_training(self, norm_floor: float) -> SystemConfig:
         """The same network whose attention divides by no norm below the floor."""
         return dataclasses.replace(self, norm_floor=max(norm_floor, self.norm_floor))
 
@@ -185,7 +185,7 @@ class InvertedResidual(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b h w c"], inside: Inside = None
-    ) -> Float[Array, "b h w c"]:
+    ) -> Float[Array, "b h2 w c"]:
         """Transform; a side of one pixel sees itself beyond its border.
 
         Given ``inside``, a strip with its (reflected) frame, as `in_strips` has it.

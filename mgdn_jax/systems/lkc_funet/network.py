@@ -192,7 +192,7 @@ class NormConv(nnx.Module):
         self.norm = make_norm(norm, in_features, groups)
         self.conv = large_conv(in_features, out_features, kernel_size, rngs=rngs)
 
-    def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
+    def __call__(self, x: Maps, mode: Mode = EVAL) -> Float[Array, "b h w o"]:
         """Transform; H and W stay."""
         y = dropout(jax.nn.relu(self.norm(x, mode)), self.rate, mode)
         return self.conv(mode.zeroed(y))
@@ -222,7 +222,7 @@ class ResidualBlock(nnx.Module):
         same = in_features == out_features
         self.shortcut: Any = None if same else Conv2d(in_features, out_features, 1, rngs=rngs)
 
-    def __call__(self, x: Maps, mode: Mode = EVAL) -> Maps:
+    def __call__(self, x: Maps, mode: Mode = EVAL) -> Float[Array, "b h w o"]:
         """Transform; H and W stay."""
         y = self.second(self.first(x, mode), mode)
         return y + (x if self.shortcut is None else self.shortcut(x))
@@ -293,7 +293,7 @@ class AdaptiveFusion(nnx.Module):
         self.gate_norm = norm(c)
         self.out = Conv2d(c, 2 * c, 1, rngs=rngs)
 
-    def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2c"]:
+    def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2*c"]:
         """Fuse two features of one shape into one of twice the channels."""
         channels = self.excite(jax.nn.relu(self.squeeze(mode.mean(x))))
         extrema = [jnp.mean(g, -1, keepdims=True), jnp.max(g, -1, keepdims=True)]
@@ -311,7 +311,7 @@ class ConcatFusion(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.out = Conv2d(2 * config.width, 2 * config.width, 1, rngs=rngs)
 
-    def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2c"]:
+    def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2*c"]:
         """Fuse two features of one shape into one of twice the channels."""
         del mode
         return self.out(jnp.concatenate([x, g], -1))
@@ -326,7 +326,7 @@ class EncoderLevel(nnx.Module):
         self.large = LargeKernelBlock(kernel_size, config, rngs=rngs)
         self.down: Any = None if last else Conv2d(c, c, 3, rngs=rngs)
 
-    def __call__(self, x: Maps, mode: Mode = EVAL) -> tuple[Maps, Maps]:
+    def __call__(self, x: Maps, mode: Mode = EVAL) -> tuple[Float[Array, "b h2 w2 c"], Maps]:
         """What the next level gets, and the skip connection."""
         skip = self.large(self.residual(x, mode), mode)
         # A stride of 2 with a border of 1 on every side sees every second row and column.
@@ -349,7 +349,7 @@ class DecoderLevel(nnx.Module):
         )
         self.up: Any = None if last else Conv2d(c, c, 3, rngs=rngs)
 
-    def __call__(self, x: Maps, skip: Maps, mode: Mode = EVAL) -> Maps:
+    def __call__(self, x: Maps, skip: Maps, mode: Mode = EVAL) -> Float[Array, "b h2 w2 o"]:
         """Decode; H and W double but for the last level."""
         x = self.residual(self.fusion(x, skip, mode), mode)
         for block in self.large:
@@ -470,7 +470,7 @@ def reparameterise(config: Config, params: Flat, stats: Flat) -> tuple[Config, F
         )
     kept, moments = dict(params), dict(stats)
 
-    def folded(path: str) -> tuple[Array, Array]:
+    def folded(path: str) -> tuple[Float[Array, "b h2 w2 c"], Maps]:
         names = [f"{path}_norm/{name}" for name in ("scale", "bias", "mean", "variance")]
         values = [kept.pop(n) for n in names[:2]] + [moments.pop(n) for n in names[2:]]
         return fold_batch_norm(kept.pop(f"{path}/kernel"), *values)

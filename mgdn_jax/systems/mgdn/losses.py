@@ -56,7 +56,7 @@ def normalised_mutual_information(
         mean = (jnp.sum(w * s, -1) / total)[:, None]
         variance = (jnp.sum(w * jnp.square(s - mean), -1) / total)[:, None]
         u = jax.nn.sigmoid((s - mean) / jnp.sqrt(variance + 1e-6))
-        return jax.nn.softmax(-jnp.square((u[..., None] - centres) * bins) / 2, -1)
+        return jax.nn.softmax(-jnp.square((u[..., None] - centres[None, None]) * bins) / 2, -1)
 
     p = soft_bins(first)
     q = soft_bins(second)
@@ -71,7 +71,10 @@ def normalised_mutual_information(
 
 
 def masked_nmi(
-    stages: list[list[Image]], mask_images: list[Image], *, reference: int | None = None
+    stages: list[list[Image]],
+    mask_images: list[Float[Array, "b y x k"]],
+    *,
+    reference: int | None = None,
 ) -> PerExample:
     """MGDN's redundancy penalty over the outputs of every stage's dynamic filters.
 

@@ -120,7 +120,7 @@ class Config(SystemConfig):
         return self.window
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> "Config":
+    def preset(cls, name: str, **overrides: Any) -> Any:
         """Configuration of `PRESETS` with fields replaced."""
         return cls.from_dict({**PRESETS[name].to_dict(), **overrides})
 

@@ -11,7 +11,7 @@ earlier blocks of the tile made with its own, tiling stays an approximation.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -93,11 +93,11 @@ class Config(SystemConfig):
         demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
         demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
 
-    def for_use(self) -> Self:
+    def for_use(self) -> SystemConfig:
         """The same network; what is kept for gradients does not matter, for there are none."""
         return dataclasses.replace(self, remat="none")
 
-    def for_training(self, norm_floor: float) -> Self:
+    def for_training(self, norm_floor: float) -> SystemConfig:
         """The same network whose attention divides by no norm below the floor."""
         return dataclasses.replace(self, norm_floor=max(norm_floor, self.norm_floor))
 
@@ -153,7 +153,7 @@ class CrossModalFusion(nnx.Module):
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
         extent: Extent = None,
-    ) -> tuple[Float[Array, "b h w 2c"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "b h w 2*c"], dict[str, Array]]:
         """Fuse; returns joint features and the sums of both attentions (``"0/qk"``, ...)."""
 
         def attend(maps: Any, _: Any, inside: Inside) -> tuple[Any, Any]:

@@ -112,6 +112,7 @@ def test_phases_are_the_sums_of_their_parts():
     assert np.allclose(second, fusion_max(gen, ir, vis) + 2 * d, rtol=1e-6)
 
 
+@pytest.mark.unchecked
 def test_edges_of_the_losses():
     x = GOLDEN.nhwc("in:vis")
     # Constant channels: no correlation and no gradient, where the formula divides by zero.

@@ -237,6 +237,7 @@ def test_float32_gradients_follow_float64():
     assert errors[worst] <= 1e-4
 
 
+@pytest.mark.optimised
 def test_a_batch_equals_its_examples_one_by_one():
     _, graphdef, params, _ = mgdn_golden()
     key = jax.random.key(1)

@@ -72,6 +72,7 @@ def test_ties():
     assert float(near[0]) < 0.5 * float(far[0])
 
 
+@pytest.mark.unchecked
 def test_shapes_never_broadcast():
     with pytest.raises(ValueError, match="shapes differ"):
         weighted_intensity(F, A, B[:1], W)
