@@ -56,7 +56,7 @@ def surround(environment: MutableMapping[str, str]) -> None:
         XLA_FLAGS=_join(environment.get("XLA_FLAGS", ""), flags),
         OMP_NUM_THREADS="1",
         JAX_COMPILATION_CACHE_DIR=str(folder),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=os.environ.get("MINC", "0"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
         # Compiling takes longer than running; tests about compiled programs are `optimised`.
         JAX_DISABLE_MOST_OPTIMIZATIONS="true",

@@ -10,22 +10,25 @@ from mgdn_jax import losses
 from mgdn_jax.systems.mgdn.losses import masked_nmi, normalised_mutual_information, structure_mask
 
 KEY = jax.random.key(0)
+nmi = jax.jit(normalised_mutual_information)
+penalty = jax.jit(masked_nmi, static_argnames="reference")
+mask_of = jax.jit(structure_mask)
 A, B, F = (jax.random.uniform(k, (2, 17, 19, 3)) for k in jax.random.split(KEY, 3))
 
 
 def test_masked_mutual_information_golden():
     golden = Golden("mgdn_nmi_project")
-    mask = structure_mask([golden.nhwc("in:target")])
+    mask = mask_of([golden.nhwc("in:target")])
     assert np.array_equal(mask, golden["mid:weight"][:, 0])
     features = golden.nhwc("in:feat_1"), golden.nhwc("in:feat_2")
-    nmi = normalised_mutual_information(*features, mask)
-    print("nmi", max_error(nmi, golden["out:nmi"]))
-    assert max_error(nmi, golden["out:nmi"]) <= 1e-6
+    error = max_error(nmi(*features, mask), golden["out:nmi"])
+    print("nmi", error)
+    assert error <= 1e-6
 
     def loss(first, second):
         return jnp.mean(masked_nmi([[first, second]], [golden.nhwc("in:target")]))
 
-    value, grads = jax.value_and_grad(loss, (0, 1))(*features)
+    value, grads = jax.jit(jax.value_and_grad(loss, (0, 1)))(*features)
     assert abs(float(value) - float(golden["scalar:loss"])) <= 1e-6
     for grad, name in zip(grads, ("feat_1", "feat_2"), strict=True):
         assert relative_error(grad, np.moveaxis(golden[f"grad:in.{name}"], 1, -1)) <= 1e-4
@@ -34,7 +37,6 @@ def test_masked_mutual_information_golden():
 def test_mutual_information_properties():
     x, y = (jax.random.normal(k, (2, 32, 32, 6)) for k in jax.random.split(KEY))
     ones = jnp.ones((2, 32, 32))
-    nmi = normalised_mutual_information
     assert float(nmi(x, x, ones).min()) > 0.4  # bin smoothing keeps it below 1
     assert float(nmi(x, y, ones).max()) < 0.02
     assert max_error(nmi(x, 3.0 * x, ones), np.asarray(nmi(x, x, ones))) < 1e-4
@@ -50,25 +52,25 @@ def test_mutual_information_properties():
 def test_stages_combine_as_a_running_half():
     x, y, z = (jax.random.normal(k, (1, 16, 16, 4)) for k in jax.random.split(KEY, 3))
     image = [jax.random.uniform(KEY, (1, 16, 16, 3))]
-    one = [masked_nmi([pair], image) for pair in ([x, y], [x, x], [y, y])]
-    three = masked_nmi([[x, y], [x, x], [y, y]], image)
+    one = [penalty([pair], image) for pair in ([x, y], [x, x], [y, y])]
+    three = penalty([[x, y], [x, x], [y, y]], image)
     assert np.allclose(three, one[0] / 4 + one[1] / 4 + one[2] / 2, atol=1e-6)
-    around = masked_nmi([[x, y, z]], image, reference=1)
-    by_hand = (masked_nmi([[x, y]], image) + masked_nmi([[z, y]], image)) / 2
+    around = penalty([[x, y, z]], image, reference=1)
+    by_hand = (penalty([[x, y]], image) + penalty([[z, y]], image)) / 2
     assert np.allclose(around, by_hand, atol=1e-6)
 
 
 def test_padding_is_masked():
     x, y = (jax.random.normal(k, (1, 12, 16, 4)) for k in jax.random.split(KEY))
     image = jax.random.uniform(KEY, (1, 10, 13, 3))
-    value = masked_nmi([[x, y]], [image])
+    value = penalty([[x, y]], [image])
     changed = x.at[:, 10:].set(9.0).at[:, :, 13:].set(-9.0)
-    assert np.allclose(masked_nmi([[changed, y]], [image]), value, atol=1e-6)
+    assert np.allclose(penalty([[changed, y]], [image]), value, atol=1e-6)
 
 
 def test_structure_mask_keeps_flat_and_drops_edges():
     image = jnp.zeros((1, 16, 16, 1)).at[:, :, 8:].set(1.0)
-    mask = np.asarray(structure_mask([image]))[0]
+    mask = np.asarray(mask_of([image]))[0]
     assert not mask[:, 7:9].any()
     assert mask[:, :6].all()
     assert mask[:, 10:].all()
@@ -117,9 +119,9 @@ def test_ssim_equals_a_direct_window_sum():
     vx, vy, vxy = local(x * x) - mx**2, local(y * y) - my**2, local(x * y) - mx * my
     c1, c2 = 1e-4, 9e-4
     wanted = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    ours = losses.ssim(A[..., :1], B[..., :1])
+    ours = jax.jit(losses.ssim)(A[..., :1], B[..., :1])
     assert np.allclose(ours, wanted.mean((1, 2, 3)), atol=1e-5)
-    assert np.allclose(losses.ssim_loss(A, A), 0.0, atol=1e-6)
+    assert np.allclose(jax.jit(losses.ssim_loss)(A, A), 0.0, atol=1e-6)
     with pytest.raises(ValueError, match="11 pixels"):
         losses.ssim(A[:, :10], B[:, :10])
 
@@ -132,8 +134,9 @@ def test_gradient_max_prefers_the_stronger_edge():
     with jax.enable_x64(True):  # far below the distance of any pixel to a kink
         a, b, f = (jnp.asarray(np.asarray(x), jnp.float64) for x in (A, B, F))
         step, direction = 1e-7, jax.random.normal(KEY, A.shape, jnp.float64)
-        value = jax.grad(lambda f: losses.gradient_max(f, a, b).sum())(f)
-        ahead, behind = (losses.gradient_max(f + s * direction, a, b).sum() for s in (step, -step))
+        steeper = jax.jit(losses.gradient_max)
+        value = jax.jit(jax.grad(lambda f, a, b: losses.gradient_max(f, a, b).sum()))(f, a, b)
+        ahead, behind = (steeper(f + s * direction, a, b).sum() for s in (step, -step))
         numeric = float(ahead - behind) / (2 * step)
         assert np.allclose(float((value * direction).sum()), numeric, rtol=1e-4)
 

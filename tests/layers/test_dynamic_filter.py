@@ -112,8 +112,8 @@ def test_definition_by_hand(size, dilation, groups, border, implementation):
     x, kernels = operands((5, 6, 4), size * size, groups)
     wanted = by_hand(np.asarray(x), np.asarray(kernels), size, dilation, border, groups)
     options = {"kernel_size": size, "dilation": dilation, "border": border}
-    got = dynamic_filter(x, kernels, **options, implementation=implementation)
-    error = gap(got, wanted)
+    filtered = jax.jit(partial(dynamic_filter, **options, implementation=implementation))
+    error = gap(filtered(x, kernels), wanted)
     print(f"{implementation}: {error:.1e}")
     assert error <= 1e-6
 
@@ -140,8 +140,12 @@ def errors_against_reference(shape, size, dilation, groups, border):
     options = {"kernel_size": size, "dilation": dilation, "border": border}
 
     def pulled(function):
-        y, pull = jax.vjp(partial(function, **options), x, kernels)
-        return y, *pull(cotangent)
+        @jax.jit
+        def run(x, kernels, cotangent):
+            y, pull = jax.vjp(partial(function, **options), x, kernels)
+            return y, *pull(cotangent)
+
+        return run(x, kernels, cotangent)
 
     wanted = pulled(dynamic_filter_reference)
     got = pulled(dynamic_filter)
@@ -221,11 +225,16 @@ def test_the_three_maps_are_adjoint(golden):
         g, _ = operands((2, 9, 8, 6), 1, seed=1, dtype=np.float64)
         for border in module.BORDERS:
             spec = module._Spec(5, 2, border, 2, kernels.dtype)
-            products = [
-                jnp.vdot(g, module._filter(x, kernels, spec)),
-                jnp.vdot(module._spread(g, kernels, spec), x),
-                jnp.vdot(module._correlate(g, x, spec), kernels),
-            ]
+
+            @jax.jit
+            def products(g, x, kernels, spec=spec):
+                return [
+                    jnp.vdot(g, module._filter(x, kernels, spec)),
+                    jnp.vdot(module._spread(g, kernels, spec), x),
+                    jnp.vdot(module._correlate(g, x, spec), kernels),
+                ]
+
+            products = products(g, x, kernels)
             np.testing.assert_allclose(products, products[0], rtol=1e-11)
 
 
@@ -235,18 +244,22 @@ def test_the_three_maps_are_adjoint(golden):
 def test_vmap_over_one_operand_or_both(small_blocks):
     xs, ks = operands((3, 9, 8, 4), 9)
     small = partial(dynamic_filter, kernel_size=3)
-    both = small(xs, ks)
     gradient = jax.grad(partial(energy, small), argnums=(0, 1))
-    np.testing.assert_allclose(jax.vmap(small)(xs, ks), both, atol=1e-6)
-    np.testing.assert_allclose(
-        jax.vmap(small, in_axes=(None, 0))(xs[0], ks)[1], small(xs[0], ks[1]), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        jax.vmap(small, in_axes=(0, None), out_axes=2)(xs, ks[0])[:, :, 2],
-        small(xs[2], ks[0]),
-        atol=1e-6,
-    )
-    for got, wanted in zip(jax.vmap(gradient)(xs, ks), gradient(xs, ks), strict=True):
+
+    @jax.jit
+    def run(xs, ks):
+        mapped = [
+            jax.vmap(small)(xs, ks),
+            jax.vmap(small, in_axes=(None, 0))(xs[0], ks)[1],
+            jax.vmap(small, in_axes=(0, None), out_axes=2)(xs, ks[0])[:, :, 2],
+        ]
+        plain = [small(xs, ks), small(xs[0], ks[1]), small(xs[2], ks[0])]
+        return mapped, plain, jax.vmap(gradient)(xs, ks), gradient(xs, ks)
+
+    mapped, plain, slopes, wanted_slopes = run(xs, ks)
+    for got, wanted in zip(mapped, plain, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+    for got, wanted in zip(slopes, wanted_slopes, strict=True):
         np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
@@ -254,8 +267,9 @@ def test_pmap_and_checkpoint_leave_gradients_alone():
     xs, ks = operands((4, 1, 9, 8, 4), 9)
     gradient = jax.grad(partial(energy, partial(dynamic_filter, kernel_size=3)), argnums=(0, 1))
     saved = jax.checkpoint(partial(dynamic_filter, kernel_size=3))
-    wanted = gradient(xs, ks)
-    for got in (jax.pmap(gradient)(xs, ks), jax.grad(partial(energy, saved), (0, 1))(xs, ks)):
+    wanted = jax.jit(gradient)(xs, ks)
+    again = jax.jit(jax.grad(partial(energy, saved), (0, 1)))(xs, ks)
+    for got in (jax.pmap(gradient)(xs, ks), again):
         for a, b in zip(got, wanted, strict=True):
             assert gap(a, b) <= 1e-6
 
@@ -272,10 +286,14 @@ def test_pmap_and_checkpoint_leave_gradients_alone():
 def test_low_precision_rounds_once(dtypes, bound):
     """Sums are float32: results are the float32 ones of the same operands, rounded at the end."""
     x, kernels = (a.astype(d) for a, d in zip(operands((2, 9, 8, 4), 49), dtypes, strict=True))
-    y, pull = jax.vjp(dynamic_filter, x, kernels)
-    grads = pull(y)
-    wide, wide_pull = jax.vjp(dynamic_filter, x.astype(jnp.float32), kernels.astype(jnp.float32))
-    wanted = wide_pull(y.astype(jnp.float32))
+
+    @jax.jit
+    def pulled(x, kernels, cotangent=None):
+        y, pull = jax.vjp(dynamic_filter, x, kernels)
+        return y, pull(y if cotangent is None else cotangent)
+
+    y, grads = pulled(x, kernels)
+    wide, wanted = pulled(*(a.astype(jnp.float32) for a in (x, kernels, y)))
     assert y.dtype == x.dtype
     assert [g.dtype for g in grads] == [x.dtype, kernels.dtype]
     errors = [gap(y, wide), *(gap(a, b) for a, b in zip(grads, wanted, strict=True))]

@@ -50,8 +50,14 @@ def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape, chan
     def loss(f):
         return lambda x, k: jnp.sum(jnp.square(f(x, k)))
 
-    ours = jax.value_and_grad(loss(lambda x, k: conv.conv2d(x, k, dilation)), (0, 1))(x, kernel)
-    wanted = jax.value_and_grad(loss(lambda x, k: xla(x, k, dilation)), (0, 1))(x, kernel)
+    @jax.jit
+    def both(x, kernel):
+        return [
+            jax.value_and_grad(loss(f), (0, 1))(x, kernel)
+            for f in (lambda x, k: conv.conv2d(x, k, dilation), lambda x, k: xla(x, k, dilation))
+        ]
+
+    ours, wanted = both(x, kernel)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
 
@@ -60,13 +66,19 @@ def test_dense_convolution_equals_xla_with_gradients(size, dilation, shape, chan
 def test_depthwise_equals_xla_with_gradients(shape):
     x = jax.random.normal(KEY, (*shape, 5))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
-    assert np.allclose(conv.depthwise(x, kernel), xla(x, kernel, groups=5), atol=1e-5)
 
     def loss(f):
-        return lambda x, k: jnp.sum(jnp.square(f(x, k)))
+        return lambda x, k: (jnp.sum(jnp.square(y := f(x, k))), y)
 
-    ours = jax.grad(loss(conv.depthwise), (0, 1))(x, kernel)
-    wanted = jax.grad(loss(lambda x, k: xla(x, k, groups=5)), (0, 1))(x, kernel)
+    @jax.jit
+    def both(x, kernel):
+        return [
+            jax.grad(loss(f), (0, 1), has_aux=True)(x, kernel)
+            for f in (conv.depthwise, lambda x, k: xla(x, k, groups=5))
+        ]
+
+    (ours, y), (wanted, wanted_y) = both(x, kernel)
+    assert np.allclose(y, wanted_y, atol=1e-5)
     for a, b in zip(ours, wanted, strict=True):
         assert np.allclose(a, b, rtol=1e-4, atol=1e-3)
 
@@ -95,19 +107,20 @@ def test_layer_norm_and_its_derivatives(c):
         draw = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(2, 3, 4, c), c, c]))
         x, scale, bias = given = tuple(draw)
         away = jax.random.normal(KEY, x.shape)
-        value, pull = jax.vjp(conv.layer_norm, *given)
-        wanted, wanted_pull = jax.vjp(_normalised, *given)
-        np.testing.assert_allclose(value, wanted, atol=1e-13)
-        for ours, theirs in zip(pull(away), wanted_pull(away), strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
-        def second(norm):
+        def derivatives(norm, given):
             def along(*given):
                 return sum(jnp.vdot(jnp.sin(d), d) for d in jax.vjp(norm, *given)[1](away))
 
-            return jax.grad(along, (0, 1, 2))(*given)
+            value, pull = jax.vjp(norm, *given)
+            return value, pull(away), jax.grad(along, (0, 1, 2))(*given)
 
-        for ours, theirs in zip(second(conv.layer_norm), second(_normalised), strict=True):
+        both = jax.jit(lambda *x: [derivatives(norm, x) for norm in (conv.layer_norm, _normalised)])
+        (value, first, second), (wanted, wanted_first, wanted_second) = both(*given)
+        np.testing.assert_allclose(value, wanted, atol=1e-13)
+        for ours, theirs in zip(first, wanted_first, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        for ours, theirs in zip(second, wanted_second, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
     # Pixels all alike, far from zero: no slope of the mean may be left in rounding.
     flat = jnp.full((1, 2, 2, 16), 3.0)
@@ -153,7 +166,7 @@ def _after_inner_steps(network, kernels):
         fast = lax.scan(jax.checkpoint(step, prevent_cse=False), kernels, None, length=2)[0]
         return jnp.sum(network(fast))
 
-    return jax.grad(value)(1.0)
+    return jax.jit(jax.grad(value))(1.0)
 
 
 @pytest.mark.parametrize(

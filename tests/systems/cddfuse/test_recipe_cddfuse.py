@@ -1,7 +1,5 @@
 """CDDFuse's training: four steps of the original, its rates, its phases, a whole run."""
 
-import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, max_error, relative_error
+from helpers import ROOT, environment, xla_flags
 from helpers_systems import cddfuse_params
 
 import mgdn_jax
@@ -29,7 +28,6 @@ from mgdn_jax.weights import conversion
 
 PARTS = {"encoder": "DIDF_Encoder", "decoder": "DIDF_Decoder",
          "base_fusion": "BaseFuseLayer", "detail_fusion": "DetailFuseLayer"}  # fmt: skip
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 def stored(golden, prefix):
@@ -226,15 +224,10 @@ def test_both_forms_in_both_phases():
 
 @pytest.mark.long
 def test_a_run_through_both_phases_ends_with_weights_that_fuse(pairs):
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags += " --xla_force_host_platform_device_count=2"
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags,
-    }  # fmt: skip
     workdir = pairs / "run"
     run = subprocess.run(
         [sys.executable, "train.py", "--config=configs/cddfuse.py:smoke", f"--workdir={workdir}"],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
+        cwd=ROOT, env=environment(XLA_FLAGS=xla_flags(2)), capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert "complete at step 6" in run.stdout

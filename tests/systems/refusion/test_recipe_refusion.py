@@ -1,7 +1,6 @@
 """ReFusion's training: swap and black guard, a real step of the real networks, presets, the CLI."""
 
 import functools
-import os
 import pathlib
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import ROOT, environment, xla_flags
 
 import mgdn_jax
 from configs import refusion as configs
@@ -24,10 +24,8 @@ from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.state import init_state
 
-ROOT = pathlib.Path(__file__).parents[3]
 NETWORKS = ("fusion", "proposal", "reconstruction")
 TINY = {"features": 2, "blocks": 1, "heads": 1}
-# Less optimisation compiles faster; a run takes a moment.
 
 
 def judge(psi, fused, batch):
@@ -329,16 +327,11 @@ def test_gray_and_colour_pairs_become_luminance(pairs):
 
 @pytest.mark.long
 def test_train_py_smoke_ends_with_weights_that_fuse(pairs):
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags += " --xla_force_host_platform_device_count=2"
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags,
-    }  # fmt: skip
-
     def command(*words):
         run = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
+            [sys.executable, *words],
+            cwd=ROOT, env=environment(XLA_FLAGS=xla_flags(2)), capture_output=True, text=True,
+        )  # fmt: skip
         assert run.returncode == 0, run.stdout + run.stderr
         return run.stdout
 

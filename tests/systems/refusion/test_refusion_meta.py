@@ -131,8 +131,7 @@ class Form:
             auxiliary=bilevel.Auxiliary(self.reconstruction_loss, sgd, steps=steps),
             keep_inner=True, **options,
         )  # fmt: skip
-        # Everything is an argument: XLA would fold constants for minutes. Less optimisation
-        # compiles faster; a run takes a moment.
+        # Everything is an argument: XLA would fold constants for minutes.
         networks = self.params["lpn"], self.params["fusion"]
         lowered = jax.jit(meta).lower(*networks, self.train, self.test, psi=self.params["recon"])
         compiled = lowered.compile()
