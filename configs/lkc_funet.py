@@ -85,6 +85,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "eval_every": 2000,
                 "save_every": 1000,
                 "keep": 2,
+                "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
                 "init": "",  # weights to start from: a bundled name or a file
             },
