@@ -32,8 +32,8 @@ def part(entries, theirs, ours):
     """Entries of one submodule, converted as if they sat in the whole network."""
     found = {}
     for key, value in entries.items():
-        for path, transform in conversion._targets(theirs + key, conversion.RULES["cddfuse"]):
-            found[path.removeprefix(ours)] = transform(value)
+        for path, layout in conversion._targets(theirs + key, conversion.rules_of("cddfuse")):
+            found[path.removeprefix(ours)] = layout.ours(value)
     return found
 
 

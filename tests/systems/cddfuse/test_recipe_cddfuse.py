@@ -36,8 +36,8 @@ def stored(golden, prefix):
     for name, value in golden.arrays.items():
         if name.startswith(prefix):
             key = name.removeprefix(prefix).replace("/module.", ".")
-            ((path, transform),) = conversion._targets(key, conversion.RULES["cddfuse"])
-            found[path] = transform(value)
+            ((path, layout),) = conversion._targets(key, conversion.rules_of("cddfuse"))
+            found[path] = layout.ours(value)
     assert found
     return found
 

@@ -13,7 +13,7 @@ from helpers_systems import REFUSION, drawn
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import fuser
+from mgdn_jax.fusing import rendering
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.io.pixels import from_float
 from mgdn_jax.layers import functional, restormer
@@ -386,7 +386,7 @@ def test_gray_content_is_recognised():
     golden = Golden("refusion_inference_color")
     for key, flag in (("rgb1", "1"), ("gray", "g")):
         picture = golden[f"in:{key}_hwc"].astype(np.uint8)
-        ours = fuser._gray_if_equal(picture).shape[-1] == 1
+        ours = rendering.gray_if_equal(picture).shape[-1] == 1
         assert ours == bool(golden[f"scalar:is_gray_{flag}"])
 
 
@@ -418,7 +418,7 @@ def test_options_of_the_result():
         fuse_pictures(a, b, chroma="vivid")
     with pytest.raises(InputError, match="stretch is 'full'"):
         fuse_pictures(a, b, stretch="full")
-    with pytest.raises(InputError, match="stretch on the weights' card is 'x'"):
+    with pytest.raises(InputError, match="on the weights' card, stretch is 'x'"):
         Fuser("refusion", REFUSION, params, card={"inference": {"stretch": "x"}})
     carded = Fuser("refusion", REFUSION, params, card={"inference": {"stretch": "minmax"}})
     assert np.allclose(carded(a, b), wide, atol=1e-5)
