@@ -16,7 +16,8 @@ def quadratic(params, stats, batch, keys, phase, *, axis_name=None):
     """Mean over examples of |w - x|^2 / 2 for each network; stats count their examples."""
     del keys, phase, axis_name
     total = sum(
-        jnp.mean(jnp.sum(jnp.square(net["w"] - batch["x"]), -1)) / 2 for net in params.values()
+        jnp.mean(jnp.sum(jnp.square(net["w"][None] - batch["x"]), -1)) / 2
+        for net in params.values()
     )
     stats = {name: {"n": s["n"] + len(batch["x"])} for name, s in stats.items()}
     return total, (stats, {"first": batch["x"][0, 0]})

@@ -305,7 +305,8 @@ class WeightProposal(nnx.Module):
             0
         ]
         x = self.reduce(joint)
-        x = jnp.where(x >= 0, x, self.slope[...].astype(x.dtype) * x)
+        slope = self.slope[...].astype(x.dtype).reshape(1, 1, 1, 1)
+        x = jnp.where(x >= 0, x, slope * x)
         logits = self.last(x)
         return jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -1)
 

@@ -41,7 +41,7 @@ class Head:
         return {"kernel": jax.random.normal(key, (1, 2)), "bias": jnp.zeros(2)}
 
     def __call__(self, psi, fused, batch):
-        scores = jax.nn.log_softmax(fused @ psi["kernel"] + psi["bias"])
+        scores = jax.nn.log_softmax(fused @ psi["kernel"] + psi["bias"].reshape(1, 1, 1, 2))
         right = batch["target"][..., 0] > 0.5
         return -jnp.mean(jnp.where(right, scores[..., 1], scores[..., 0]), (1, 2))
 
