@@ -246,7 +246,7 @@ class CouplingNode(nnx.Module):
         flat = jnp.concatenate([z1, z2], -1).reshape(-1, z.shape[-1])
         wide = jnp.promote_types(z.dtype, jnp.float32)
         kernel = self.shuffle.kernel[...][0, 0].astype(wide)
-        right = flat.astype(wide) - self.shuffle.bias[...].astype(wide)
+        right = flat.astype(wide) - self.shuffle.bias[...].astype(wide)[None]
         return jnp.linalg.solve(kernel.T, right.T).T.reshape(z.shape).astype(z.dtype)
 
 
