@@ -16,6 +16,7 @@ mask_of = jax.jit(structure_mask)
 A, B, F = (jax.random.uniform(k, (2, 17, 19, 3)) for k in jax.random.split(KEY, 3))
 
 
+@pytest.mark.optimised
 def test_masked_mutual_information_golden():
     golden = Golden("mgdn_nmi_project")
     mask = mask_of([golden.nhwc("in:target")])
@@ -34,6 +35,7 @@ def test_masked_mutual_information_golden():
         assert relative_error(grad, np.moveaxis(golden[f"grad:in.{name}"], 1, -1)) <= 1e-4
 
 
+@pytest.mark.optimised
 def test_mutual_information_properties():
     x, y = (jax.random.normal(k, (2, 32, 32, 6)) for k in jax.random.split(KEY))
     ones = jnp.ones((2, 32, 32))

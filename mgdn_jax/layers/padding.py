@@ -30,7 +30,7 @@ def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
     return ((row < extent[:, 0, None, None]) & (column < extent[:, 1, None, None]))[..., None]
 
 
-def zeroed(x: Array, extent: Extent) -> Array:
+def zeroed(x: Array | np.ndarray, extent: Extent) -> Array:
     """The map with zeros outside its images, whatever stood there (infinities, too)."""
     return x if extent is None else jnp.where(within(x, extent), x, 0)
 

@@ -35,7 +35,7 @@ def problem():
 
 
 def net(theta, x):
-    return jnp.tanh(x @ theta["first/kernel"] + theta["first/bias"]) @ theta["last/kernel"]
+    return jnp.tanh(x @ theta["first/kernel"] + theta["first/bias"][None]) @ theta["last/kernel"]
 
 
 def propose(outer, batch):

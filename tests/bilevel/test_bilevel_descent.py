@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_steps():
     arguments = jnp.ones((48, 48, 1)), theta, x, x
 
     def inner(theta, weights, x):
-        return jnp.mean(weights * (deep(theta, x) - x) ** 2)
+        return jnp.mean(weights[None] * (deep(theta, x) - x) ** 2)
 
     def outer(theta, weights, x):
         return jnp.mean((deep(theta, x) - x) ** 2)

@@ -46,7 +46,9 @@ def test_two_updates_equal_optax_by_hand():
     for count in range(2):
         grad = w - x.mean(0)
         now, metrics = jax.jit(step)(now, batch())
-        np.testing.assert_allclose(metrics["loss"], np.square(w - x).sum(-1).mean() / 2, rtol=1e-6)
+        np.testing.assert_allclose(
+            metrics["loss"], np.square(np.asarray(w) - x).sum(-1).mean() / 2, rtol=1e-6
+        )
         np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(grad), rtol=1e-6)
         change, opt = reference.update({"w": grad}, opt, {"w": w})
         w = w + change["w"]
