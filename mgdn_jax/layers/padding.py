@@ -32,6 +32,7 @@ def within(x: Array, extent: Int[Array, "b 2"]) -> Bool[Array, "b h w 1"]:
 
 def zeroed(x: Array | np.ndarray, extent: Extent) -> Array:
     """The map with zeros outside its images, whatever stood there (infinities, too)."""
+    x = jnp.asarray(x)
     return x if extent is None else jnp.where(within(x, extent), x, 0)
 
 
