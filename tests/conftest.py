@@ -28,6 +28,21 @@ FIRST = (
     *("test_mgdn.py", "test_recipe_cddfuse.py", "test_meta_step.py"),
 )
 
+# Files whose tests are not for the quick loop, and why; all others are `quick`.
+MARKERS = {
+    "compile": (
+        *("test_buckets.py", "test_cddfuse.py", "test_cddfuse_training.py", "test_end_to_end.py"),
+        *("test_every_system.py", "test_fuser_network.py", "test_layers.py", "test_lkc_funet.py"),
+        *("test_meta_step.py", "test_mgdn.py", "test_mgdn_mistakes.py", "test_published.py"),
+        *("test_published_refusion.py", "test_recipe_cddfuse.py", "test_recipe_lkc_funet.py"),
+        *("test_recipe_refusion.py", "test_refusion.py", "test_refusion_meta.py"),
+        *("test_training.py", "test_tutorials.py", "test_anchors.py", "test_conversion.py"),
+        *("test_dynamic_filter.py", "test_best.py", "test_cddfuse_scripts.py"),
+    ),
+    "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
+    "browser": ("test_report.py",),
+}
+
 # Second derivatives of whole networks compile for minutes: for changes to them, and releases.
 LONG = "MGDN_LONG_TESTS" in os.environ
 
@@ -51,6 +66,10 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 def pytest_collection_modifyitems(config, items) -> None:
     """Leaves the tests marked `long` out unless they are asked for; slow files go first."""
+    kinds = {name: kind for kind, names in MARKERS.items() for name in names}
+    for item in items:
+        marked = any(item.get_closest_marker(kind) for kind in (*MARKERS, "long"))
+        item.add_marker(kinds.get(item.path.name, "process" if marked else "quick"))
     place = {name: number for number, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
     if not LONG:
