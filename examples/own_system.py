@@ -128,7 +128,9 @@ def main(arguments: list[str] | None = None) -> Path:
     pair = (next(iter(list_images(folder).values())) for folder in folders)
     fused = write_image(workdir / "fused.png", fuse(*pair))
     print(f"fused with {run.weights} -> {fused}")
-    print(f"or: mgdn fuse A B -o C.png --model {run.weights} --system own_system")
+    here = Path(__file__).parent  # where Python finds own_system.py
+    command = f"PYTHONPATH={here} mgdn fuse A B -o C.png"
+    print(f"or: {command} --model {run.weights} --system own_system")
     return fused
 
 

@@ -4,10 +4,17 @@ import os
 import pathlib
 
 import helpers_compiling
+import jaxtyping
 import pytest
 from unchecked import as_users_call
 
 helpers_compiling.surround(os.environ)
+
+# Signatures with shapes are checked at run time here; must precede the first import of the package.
+SYSTEMS = pathlib.Path(__file__).parents[1] / "mgdn_jax" / "systems"
+CHECKED = [f"mgdn_jax.{room}" for room in ("layers", "losses", "bilevel")]
+CHECKED += [f"mgdn_jax.systems.{path.parent.name}.losses" for path in SYSTEMS.glob("*/losses.py")]
+jaxtyping.install_import_hook(CHECKED, "checked.check")
 
 # Published checkpoints and test images may not be redistributed; their tests run where they lie.
 SHARED = pathlib.Path(os.environ.get("MGDN_SHARED", pathlib.Path(__file__).parents[2] / "shared"))

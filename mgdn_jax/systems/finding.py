@@ -112,7 +112,7 @@ def find(system: str, *, kind: str = "system") -> System:
     if spec is None:
         raise InputError(
             f"there is no {kind} {system!r}; {nearest(system, list_systems())}, or give the dotted"
-            " name of a package that can be imported"
+            " name of a package that can be imported (its folder may have to be on PYTHONPATH)"
         )
     return System(package, package, spec.submodule_search_locations is not None)
 
