@@ -39,8 +39,8 @@ def make_toy_pairs(folder: Path, count: int = 12, side: int = 96) -> tuple[Path,
 
 def config(name: str, steps: int, crop: int) -> dict:
     """A narrow MGDN on luminance: blocks of a config as `configs/*.py` have them."""
-    split = {"train": {"split": "train[:90%]", "crop": crop, "threads": 2}}
-    split["validation"] = {"split": "train[90%:]", "crop": crop, "limit": 8}
+    split = {"train": {"split": "train[:80%]", "crop": crop, "threads": 2}}
+    split["validation"] = {"split": "train[80%:]", "crop": crop, "limit": 8}
     return {
         "name": "mine",
         "recipe": {

@@ -200,7 +200,8 @@ def _sentence(error: BaseException, arguments: Sequence[str], usage: str) -> str
     if unknown is None:
         return f"{text.rstrip('. ')}; {usage}."
     name, near = unknown.groups()
-    word = next((a for a in arguments if f".{name}" in a), name).split("=")[0]
+    flags = [argument.split("=")[0] for argument in arguments]
+    word = next((flag for flag in flags if f".{name}." in f"{flag}."), name)
     cure = f"did you mean {near!r}?" if near else "see the config file for its fields."
     return f"{word}: the config has no field {name!r}; {cure}"
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.io.disk import make_folder
 from mgdn_jax.systems import registry
+from mgdn_jax.systems.checks import check_network
 from mgdn_jax.systems.contract import Loader, MetaRecipe, Recipe
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
@@ -190,7 +191,8 @@ def _check_system(name: str, recipe: Recipe) -> None:
     """Whatever is trained must be loadable: weight files hold the system's name and configuration.
 
     Raises:
-        InputError: the system is not found, or its `Config` is of another class than the recipe's.
+        InputError: the system is not found, its `Config` is of another class than the recipe's, or
+            its network does not keep the contract.
     """
     try:
         wanted = registry.network(recipe.system).Config
@@ -205,6 +207,7 @@ def _check_system(name: str, recipe: Recipe) -> None:
             f" {actual.__module__}.{actual.__name__} and the system {recipe.system!r} has"
             f" {wanted.__module__}.{wanted.__name__}; name the system whose network it trains."
         )
+    check_network(recipe.system, recipe.model_config)
 
 
 # ---- the data --------------------------------------------------------------------------------

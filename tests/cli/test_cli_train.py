@@ -192,3 +192,11 @@ def test_every_folder_of_code_is_a_package():
     sources = [path for folder in folders for path in folder.rglob("*.py")]
     assert not [path for path in sources if not (path.parent / "__init__.py").is_file()]
     assert '"mgdn_jax.configs": "configs"' in (helpers.ROOT / "setup.py").read_text()
+
+
+def test_a_value_that_holds_a_fields_name_is_not_the_flag_to_blame():
+    from mgdn_jax.cli.train import _sentence
+
+    arguments = ["--config.recipe.name=experiments.charbonnier", "--config.recipe.charbonnier=2.0"]
+    sentence = _sentence(KeyError("charbonnier"), arguments, "usage")
+    assert sentence.startswith("--config.recipe.charbonnier: the config has no field 'charbonnier'")

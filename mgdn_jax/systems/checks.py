@@ -1,0 +1,110 @@
+"""Whether a network keeps the contract, found out before a run is paid for: nothing is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.layers import functional
+from mgdn_jax.systems import registry
+from mgdn_jax.systems.contract import ABILITIES, CONTEXT, EXTENT
+
+_BATCH, _SIDE = 3, 32  # no number of channels, so that an axis in the wrong place shows
+
+
+def check_network(system: str, config: Any) -> None:
+    """Traces the network on pictures of its own channels, and what it says that it takes.
+
+    Args:
+        system: name of the system.
+        config: its `Config`.
+
+    Raises:
+        InputError: `Config` is not frozen or lacks its channels, `takes` names what there is not,
+            the call returns something else than ``(fused, aux)``, or a result of another shape.
+    """
+    fields = {entry.name for entry in dataclasses.fields(config)} if _is_frozen(config) else None
+    if fields is None:
+        raise InputError(f"the Config of {system!r} is no frozen dataclass; make it one.")
+    for field in ("in_channels", "out_channels"):
+        if field not in fields:
+            raise InputError(f"the Config of {system!r} has no field {field}; add it.")
+    _check_calls(system, config)
+
+
+def _is_frozen(config: Any) -> bool:
+    return dataclasses.is_dataclass(config) and type(config).__hash__ is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _check_calls(system: str, config: Any) -> None:
+    """What needs the network itself; once for a configuration, since it takes seconds."""
+    takes = _takes(system)
+    _check_result(system, config, _traced(system, config, {}))
+    if CONTEXT in takes:
+        weights = jnp.ones((_BATCH, _SIDE, _SIDE, 1), jnp.float32)
+        _check_call(system, config, CONTEXT, {"pixel_weights": weights})
+    if EXTENT in takes:
+        extent = jnp.full((_BATCH, 2), _SIDE, jnp.int32)
+        _check_call(system, config, EXTENT, {"extent": extent})
+
+
+def _takes(system: str) -> frozenset[str]:
+    network = registry.network(system).Network
+    try:
+        takes = network.takes
+    except AttributeError:
+        raise InputError(
+            f"the Network of {system!r} does not say what it takes; add takes = frozenset()."
+        ) from None
+    if not isinstance(takes, frozenset):
+        raise InputError(f"takes of the Network of {system!r} is {takes!r}; make it a frozenset.")
+    for ability in sorted(takes - ABILITIES.keys()):
+        raise InputError(
+            f"the Network of {system!r} takes {ability!r}, which there is not;"
+            f" {nearest(ability, ABILITIES)}"
+        )
+    return takes
+
+
+def _traced(system: str, config: Any, keywords: dict[str, Any]) -> Any:
+    """Shapes of what the network returns."""
+    graphdef, params, stats = registry.abstract(system, config)
+    images = [
+        jax.ShapeDtypeStruct((_BATCH, _SIDE, _SIDE, channels), jnp.float32)
+        for channels in config.in_channels
+    ]
+
+    def call(params: Any, stats: Any, images: Any) -> Any:
+        return functional.apply(graphdef, params, stats, *images, **keywords)[0]
+
+    return jax.eval_shape(call, params, stats, images)
+
+
+def _check_call(system: str, config: Any, ability: str, keywords: dict[str, Any]) -> None:
+    try:
+        _traced(system, config, keywords)
+    except TypeError as error:
+        raise InputError(
+            f"the Network of {system!r} says that it takes {ability!r}, and its call does not"
+            f" ({error}); see systems.contract."
+        ) from None
+
+
+def _check_result(system: str, config: Any, result: Any) -> None:
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise InputError(
+            f"the Network of {system!r} returns no (fused, aux); return the picture and a"
+            " dictionary."
+        )
+    shape, wanted = jnp.shape(result[0]), (_BATCH, _SIDE, _SIDE, config.out_channels)
+    if shape != wanted:
+        raise InputError(
+            f"the Network of {system!r} makes {shape} of pictures of {_BATCH} x {_SIDE} x {_SIDE},"
+            f" and out_channels says {wanted}."
+        )
