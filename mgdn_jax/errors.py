@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read, and advice on names that do not exist."""
+"""The one exception and the one warning a user is meant to read, and advice on names."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,14 @@ class InputError(ValueError):
 
     The command line prints the message alone and exits with code 2. Raised at the edges only
     (files, checkpoints, configs, arguments); inside the package ordinary exceptions propagate.
+    """
+
+
+class FusionWarning(UserWarning):
+    """What is not wrong but probably not meant; one sentence that says what and the cure.
+
+    The command line prints it on stderr and puts it into `--json`; in Python it is a warning and
+    stands in the report of the result.
     """
 
 
