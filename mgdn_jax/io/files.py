@@ -17,7 +17,9 @@ from mgdn_jax.io import codec, guard, medical, reading
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.io.pictures import Labels, Picture
 
-WRITABLE = (*codec.SUFFIXES, ".exr", *medical.SLICES, *medical.VOLUMES)
+_BY_EXTRAS = {".exr": "exr"} | dict.fromkeys(medical.SLICES, "dicom")
+_BY_EXTRAS |= dict.fromkeys(medical.VOLUMES, "nifti")
+WRITABLE = (*codec.SUFFIXES, *_BY_EXTRAS)
 """How the names of files that `write_image` writes end; the last ones need an extra."""
 
 
@@ -132,8 +134,8 @@ def check_output(path: str | os.PathLike[str]) -> Path:
       The path, with symbolic links resolved.
 
     Raises:
-      InputError: unknown image type, the path is a folder or a device, or the place is not
-        writable.
+      InputError: unknown image type, one that needs an extra that is not installed, the path is
+        a folder or a device, or the place is not writable.
     """
     name = os.fspath(path)
     target = Path(os.path.realpath(name))
@@ -146,6 +148,9 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             f"{name} does not end in an image type that can be written; "
             f"use one of {', '.join(codec.SUFFIXES)}."
         )
+    for ending, kind in _BY_EXTRAS.items():
+        if name.lower().endswith(ending):
+            reading.room(kind, name)
     check_folder(target.parent, name)
     return target
 

@@ -164,7 +164,7 @@ def _behind(tif: Any) -> int:
 def _check_bands(leaf: Any, pages: int, name: str) -> None:
     """Refuses bands that were written as if they were the columns of many tiny pages."""
     height, width = leaf.imagelength, leaf.imagewidth
-    if width <= 8 and height >= 4 * width and pages >= 4 * width:
+    if width <= 32 and height >= 4 * width and pages >= 4 * width:
         raise InputError(
             f"{name} has {pages} pages of {width}x{height}, which are {width} bands of a picture "
             f"of {height}x{pages}; choose three bands and save them as RGB, or save each as a "
@@ -229,6 +229,11 @@ def _own(file: BinaryIO, leaf: Any, shift: int, name: str) -> Picture:
         colours = 3
     elif samples == 4 and not extras:
         colours = 3
+    if leaf.planarconfig == 2 and samples > 2 and leaf.parent.is_shaped:
+        remarks = (
+            f"the {samples} planes of {name} were taken as the colours of one picture; "
+            'if they are pages of a stack, write them with photometric="minisblack".',
+        )
     if extras == (0,):
         array, remarks = array[..., :colours], (*remarks, _left_out(name))
     array = _typed(array, name)

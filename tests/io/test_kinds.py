@@ -108,6 +108,9 @@ def test_without_its_extra_a_kind_names_it(kind, extra, monkeypatch):
         raise ModuleNotFoundError("no", name="library")
 
     monkeypatch.setattr(reading.importlib, "import_module", missing)
+    for ending in (".exr", ".dcm", ".nii.gz"):  # said before the work, not after it
+        with pytest.raises(InputError, match="needs an extra"):
+            files.check_output(f"fused{ending}")
     with pytest.raises(InputError) as caught:
         reading.room(kind, "shot.x")
     assert str(caught.value).startswith("shot.x is a")
