@@ -23,6 +23,15 @@ from mgdn_jax.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
+"""What ordinary pictures are written as."""
+RAW = (
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw",
+    ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+)  # fmt: skip
+READABLE = (
+    *SUFFIXES, ".avif", ".heic", ".heif", ".hif", *RAW, ".exr", ".dcm", ".dicom", ".nii", ".nii.gz",
+)  # fmt: skip
+"""How the names of files that may be read end, for `str.endswith` (".nii.gz" has two dots)."""
 MAX_PIXELS = 1_000_000_000
 """Pictures above this many pixels are refused (Pillow's own limit stops at 179 megapixels)."""
 
