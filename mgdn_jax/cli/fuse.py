@@ -22,7 +22,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.fusing.options import FuseOptions
-from mgdn_jax.io import codec, files
+from mgdn_jax.io import codec, files, pairing
 from mgdn_jax.io.pixels import like_inputs, load_pictures, without_alpha
 from mgdn_jax.weights import zoo
 
@@ -100,7 +100,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     """
     started = time.perf_counter()
     settings = Settings.read(arguments)
-    jobs, problems, has_many = _jobs(settings.inputs, settings.output)
+    jobs, problems, has_many, rule = _jobs(settings.inputs, settings.output)
     if settings.has_scores and len(jobs[0].sources) != 2:
         raise InputError("--score compares a result with exactly two sources; leave it out.")
     # A single picture is read before the model is: bad input is said at once.
@@ -116,7 +116,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     usual = FuseOptions(bucket=stream.BUCKET if has_many else 0)
     options = fuser.resolve(settings.options.otherwise(usual))
     fuser.plan(1, 1, options=options)  # wrong options, before work
-    voice = _Voice(settings, fuser, len(jobs))
+    voice = _Voice(settings, fuser, len(jobs), rule)
     work = _Work(jobs, fuser, options, settings, voice)
     done: list[dict[str, Any]] = []
     with voice.lines():
@@ -173,27 +173,28 @@ class _Job:
         return pictures
 
 
-def _jobs(inputs: Sequence[str], output: str) -> tuple[list[_Job], list[str], bool]:
-    """What to fuse into what; sentences about pictures without partners; whether many results."""
+def _jobs(inputs: Sequence[str], output: str) -> tuple[list[_Job], list[str], bool, str]:
+    """What to fuse into what; what lacks a partner; whether many results; the rule of pairing."""
     folders = [os.path.isdir(name) for name in inputs]
     if not any(folders):
         if len(inputs) < 2:
             raise InputError(f"{inputs[0]} is alone; give at least two pictures or a folder.")
-        return [_Job(tuple(map(Path, inputs)), Path(output))], [], False
+        return [_Job(tuple(map(Path, inputs)), Path(output))], [], False, ""
     if not all(folders):
         raise InputError("the inputs are files and folders mixed; give only files or only folders.")
     if len(inputs) == 1:
-        stack = tuple(files.list_images(inputs[0]).values())
+        stack = tuple(pairing.list_images(inputs[0]).values())
         if len(stack) < 2:
             raise InputError(f"{inputs[0]} holds a single image; a stack needs at least two.")
-        return [_Job(stack, Path(output))], [], False
+        return [_Job(stack, Path(output))], [], False, ""
     if os.path.exists(output) and not os.path.isdir(output):
         raise InputError(f"{output} is a file where a folder is to be written; name a folder.")
     files.check_folder(output)
-    groups, gaps = files.pair_folders(inputs)
+    pairs = pairing.pair_folders(inputs)
     # Results are PNG whatever the inputs were: saving a fused JPEG as JPEG would lose twice.
-    jobs = [_Job(sources, Path(output) / f"{stem}.png") for stem, sources in groups.items()]
-    return jobs, [files.no_partner(stem, lacking) for stem, lacking in gaps.items()], True
+    targets = pairs.targets(output)
+    jobs = [_Job(sources, targets[name]) for name, sources in pairs.groups.items()]
+    return jobs, pairs.problems, True, pairs.rule
 
 
 class _Work:
@@ -279,13 +280,14 @@ def score(fused: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 class _Voice:
     """What `mgdn fuse` says: results on stdout, progress and failures on stderr."""
 
-    def __init__(self, settings: Settings, fuser: Any, total: int):
+    def __init__(self, settings: Settings, fuser: Any, total: int, rule: str = ""):
         self._json, self._quiet = settings.is_json, settings.is_quiet
         self._talks = not (settings.is_json or settings.is_quiet)
         self._count = progress.Count("fused", total, "pictures") if total > 1 else None
         self._sizes: set[Any] = set()  # those whose program is there
         self._compiles = False
-        self._tiles = ""
+        self._tiles, self._rule = "", rule
+        self._started = time.perf_counter()
         self._model = {
             "name": settings.model,
             "system": fuser.system,
@@ -297,6 +299,8 @@ class _Voice:
                 f"{self._model['parameters']:,} parameters",
                 flush=True,
             )
+            if rule:
+                print(f"names   {rule}", flush=True)
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[None]:
@@ -314,7 +318,7 @@ class _Voice:
             return COMPILING
         if self._count is not None:
             return str(self._count)
-        return self._tiles or None
+        return self._tiles or f"fusing, {time.perf_counter() - self._started:.0f} s so far"
 
     def count(self) -> None:
         """One more picture is done, or has failed."""
@@ -379,6 +383,7 @@ class _Voice:
         """All pictures are done; failures are said last, where they are seen."""
         if self._json:
             content = {"model": self._model, "results": done, "failed": problems}
+            content |= {"pairing": self._rule} if self._rule else {}
             print_json(content | {"seconds": round(seconds, 3)})
         elif self._talks and len(done) != 1:
             print(f"done    {len(done)} pictures in {seconds:.1f} s", flush=True)

@@ -19,6 +19,7 @@ from mgdn_jax.evaluation.baselines import BASELINES
 from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
+from mgdn_jax.io.pairing import find_results, pair_folders
 from mgdn_jax.weights import zoo
 
 _FOCUS_RULE = "base_focus_guided"
@@ -33,22 +34,26 @@ class Job:
         methods: Name to method.
         baselines: Rules that are scored on the side.
         problems: Sentences about pictures without partners.
+        rules: Sentences about how names that are not equal were matched.
         titles: What the two sources are called.
         models: Names of the networks.
         has_sources: Whether the pairs have two sources, not ground truth alone.
         has_truth: Whether the pairs have ground truth.
         trust: As `mgdn_jax.load` takes it.
+        groups: Name of a pair to its paths, where they are those of folders.
     """
 
     pairs: Sequence[Pair]
     methods: dict[str, Method] = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
     titles: tuple[str, ...] = ("A", "B")
     models: tuple[str, ...] = ()
     has_sources: bool = True
     has_truth: bool = False
     trust: bool | str = False
+    groups: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     _weights: dict[str, Path] = field(default_factory=dict)
 
     def choose_models(self, words: Sequence[str]) -> None:
@@ -187,9 +192,10 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
             files.read_image(place)  # a single picture's mistake is said at once
         job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
     else:
-        groups, gaps = files.pair_folders(places)
-        strays = [files.no_partner(stem, lacking) for stem, lacking in gaps.items()]
-        job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=strays)
+        found = pair_folders(places)
+        listed = [_pair(name, paths, bool(sources)) for name, paths in found.groups.items()]
+        job = Job(listed, problems=found.problems, rules=[found.rule] * bool(found.rule))
+        job.groups = found.groups
     job.has_sources = bool(sources)
     job.has_truth = len(places) > len(sources) or len(places) > 2
     if sources:
@@ -285,15 +291,12 @@ def _stored(words: Sequence[str], job: Job, *, single: bool) -> dict[str, Method
             files.read_image(place)
             methods[title] = Stored({names[0]: place})
             continue
-        pictures = files.list_images(place)
-        strays = sorted(pictures.keys() - set(names))
-        if len(strays) == len(pictures):
-            raise InputError(
-                f"no picture of {place} has the name of a pair (such as {names[0]}); "
-                "name fused pictures as their sources."
-            )
-        job.problems += [f"{pictures[name]} belongs to no pair called {name}." for name in strays]
-        methods[title] = Stored({name: str(path) for name, path in pictures.items()})
+        results = find_results(place, job.groups or dict.fromkeys(names, ()))
+        for path in results.strays:
+            job.problems.append(f"{path} belongs to no pair called {path.stem}.")
+        if results.rule:
+            job.rules.append(results.rule)
+        methods[title] = Stored({name: str(path) for name, path in results.pictures.items()})
     return methods
 
 
