@@ -13,9 +13,12 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import assembly, rendering, tiling
+from mgdn_jax.fusing import assembly, masks, preparation, rendering, tasks, tiling
+from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.options import USUAL, FuseOptions
-from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float, without_alpha
+from mgdn_jax.fusing.preparation import Prepared, Survey
+from mgdn_jax.fusing.sources import Sources
+from mgdn_jax.io.pixels import from_float, to_float
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.contract import CONTEXT, EXTENT
@@ -148,19 +151,61 @@ class Fuser:
         Raises:
           InputError: anything about the inputs or options that does not fit, named.
         """
+        fused = self.fuse(*images, options=options, progress=progress, **changes)
+        fused.report.raise_warnings()
+        return fused.pixels
+
+    def fuse(
+        self,
+        *images: Picture,
+        options: FuseOptions | None = None,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> Fused:
+        """As a call, but with the report of what was done, and without Python's warnings.
+
+        Args:
+          *images: as in a call; of other sizes, types and ranges where options bring them
+            together (`register`, `resize`, `range`, ...); functions without arguments are read
+            as they are needed.
+          options: as in a call.
+          progress: as in a call.
+          **changes: as in a call.
+
+        Raises:
+          InputError: as in a call.
+        """
+        prepared = self.prepare(images, options=options, **changes)
+        return self.fuse_prepared([prepared], progress=progress)[0]
+
+    def prepare(
+        self,
+        images: Sequence[Picture] | Sources,
+        *,
+        about: Survey | None = None,
+        options: FuseOptions | None = None,
+        **changes: Any,
+    ) -> Prepared:
+        """Looks at the pictures of one scene and decides what the network gets.
+
+        Args:
+          images: as `fuse` takes them.
+          about: what `preparation.survey` found, where it was made already.
+          options: as in a call.
+          **changes: as in a call.
+
+        Raises:
+          InputError: as in a call.
+        """
         self._check_count(len(images))
         if any(channels not in (1, 3) for channels in self.config.in_channels):
             raise InputError("this network takes more than pictures; use .network().")
         choice = self.resolve(options, **changes)
-        pixels = load_pictures(images)
-        colours = [without_alpha(x) for x in pixels]
-        plan = self._plan(pixels[0].shape, choice)
-        is_stack = len(pixels) > len(self.config.in_channels)
-        calls = len(pixels) - 1 if is_stack else 1
-        calls *= len(rendering.views(choice.ensemble)) * (2 if plan.streamed else 1)
-        job = _Job(plan, choice, _Ticks(progress, calls * plan.tiles))
-        fuse = self._fuse_stack if is_stack else self._fuse_scene
-        return like_inputs(fuse(colours, job, pixels[0].dtype), pixels)
+        profile = choice.profile or "keep"
+        sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
+        prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
+        self._plan(prepared.shape, choice)  # options that do not fit, before work
+        return prepared
 
     def batch(
         self,
@@ -188,42 +233,93 @@ class Fuser:
         Raises:
           InputError: as a call, for any of them.
         """
-        choice = self.resolve(options, **changes)
-        loaded = [load_pictures(group) for group in groups]
-        plans = [self._plan(pixels[0].shape, choice) for pixels in loaded]
-        if not self._is_one_program(loaded, plans):
-            return [self(*pixels, options=choice, progress=progress) for pixels in loaded]
-        views = rendering.views(choice.ensemble)
-        ticks = _Ticks(progress, len(loaded) * len(views))
-        scenes = [[without_alpha(x) for x in pixels] for pixels in loaded]
+        scenes = [self.prepare(group, options=options, **changes) for group in groups]
+        return [fused.pixels for fused in self.fuse_prepared(scenes, progress=progress)]
+
+    def fuse_prepared(
+        self, scenes: Sequence[Prepared], *, progress: Progress | None = None
+    ) -> list[Fused]:
+        """Fuses what `prepare` made, several scenes in a single run where that is possible.
+
+        Args:
+          scenes: of one set of options.
+          progress: as in a call.
+
+        Returns:
+          One result for each scene.
+        """
+        if not scenes:
+            return []
+        plans = [self._plan(scene.shape, scene.options) for scene in scenes]
+        if not self._is_one_program(scenes, plans):
+            return [
+                self._fuse_alone(scene, plan, progress)
+                for scene, plan in zip(scenes, plans, strict=True)
+            ]
+        options = scenes[0].options
+        views = rendering.views(options.ensemble)
+        ticks = _Ticks(progress, len(scenes) * len(views))
+        pictures = [[scene.picture(i) for i in range(len(scene))] for scene in scenes]
         parts: list[list[np.ndarray]] = [[] for _ in scenes]
         for view in views:
-            results = self._run_together(scenes, plans, view)
-            for part, scene, plan, result in zip(parts, scenes, plans, results, strict=True):
-                values = self._channels(result[: plan.height, : plan.width], scene)
+            results = self._run_together(pictures, plans, view)
+            for part, group, plan, result in zip(parts, pictures, plans, results, strict=True):
+                values = self._channels(result[: plan.height, : plan.width], group)
                 part.append(np.array(values[view]))
                 ticks.tick()
         return [
-            like_inputs(self._rendered(part, scene, choice, pixels[0].dtype), pixels)
-            for part, scene, pixels in zip(parts, scenes, loaded, strict=True)
+            Fused(
+                scene.finish(self._rendered(part, group, options, scene.dtype)),
+                scene.report,
+                scene.labels,
+            )
+            for part, group, scene in zip(parts, pictures, scenes, strict=True)
         ]
 
-    def same_program(
-        self,
-        pictures: Sequence[np.ndarray],
-        *,
-        options: FuseOptions | None = None,
-        **changes: Any,
-    ) -> tuple[Any, ...]:
-        """What scenes have in common that `batch` takes in one run: padded size and type.
+    def values(
+        self, images: Sequence[Picture] | Sources, *, options: FuseOptions | None = None
+    ) -> np.ndarray:
+        """What the network makes of a pair, in colour but neither stretched, cut off nor rounded.
 
         Args:
-          pictures: of one scene, as `io.pixels.load_pictures` gives them.
+          images: as `fuse` takes them, as many as the network.
           options: as in a call.
-          **changes: as in a call.
+
+        Returns:
+          (H, W, C) float32.
+
+        Raises:
+          InputError: as in a call.
         """
-        plan = self.plan(*pictures[0].shape[:2], options=options, **changes)
-        return plan.padded, pictures[0].dtype
+        scene = self.prepare(images, options=options)
+        plan = self._plan(scene.shape, scene.options)
+        pictures = [scene.picture(i) for i in range(len(scene))]
+        job = _Job(plan, scene.options, _Ticks(None, 0))
+        return self._fuse_masked(pictures, scene.masks(), job, None)
+
+    def _fuse_alone(
+        self, prepared: Prepared, plan: tiling.Plan, progress: Progress | None
+    ) -> Fused:
+        """One scene, pair or stack."""
+        count = len(prepared)
+        is_stack = count > len(self.config.in_channels)
+        calls = count - 1 if is_stack else 1
+        calls *= len(rendering.views(prepared.options.ensemble)) * (2 if plan.streamed else 1)
+        job = _Job(plan, prepared.options, _Ticks(progress, calls * plan.tiles))
+        if is_stack:
+            fused, _ = self._fuse_stack(prepared, 0, count, job, prepared.dtype)
+        else:
+            pictures = [prepared.picture(i) for i in range(count)]
+            fused = self._fuse_masked(pictures, prepared.masks(), job, prepared.dtype)
+        return Fused(prepared.finish(fused), prepared.report, prepared.labels)
+
+    def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
+        """What scenes have in common that are fused in one run: padded size and type.
+
+        Args:
+          prepared: pictures of one scene.
+        """
+        return self._plan(prepared.shape, prepared.options).padded, prepared.dtype
 
     def plan(
         self, height: int, width: int, *, options: FuseOptions | None = None, **changes: Any
@@ -272,15 +368,14 @@ class Fuser:
         more = " or more" if wanted == 2 else ""
         raise InputError(f"this network fuses {wanted}{more} pictures, but was given {count}.")
 
-    def _is_one_program(
-        self, loaded: Sequence[Sequence[np.ndarray]], plans: Sequence[tiling.Plan]
-    ) -> bool:
+    def _is_one_program(self, scenes: Sequence[Prepared], plans: Sequence[tiling.Plan]) -> bool:
         """Whether several scenes can go through the network at once."""
         first, wanted = plans[0], self.config.in_channels
         return (
-            len(loaded) > 1
-            and set(wanted) <= {1, 3}
-            and all(len(pixels) == len(wanted) for pixels in loaded)
+            len(scenes) > 1
+            and all(len(scene) == len(wanted) for scene in scenes)
+            and all(scene.options == scenes[0].options for scene in scenes)
+            and all(mask is None for scene in scenes for mask in scene.masks())
             and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
             # Without buckets the picture's own size is part of the program.
             and all(
@@ -312,16 +407,40 @@ class Fuser:
         return np.asarray(self._call(self._fuse, stacked, extent))[: len(scenes)]
 
     def _fuse_stack(
-        self, pictures: Sequence[np.ndarray], job: _Job, dtype: np.dtype | None
-    ) -> np.ndarray:
-        """A stack by halves; only the last result takes the final dtype."""
-        if len(pictures) == 1:
-            return pictures[0]
-        middle = (len(pictures) + 1) // 2
-        halves = [
-            self._fuse_stack(half, job, None) for half in (pictures[:middle], pictures[middle:])
+        self, prepared: Prepared, first: int, count: int, job: _Job, dtype: np.dtype | None
+    ) -> tuple[np.ndarray, masks.Mask | None]:
+        """A stack by halves, the first half first; only the last result takes the final dtype.
+
+        At most log2 n pictures are held. Returns the picture and where any source is there.
+        """
+        if count == 1:
+            return prepared.picture(first), prepared.mask(first)
+        middle = (count + 1) // 2
+        parts = [
+            self._fuse_stack(prepared, start, length, job, None)
+            for start, length in ((first, middle), (first + middle, count - middle))
         ]
-        return self._fuse_scene(halves, job, dtype)
+        pictures, there = [picture for picture, _ in parts], [mask for _, mask in parts]
+        return self._fuse_masked(pictures, there, job, dtype), masks.union(there)
+
+    def _fuse_masked(
+        self,
+        pictures: Sequence[np.ndarray],
+        there: Sequence[masks.Mask | None],
+        job: _Job,
+        dtype: np.dtype | None,
+    ) -> np.ndarray:
+        """Pictures of one scene, some of which are not there everywhere."""
+        if all(mask is None for mask in there):
+            return self._fuse_scene(pictures, job, dtype)
+        there = masks.trimmed(there)
+        if len({picture.dtype for picture in pictures}) > 1:  # a source beside a result of others
+            pictures = [to_float(picture) for picture in pictures]
+        # Values of the final range, unrounded: a picture that is alone joins them as it is.
+        working = None if dtype is None else np.dtype(np.float32)
+        fused = self._fuse_scene(masks.filled(pictures, there), job, working)
+        feather = 0 if self.config.blends else masks.FEATHER
+        return from_float(masks.pasted(fused, pictures, there, feather), dtype)
 
     def _fuse_scene(
         self, pictures: Sequence[np.ndarray], job: _Job, dtype: np.dtype | None

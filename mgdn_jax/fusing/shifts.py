@@ -96,9 +96,7 @@ def shift(first: np.ndarray, second: np.ndarray, *, kind: str = "same") -> Shift
     return coarse if is_clear else found
 
 
-def _measured(
-    first: np.ndarray, second: np.ndarray, kind: str, unit: float, error: float
-) -> Shift:
+def _measured(first: np.ndarray, second: np.ndarray, kind: str, unit: float, error: float) -> Shift:
     """The shift between two luminances (h, w).
 
     Args:

@@ -1,6 +1,6 @@
+import helpers_scenes as scenes
 import numpy as np
 import pytest
-import helpers_scenes as scenes
 
 from mgdn_jax.fusing.likeness import looks_like
 
