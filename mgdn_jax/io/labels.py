@@ -207,6 +207,6 @@ def _target(target: str | os.PathLike[str]) -> bytes:
         ) from None
     if profiles.space(profile) != "RGB":
         raise InputError(
-            f"{target} is a profile for {profiles.space(profile)}; choose one for RGB."
+            f"{target} is a profile for {profiles.space(profile)} pixels; choose one for RGB."
         )
     return profile

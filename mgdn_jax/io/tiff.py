@@ -8,9 +8,11 @@ float, in separate planes, with the predictors of TIFF 6.0.
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 import logging
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -39,6 +41,8 @@ _FOREIGN = {
 _FORMATS = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _LIBTIFF = (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 _DEFLATE = (8, 32946)
+Stack = tuple[list[tuple[int, int]], int]
+_stacks: dict[tuple[int, ...], Stack] = {}
 _GROUP = 1 << 28  # bytes that libtiff unpacks at a time
 
 
@@ -59,7 +63,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
     """
     with guard.decoding(name):
         with _parsed(file) as tif:
-            stack, strangers = _stack(tif)
+            stack, strangers = _stack(file, tif)
             guard.check_page(page or 0, len(stack), name)
             number, shift = stack[page or 0]
             leaf: Any = tif.pages[number]
@@ -94,7 +98,7 @@ def count(file: BinaryIO, name: str) -> int:
         InputError: damaged.
     """
     with guard.decoding(name), _parsed(file) as tif:
-        return len(_stack(tif)[0])
+        return len(_stack(file, tif)[0])
 
 
 def is_raw(file: BinaryIO) -> bool:
@@ -112,7 +116,21 @@ def _parsed(file: BinaryIO) -> tifffile.TiffFile:
     return tifffile.TiffFile(file)
 
 
-def _stack(tif: Any) -> tuple[list[tuple[int, int]], int]:
+def _stack(file: BinaryIO, tif: Any) -> Stack:
+    """As `_listed`, which looks at every page: the pages of a stack are asked for one by one."""
+    try:
+        facts = os.fstat(file.fileno())
+    except io.UnsupportedOperation:  # it lies in memory
+        return _listed(tif)
+    key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    if key not in _stacks:
+        if len(_stacks) > 63:
+            _stacks.clear()
+        _stacks[key] = _listed(tif)
+    return _stacks[key]
+
+
+def _listed(tif: Any) -> Stack:
     """The pages that belong together (number, bytes behind its pixels), and how many others."""
     pages = list(tif.pages)
     # Bit 0: a reduced version of another page; bit 2: a mask of another page.
@@ -177,7 +195,8 @@ def _is_plain(leaf: Any) -> bool:
     form, bits = _sample(leaf)
     inside = leaf.compression in (6, 7, 2, 3, 4, 32771, 50001)  # pictures or faxes as segments
     big = leaf.parent.is_bigtiff and leaf.parent.byteorder == ">"
-    if (big or leaf.planarconfig == 2) and leaf.photometric in (0, 1, 2) and not inside:
+    apart = leaf.planarconfig == 2 and leaf.samplesperpixel > 1
+    if (big or apart) and bits == 8 and leaf.photometric in (0, 1, 2) and not inside:
         return False  # Pillow takes it for another kind, or mixes up its planes
     return form == "uint" and bits <= 8 and (_key(leaf) in _PILLOW or inside)
 
@@ -276,12 +295,12 @@ def _span(leaf: Any, form: str, bits: int) -> tuple[float, float] | None:
 def _inverted(array: np.ndarray, form: str, bits: int, span, name: str):
     """Min-is-white to min-is-black."""
     if form == "float":
-        if span is None:
+        if span is None and not (array.min() >= 0 and array.max() <= 1):
             raise InputError(
-                f"{name} says that white is zero, which float pixels leave open; "
+                f"{name} says that white is zero and not which of its float values is black; "
                 "invert it and save it with black as zero."
             )
-        total = span[0] + span[1]
+        total = 1.0 if span is None else span[0] + span[1]
         return (total - array.astype(np.float64)).astype(array.dtype), span
     if form == "int":
         top = -1
@@ -339,6 +358,7 @@ def _array(file: BinaryIO, leaf: Any, shift: int, form: str, bits: int, name: st
     deep = samples // planes
     rows = leaf.tilelength if leaf.is_tiled else min(leaf.rowsperstrip, height)
     columns = leaf.tilewidth if leaf.is_tiled else width
+    guard.check_size(rows, columns, name)
     across, down = -(-width // columns), -(-height // rows)
     line = -(-columns * deep * bits // 8)
     heights = [
@@ -371,12 +391,14 @@ def _samples(data: bytes, leaf: Any, dtype: np.dtype, bits: int, shape) -> np.nd
         single = np.pad(single, ((0, 0), (0, 0), (16 - bits, 0)))
         return np.packbits(single, axis=-1).view(">u2").astype(dtype).reshape(shape)
     size = dtype.itemsize
-    if leaf.predictor == 3:  # differences of bytes, the highest bytes of a row first
+    # As libtiff does: a predictor without a compression of its kind is not meant.
+    predictor = 1 if leaf.compression in (1, 32773) else leaf.predictor
+    if predictor == 3:  # differences of bytes, the highest bytes of a row first
         sums = np.cumsum(octets.reshape(rows, -1, deep), axis=1, dtype=np.uint8)
         shuffled = sums.reshape(rows, size, columns * deep).swapaxes(1, 2)
         return np.ascontiguousarray(shuffled).view(dtype.newbyteorder(">")).reshape(shape)
     values = octets.view(dtype.newbyteorder(leaf.parent.byteorder)).reshape(shape)
-    if leaf.predictor == 2:  # differences of neighbours, modulo the size of a sample
+    if predictor == 2:  # differences of neighbours, modulo the size of a sample
         whole = values.astype(dtype).view(f"u{size}")
         return np.cumsum(whole, axis=1, dtype=whole.dtype).view(dtype)
     return values
@@ -394,7 +416,7 @@ def _unpacked(
             "save it without compression."
         )
     if leaf.compression in _LIBTIFF:
-        yield from _by_libtiff(file, leaf, parts, line)
+        yield from _by_libtiff(file, leaf, parts, line, name)
         return
     for offset, size, rows in parts:
         wanted = rows * line
@@ -419,14 +441,15 @@ def _compression(leaf: Any) -> str:
 
 
 def _chunk(file: BinaryIO, offset: int, size: int) -> bytes:
-    file.seek(offset)
-    data = file.read(size)
-    if len(data) < size:
+    if offset + size > file.seek(0, os.SEEK_END):
         raise ValueError("the file ends in the middle of its pixels")
-    return data
+    file.seek(offset)
+    return file.read(size)
 
 
-def _by_libtiff(file: BinaryIO, leaf: Any, parts: list[Any], line: int) -> Iterator[bytes]:
+def _by_libtiff(
+    file: BinaryIO, leaf: Any, parts: list[Any], line: int, name: str
+) -> Iterator[bytes]:
     """Has the libtiff in Pillow unpack parts, as rows of 8-bit gray whatever they hold."""
     while parts:
         rows = parts[0][2]
@@ -438,7 +461,15 @@ def _by_libtiff(file: BinaryIO, leaf: Any, parts: list[Any], line: int) -> Itera
         group, parts = parts[: min(most, end)], parts[min(most, end) :]
         heights = [part[2] for part in group]
         carrier = _carrier(file, leaf.compression, group, rows, line)
-        octets = bitmaps.unpacked(carrier)
+        try:
+            octets = bitmaps.unpacked(carrier)
+        except OSError:
+            if leaf.compression in (5, 32773):
+                raise
+            raise InputError(
+                f"{name} is compressed as {_compression(leaf)}, which this Pillow cannot unpack, "
+                "or is damaged; save it with LZW or Deflate."
+            ) from None
         for top, height in zip(np.cumsum([0, *heights[:-1]]), heights, strict=True):
             yield octets[top : top + height].tobytes()
 

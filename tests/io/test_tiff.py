@@ -75,8 +75,11 @@ def test_min_is_white_equals_min_is_black(dtype, compression):
         turned = written(negative, **options).getvalue()
         black, white = (codec.decode_image(data, "x") for data in (plain, turned))
         np.testing.assert_array_equal(white, black, strict=True)
-    with pytest.raises(InputError, match=r"scan\.tif says that white is zero, which float"):
+    with pytest.raises(InputError, match=r"scan\.tif says that white is zero and not"):
         read(written(noise((4, 4), "f4"), photometric="miniswhite"))
+    light = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    negative = read(written(1 - light, photometric="miniswhite"))
+    np.testing.assert_allclose(negative.pixels, light, atol=1e-7)
 
 
 def test_a_declared_range_comes_along_and_turns_with_the_negative():
@@ -125,11 +128,11 @@ def test_packed_samples_of_ten_to_fourteen_bits(bits, white):
 def test_what_libtiff_compressed_is_unpacked_with_its_predictor(compression, mode, predictor):
     # Pillow's libtiff is the witness: it compresses and takes differences.
     if (predictor == 3 and mode != "F") or (predictor == 2 and mode == "F"):
-        predictor = 1
+        predictor = 1 if compression != "packbits" else 2
     pixels = np.cumsum(noise((300, 41), "f4"), 1)
     pixels = pixels.astype(np.float32 if mode == "F" else np.uint16)
     buffer = io.BytesIO()
-    info = {317: predictor} if compression != "packbits" else {}
+    info = {317: predictor}  # which means nothing to PackBits
     Image.fromarray(pixels).save(buffer, "TIFF", compression=compression, tiffinfo=info)
     np.testing.assert_array_equal(read(buffer).pixels, pixels, strict=True)
 
