@@ -96,9 +96,7 @@ def shift(first: np.ndarray, second: np.ndarray, *, kind: str = "same") -> Shift
     return coarse if is_clear else found
 
 
-def _measured(
-    first: np.ndarray, second: np.ndarray, kind: str, unit: float, error: float
-) -> Shift:
+def _measured(first: np.ndarray, second: np.ndarray, kind: str, unit: float, error: float) -> Shift:
     """The shift between two luminances (h, w).
 
     Args:
@@ -144,6 +142,12 @@ def directions(plane: np.ndarray, kind: str = "same") -> np.ndarray:
     if kind == "cross":
         edges *= edges / np.maximum(np.abs(edges), np.float32(1e-6))
     return edges
+
+
+def strongest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The shift (x, y) in pixels at which two fields of `directions` correlate most."""
+    x, y, *_ = _peak(_correlation(first, second), radius=min(first.shape) // 2)
+    return x, y
 
 
 def _window(shape: tuple[int, ...]) -> np.ndarray:
