@@ -79,10 +79,9 @@ def warp(
     source = pixels.shape[:2]
     transform.check_sizes(source, size)
     mask = covered(transform, source, size)
-    here = None
-    if pixels.ndim == 3 and pixels.shape[-1] in (2, 4):
-        here = pixels[..., -1] >= _half(pixels.dtype)
-        pixels = _filled(pixels, here, _REACH[interpolation]) if not here.all() else pixels
+    here = present(pixels)
+    if here is not None and not here.all():
+        pixels = _filled(pixels, here, _REACH[interpolation])
     move = _whole_move(transform)
     if move is not None:
         out = _moved(pixels, move, size)
@@ -96,9 +95,12 @@ def warp(
     return out, mask
 
 
-def _half(dtype: np.dtype) -> float:
-    """Half of full alpha."""
-    return np.iinfo(dtype).max / 2 if np.issubdtype(dtype, np.integer) else 0.5
+def present(pixels: np.ndarray) -> np.ndarray | None:
+    """Where the alpha of a picture is at least half, (H, W) bool; None without alpha."""
+    if pixels.ndim == 2 or pixels.shape[-1] not in (2, 4):
+        return None
+    is_integer = np.issubdtype(pixels.dtype, np.integer)
+    return pixels[..., -1] >= (np.iinfo(pixels.dtype).max / 2 if is_integer else 0.5)
 
 
 def _whole_move(transform: Transform) -> tuple[int, int] | None:

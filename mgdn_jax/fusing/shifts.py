@@ -144,6 +144,12 @@ def directions(plane: np.ndarray, kind: str = "same") -> np.ndarray:
     return edges
 
 
+def strongest(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The shift (x, y) in pixels at which two fields of `directions` correlate most."""
+    x, y, *_ = _peak(_correlation(first, second), radius=min(first.shape) // 2)
+    return x, y
+
+
 def _window(shape: tuple[int, ...]) -> np.ndarray:
     rows, columns = (np.hanning(length + 2)[1:-1].astype(np.float32) for length in shape[-2:])
     return rows[:, None] * columns
