@@ -112,10 +112,11 @@ def fuse(arguments: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     fuser = mgdn_jax.load(weights, system=settings.system, trust=settings.trust)
-    # Of single files the exact size is as good.
-    usual = FuseOptions(bucket=stream.BUCKET if has_many else 0)
-    options = fuser.resolve(settings.options.otherwise(usual))
+    options = fuser.resolve(settings.options)
     fuser.plan(1, 1, options=options)  # wrong options, before work
+    if has_many and settings.options.bucket is None:
+        sizes = codec.read_sizes(job.sources[0] for job in jobs)
+        fuser = fuser.for_sizes(sizes, options=options)
     voice = _Voice(settings, fuser, len(jobs))
     work = _Work(jobs, fuser, options, settings, voice)
     done: list[dict[str, Any]] = []

@@ -11,8 +11,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.loading import load
-from mgdn_jax.fusing.options import FuseOptions
-from mgdn_jax.io import files
+from mgdn_jax.io import codec, files
 from mgdn_jax.io.pixels import load_pictures
 from mgdn_jax.weights import zoo
 
@@ -36,8 +35,8 @@ def fuse_folders(
         model: as `load` takes it, or a loaded `Fuser`.
         trust: as `load` takes it.
         batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
-        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; ``bucket``
-            is 64 unless given.
+        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; without
+            ``bucket``, pictures of many sizes are padded to few (`Fuser.for_sizes`).
 
     Returns:
         For each name the file written, or what was wrong with it (a partner that is missing, too).
@@ -53,8 +52,11 @@ def fuse_folders(
     files.check_folder(output)
     groups, gaps = files.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)
-    choice = fuser.resolve(FuseOptions(bucket=stream.BUCKET), **options)
+    choice = fuser.resolve(**options)
     fuser.plan(1, 1, options=choice)
+    if options.get("bucket") is None:
+        sizes = codec.read_sizes(sources[0] for sources in groups.values())
+        fuser = fuser.for_sizes(sizes, options=choice)
     targets = {name: Path(output) / f"{name}.png" for name in groups}
     names = list(groups)
 

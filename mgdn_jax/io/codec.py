@@ -7,14 +7,17 @@ what cannot be decoded without loss is refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
 import struct
 import sys
 import threading
 import warnings
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -75,13 +78,40 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     return np.ascontiguousarray(_orient(array, orientation))
 
 
-def _open(data: bytes) -> Image.Image:
+def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of a picture as `decode_image` would give it, from its header alone.
+
+    Args:
+      source: a file, or all bytes of one.
+
+    Returns:
+      None where that cannot be told; to read the picture says why.
+    """
+    try:
+        with contextlib.ExitStack() as stack:
+            if isinstance(source, bytes):
+                image = stack.enter_context(_open(source))
+            else:
+                image = stack.enter_context(_open(stack.enter_context(open(source, "rb"))))
+            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return image.size if turned else image.size[::-1]
+    except Exception:  # Pillow's plugins raise a dozen types for broken files
+        return None
+
+
+def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[int, int]]:
+    """`read_size` of each file, those left out that tell none."""
+    return [size for size in map(read_size, sources) if size is not None]
+
+
+def _open(data: bytes | BinaryIO) -> Image.Image:
     with _open_lock:  # the limit is a global of Pillow: lend it and give it back
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                return Image.open(io.BytesIO(data), formats=FORMATS)
+                file = io.BytesIO(data) if isinstance(data, bytes) else data
+                return Image.open(file, formats=FORMATS)
         finally:
             Image.MAX_IMAGE_PIXELS = saved
 
