@@ -131,6 +131,9 @@ def fuse(arguments: argparse.Namespace) -> int:
     fuser = mgdn_jax.load(weights, system=settings.system, trust=settings.trust)
     options = fuser.resolve(settings.options.otherwise(settings.usual(work.has_many)))
     fuser.plan(1, 1, options=options)  # wrong options, before work
+    if work.has_many and settings.options.bucket is None:
+        sizes = files.read_sizes(job.sources[0] for job in work.jobs)
+        fuser = fuser.for_sizes(sizes, options=options)
     voice = Voice(
         fuser,
         settings.model,

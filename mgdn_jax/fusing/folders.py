@@ -51,8 +51,8 @@ def fuse_folders(
         trust: as `load` takes it.
         batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
         progress: called as (pictures done or failed, pictures in all) after each.
-        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; ``bucket``
-            is 64 unless given.
+        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; without
+            ``bucket``, pictures of many sizes are padded to few (`Fuser.for_sizes`).
 
     Returns:
         For each name the file written, or what was wrong with it (a partner that is missing, too);
@@ -71,6 +71,9 @@ def fuse_folders(
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)
     choice = fuser.resolve(sequences.USUAL, **options)
     fuser.plan(1, 1, options=choice)
+    if options.get("bucket") is None:
+        sizes = files.read_sizes(sources[0] for sources in paired.groups.values())
+        fuser = fuser.for_sizes(sizes, options=choice)
     targets = paired.targets(output)
     names = list(paired.groups)
     report = Report()

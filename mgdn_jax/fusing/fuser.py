@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import assembly, masks, preparation, rendering, tasks, tiling
+from mgdn_jax.fusing import assembly, buckets, masks, preparation, rendering, tasks, tiling
 from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
@@ -32,8 +33,9 @@ class Fuser:
 
     `fuser(a, b)` takes arrays or paths and returns an array as they were; `fuser.network(a, b)`
     is the bare network. Programs are compiled per padded size and kept for the life of the
-    object. Sizes are rounded up to shared buckets only if asked, and only for networks that can
-    leave the extra padding out of their statistics over the whole picture (`has_buckets`).
+    object. Pictures of several sizes share a padded size only if asked (`for_sizes`, the option
+    `bucket`), and only for networks that can leave the extra padding out of their statistics over
+    the whole picture (`has_buckets`).
 
     Attributes:
       system: name of the system, "mgdn" for instance.
@@ -43,6 +45,8 @@ class Fuser:
       card: what is known about the weights (see docs/use/pictures.md).
       options: what holds where a call says nothing: `card["inference"]`, else what is usual.
       has_buckets: whether the network takes the `bucket` option.
+      padded_sizes: what pictures are padded to where a call names no bucket, by size; none at
+        first, see `for_sizes`.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Fuser:
         takes = registry.network(system).Network.takes
         self._has_context = CONTEXT in takes
         self.has_buckets = EXTENT in takes
+        self.padded_sizes: Mapping[buckets.Size, buckets.Size] = {}
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
         def fuse(params, stats, images, abilities):
@@ -94,6 +99,11 @@ class Fuser:
     def __repr__(self) -> str:
         name = self.card.get("name", "unnamed")
         return f"Fuser({name!r}, system={self.system!r}, inputs={len(self.config.in_channels)})"
+
+    @property
+    def programs(self) -> int:
+        """How many programs were compiled to fuse, by this and whatever `for_sizes` made of it."""
+        return self._fuse._cache_size()  # type: ignore[attr-defined]
 
     def network(self, *images: np.ndarray | jax.Array) -> jax.Array:
         """The bare network: no checks of range, no colour rule, no padding but its own.
@@ -276,6 +286,41 @@ class Fuser:
             for part, group, scene in zip(parts, pictures, scenes, strict=True)
         ]
 
+    def for_sizes(
+        self,
+        sizes: Iterable[buckets.Size],
+        *,
+        options: FuseOptions | None = None,
+        **changes: Any,
+    ) -> Fuser:
+        """This network for pictures of many sizes, which are padded to few (`buckets.choose`).
+
+        Results stay the same up to rounding; at most three programs are compiled for fewer
+        than 80 pictures. A size that shares with no other stays as it is, and so do pictures that
+        are tiled. Pictures of other sizes take the smallest padded size that holds them, if any.
+
+        Args:
+          sizes: heights and widths, one for each picture (`io.files.read_size` looks for them).
+          options: as in a call.
+          **changes: as in a call. A positive `bucket` in a later call takes the place of this.
+
+        Returns:
+          A `Fuser` that shares the weights and the compiled programs of this one; this one itself
+          where it cannot leave out padding.
+        """
+        choice, grid = self.resolve(options, **changes), self.config.grid
+        if not self.has_buckets:
+            return self
+        seen = [
+            tiling.seen_size(*size, choice.padding, grid)
+            for size in sizes
+            if tiling.tile_edge(*size, choice.tile, grid) == 0
+        ]
+        largest = max((height * width for height, width in seen), default=0)
+        fuser = copy.copy(self)
+        fuser.padded_sizes = buckets.choose(seen, limit=max(largest, tiling.AUTO_TILE_PIXELS))
+        return fuser
+
     def values(
         self, images: Sequence[Picture] | Sources, *, options: FuseOptions | None = None
     ) -> np.ndarray:
@@ -319,7 +364,8 @@ class Fuser:
         Args:
           prepared: pictures of one scene.
         """
-        return self._plan(prepared.shape, prepared.options).padded, prepared.dtype
+        plan = self._plan(prepared.shape, prepared.options)
+        return plan.padded, plan.bucketed, prepared.dtype
 
     def plan(
         self, height: int, width: int, *, options: FuseOptions | None = None, **changes: Any
@@ -350,6 +396,7 @@ class Fuser:
             grid=self.config.grid,
             has_context=self._has_context,
             has_buckets=self.has_buckets,
+            padded_sizes=self.padded_sizes,
         )
 
     @property
@@ -572,10 +619,10 @@ class _Ticks:
 
 
 def _extent(plans: Sequence[tiling.Plan]) -> dict[str, np.ndarray]:
-    """Sizes of pictures in their buckets, (B, 2), as a keyword of the network; {} without."""
+    """What of padded pictures the network is to see, (B, 2), as its keyword; {} if everything."""
     if not plans[0].bucketed:
         return {}
-    return {"extent": np.array([(plan.height, plan.width) for plan in plans], np.int32)}
+    return {"extent": np.array([plan.seen for plan in plans], np.int32)}
 
 
 def _check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

@@ -93,7 +93,8 @@ class FuseOptions:
         bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; without effect on networks that cannot
-            (`Fuser.has_buckets`). None is 64 for folders, else 0.
+            (`Fuser.has_buckets`). None is 0, but the pictures of a folder share at most three
+            padded sizes (`Fuser.for_sizes`).
         range: which values of a source are black and white: ``"type"`` (all of its type; floats
             from 0 to 1), ``"auto"`` (declared limits, fewer bits, or percentiles where a source
             uses under 5 % of its type), ``"percentile"`` or ``"percentile,LO,HI"``, or
@@ -145,7 +146,7 @@ class FuseOptions:
     )
     bucket: int | None = _option(
         "pad to multiples of N pixels, which the network leaves out (where it can), so that fewer"
-        " sizes are compiled (64 for folders, 0 else: never)"
+        " sizes are compiled; 0: never (a folder's pictures share three sizes)"
     )
     range: str | None = _option(
         "which values are black and white: auto, type, percentile, LO,HI, or A:RULE for the first"

@@ -13,7 +13,7 @@ from scipy import stats
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import ranges, stream
+from mgdn_jax.fusing import ranges
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.fusing.report import Report
@@ -21,7 +21,7 @@ from mgdn_jax.fusing.sources import Sources, letter
 from mgdn_jax.io.codec import downscale
 from mgdn_jax.io.pixels import without_alpha
 
-USUAL = FuseOptions(bucket=stream.BUCKET, tone="auto")
+USUAL = FuseOptions(tone="auto")
 """What holds for folders where neither the call nor the card says otherwise."""
 SAMPLE = 8
 """Scenes of a folder, evenly spread, that the common range and tone are taken from."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import codec, guard, medical, reading
+from mgdn_jax.io import bitmaps, codec, guard, medical, reading
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.io.pictures import Labels, Picture
 
@@ -82,6 +84,27 @@ def read_pages(path: str | os.PathLike[str]) -> int:
         return len(series)
     with _opened(name) as file:
         return reading.count(file, name)
+
+
+def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of a picture as it would be read, from its header alone.
+
+    Args:
+      source: a file, or all bytes of one.
+
+    Returns:
+      None where that cannot be told; to read the picture says why.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source)) as file:
+            return bitmaps.size(file, "a picture")
+    except InputError:
+        return None
+
+
+def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[int, int]]:
+    """`read_size` of each file, those left out that tell none."""
+    return [size for size in map(read_size, sources) if size is not None]
 
 
 def _series(name: str) -> list[Path]:
