@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import assembly, rendering, tiling
+from mgdn_jax.fusing import assembly, jobs, photographs, rendering, stacks, tiling
+from mgdn_jax.fusing.jobs import Job, Progress, Ticks
 from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float, without_alpha
 from mgdn_jax.layers import functional
@@ -21,7 +21,6 @@ from mgdn_jax.systems import registry
 from mgdn_jax.systems.contract import CONTEXT, EXTENT
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
-Progress = Callable[[int, int], None]
 
 
 class Fuser:
@@ -85,8 +84,13 @@ class Fuser:
             (_, aux), _ = functional.apply(graphdef, params, stats, *images, pixel_weights=weights)
             return aux.get("context", {})
 
+        def weigh(params, stats, images):
+            (_, aux), _ = functional.apply(graphdef, params, stats, *images)
+            return aux["weights"]
+
         self._fuse = jax.jit(fuse)
         self._measure = jax.jit(measure)
+        self._weigh = jax.jit(weigh)
 
     def __repr__(self) -> str:
         name = self.card.get("name", "unnamed")
@@ -155,12 +159,10 @@ class Fuser:
         pixels = load_pictures(images)
         colours = [without_alpha(x) for x in pixels]
         plan = self._plan(pixels[0].shape, choice)
-        is_stack = len(pixels) > len(self.config.in_channels)
-        calls = len(pixels) - 1 if is_stack else 1
-        calls *= len(rendering.views(choice.ensemble)) * (2 if plan.streamed else 1)
-        job = _Job(plan, choice, _Ticks(progress, calls * plan.tiles))
-        fuse = self._fuse_stack if is_stack else self._fuse_scene
-        return like_inputs(fuse(colours, job, pixels[0].dtype), pixels)
+        calls = jobs.calls(len(pixels), len(self.config.in_channels), plan, choice)
+        job = Job(plan, choice, Ticks(progress, calls))
+        fused, _ = self._fuse_loaded(colours.__getitem__, len(pixels), job, pixels[0].dtype)
+        return like_inputs(fused, pixels)
 
     def batch(
         self,
@@ -194,7 +196,7 @@ class Fuser:
         if not self._is_one_program(loaded, plans):
             return [self(*pixels, options=choice, progress=progress) for pixels in loaded]
         views = rendering.views(choice.ensemble)
-        ticks = _Ticks(progress, len(loaded) * len(views))
+        ticks = Ticks(progress, len(loaded) * len(views))
         scenes = [[without_alpha(x) for x in pixels] for pixels in loaded]
         parts: list[list[np.ndarray]] = [[] for _ in scenes]
         for view in views:
@@ -254,6 +256,7 @@ class Fuser:
             grid=self.config.grid,
             has_context=self._has_context,
             has_buckets=self.has_buckets,
+            blends=self.config.blends,
         )
 
     @property
@@ -282,6 +285,7 @@ class Fuser:
             and set(wanted) <= {1, 3}
             and all(len(pixels) == len(wanted) for pixels in loaded)
             and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
+            and not any(plan.reduced for plan in plans)
             # Without buckets the picture's own size is part of the program.
             and all(
                 (plan.bucketed and first.bucketed)
@@ -308,23 +312,76 @@ class Fuser:
         stacked = tuple(
             jnp.concatenate([*images, *images[-1:] * gap]) for images in zip(*inputs, strict=True)
         )
-        extent = _extent([*plans, *[plans[-1]] * gap])
+        extent = jobs.extent([*plans, *[plans[-1]] * gap])
         return np.asarray(self._call(self._fuse, stacked, extent))[: len(scenes)]
 
-    def _fuse_stack(
-        self, pictures: Sequence[np.ndarray], job: _Job, dtype: np.dtype | None
-    ) -> np.ndarray:
-        """A stack by halves; only the last result takes the final dtype."""
-        if len(pictures) == 1:
-            return pictures[0]
-        middle = (len(pictures) + 1) // 2
-        halves = [
-            self._fuse_stack(half, job, None) for half in (pictures[:middle], pictures[middle:])
-        ]
-        return self._fuse_scene(halves, job, dtype)
+    def _fuse_loaded(
+        self,
+        load: stacks.Load,
+        count: int,
+        job: Job,
+        dtype: np.dtype | None,
+        coverage: stacks.Coverage = stacks.everywhere,
+        has_depth: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pictures of one scene that are loaded when they are needed.
+
+        Args:
+          load: number -> (H, W, C), C 1 or 3, of any accepted dtype; called up to twice for each.
+          count: of pictures.
+          job: of the call.
+          dtype: of the result; None is float32 as computed.
+          coverage: number -> (H, W) bool where the picture is there; None is everywhere.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
+
+        Returns:
+          (H, W, C), and (H, W) uint16 or None.
+        """
+        scene = photographs.Scene(count, load, coverage)
+        if job.plan.reduced:
+            return self._fuse_photographs(scene, job, dtype, has_depth)
+        # Other networks say nothing of sharpness: the evidence alone does.
+        depth = photographs.fuse(scene, None, has_depth=True).depth if has_depth else None
+
+        def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
+            return self._fuse_scene(pictures, job, kind)
+
+        inputs = len(self.config.in_channels)
+        return stacks.fuse(load, count, inputs, fuse, dtype, coverage), depth
+
+    def _fuse_photographs(
+        self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Coarse to fine: the network weighs reduced pictures, evidence does the rest."""
+        options = job.options
+        is_stretched = options.stretch != "none" and dtype is not None
+        result = photographs.fuse(
+            scene,
+            lambda pictures: self._weights(pictures, options),
+            inputs=len(self.config.in_channels),
+            factor=options.scale or 0,
+            dtype=None if is_stretched else dtype,
+            has_depth=has_depth,
+            tick=job.ticks.tick,
+        )
+        if not is_stretched:
+            return result.picture, result.depth
+        channels = result.picture.shape[-1]
+        return rendering.picture(result.picture, None, options, dtype, channels), result.depth
+
+    def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
+        """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
+        height, width = pictures[0].shape[:2]
+        if height > width:
+            turned = self._weights([x.swapaxes(0, 1) for x in pictures], options)
+            return turned.swapaxes(0, 1)
+        views = rendering.views(options.ensemble)
+        inputs = (self._to_network([x[view] for x in pictures]) for view in views)
+        parts = (np.array(self._call(self._weigh, images)[0]) for images in inputs)
+        return rendering.mean(part[view] for part, view in zip(parts, views, strict=True))
 
     def _fuse_scene(
-        self, pictures: Sequence[np.ndarray], job: _Job, dtype: np.dtype | None
+        self, pictures: Sequence[np.ndarray], job: Job, dtype: np.dtype | None
     ) -> np.ndarray:
         """Pictures of one scene through the network.
 
@@ -366,7 +423,7 @@ class Fuser:
         self,
         pictures: Sequence[np.ndarray],
         scene: Sequence[np.ndarray],
-        job: _Job,
+        job: Job,
         dtype: np.dtype | None,
     ) -> np.ndarray:
         """What the network makes of all tiles of one view, (H, W, C) in `dtype`."""
@@ -375,7 +432,7 @@ class Fuser:
         if plan.streamed:
             sums = assembly.sums(pictures, plan, self._measure_tile, ticks.tick)
             abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}} if sums else {}
-        abilities |= _extent([plan])
+        abilities |= jobs.extent([plan])
         channels = self.config.out_channels if self._keeps_channels(scene) else 1
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
 
@@ -429,34 +486,6 @@ class Fuser:
                     "the pictures do not fit into memory; fuse them in (smaller) tiles."
                 ) from None
             raise
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What holds for all of a call."""
-
-    plan: tiling.Plan
-    options: FuseOptions
-    ticks: _Ticks
-
-
-class _Ticks:
-    """Counts finished tiles for the caller's progress function."""
-
-    def __init__(self, progress: Progress | None, total: int):
-        self._progress, self._total, self._done = progress, total, 0
-
-    def tick(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _extent(plans: Sequence[tiling.Plan]) -> dict[str, np.ndarray]:
-    """Sizes of pictures in their buckets, (B, 2), as a keyword of the network; {} without."""
-    if not plans[0].bucketed:
-        return {}
-    return {"extent": np.array([(plan.height, plan.width) for plan in plans], np.int32)}
 
 
 def _check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

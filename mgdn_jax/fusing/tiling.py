@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.fusing import reduction
 from mgdn_jax.fusing.options import FuseOptions
 
 AUTO_TILE_PIXELS = 1_500_000
@@ -136,6 +137,8 @@ class Plan:
       mode: how the picture is extended to the padded size, for `extend`.
       streamed: whether a first pass collects the global statistics of all tiles.
       bucketed: whether the network leaves out what the picture was padded with.
+      reduced: whether the network judges a reduced picture, of the size of the only tile, and
+        evidence at full size does the rest (`photographs`).
     """
 
     height: int
@@ -145,6 +148,7 @@ class Plan:
     mode: str
     streamed: bool
     bucketed: bool = False
+    reduced: bool = False
 
     @property
     def tiles(self) -> int:
@@ -172,20 +176,26 @@ def plan(
     grid: int,
     has_context: bool = False,
     has_buckets: bool = False,
+    blends: bool = False,
 ) -> Plan:
     """How a picture of one size is padded and tiled.
 
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        options: of the call, without None for `padding`, `tile_context` and `bucket`.
+        options: of the call, without None for `padding`, `tile_context`, `bucket` and `scale`.
         grid: sides that the network works on are multiples of it.
         has_context: whether the network can use sums over the whole picture for each tile.
         has_buckets: whether the network can leave out padding.
+        blends: whether the network weighs its inputs, so that it can judge reduced pictures.
 
     Raises:
         InputError: tiles or an overlap that do not fit the network.
     """
+    if blends and _is_reduced(height * width, options):
+        sides = reduction.size(height, width, options.scale or 0)
+        rows, columns = (cut(n, n, 0, 1) for n in sides)
+        return Plan(height, width, rows, columns, "reflect", False, reduced=True)
     padded = _padded((height, width), options.padding, grid)
     tile = options.tile
     if tile is None:
@@ -204,6 +214,12 @@ def plan(
     streamed = has_context and options.tile_context == "global" and is_tiled
     mode = "symmetric" if options.padding == "script" else "reflect"
     return Plan(height, width, rows, columns, mode, streamed, bucketed)
+
+
+def _is_reduced(pixels: int, options: FuseOptions) -> bool:
+    if options.scale:
+        return options.scale > 1
+    return options.tile is None and pixels > AUTO_TILE_PIXELS
 
 
 def _padded(size: tuple[int, int], padding: str | None, grid: int) -> list[int]:

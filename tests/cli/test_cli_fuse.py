@@ -157,6 +157,7 @@ VALUES = {
     "stretch": "fill",
     "ensemble": "flips",
     "bucket": 32,
+    "scale": 1,
 }
 
 
