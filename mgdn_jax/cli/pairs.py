@@ -14,13 +14,11 @@ import numpy as np
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
 from mgdn_jax.evaluation.album import SOURCES
-from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 from mgdn_jax.io.pairing import find_results, pair_folders
 from mgdn_jax.weights import zoo
-
-_FOCUS_RULE = "base_focus_guided"
 
 
 @dataclass
@@ -158,12 +156,12 @@ def _places(
 
 
 def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
-    """The rules that every table carries; that for focus stacks where the task is one."""
+    """The rules that every table carries; those for focus stacks where the task is one."""
     focus = {"near", "far"} <= {Path(s).name.lower() for s in sources}
     for name in (_named(word)[1] for word in models):
         if name in zoo.bundled():
             focus |= "focus" in str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
-    return [name for name in BASELINES if focus or name != _FOCUS_RULE]
+    return [name for name in BASELINES if focus or name not in FOCUS_RULES]
 
 
 def _is_folder(sources: Sequence[str], truth: str | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,8 +13,20 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import assembly, buckets, masks, preparation, rendering, tasks, tiling
+from mgdn_jax.fusing import (
+    assembly,
+    buckets,
+    jobs,
+    masks,
+    photographs,
+    preparation,
+    rendering,
+    stacks,
+    tasks,
+    tiling,
+)
 from mgdn_jax.fusing.fused import Fused
+from mgdn_jax.fusing.jobs import Job, Progress, Ticks
 from mgdn_jax.fusing.options import USUAL, FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.sources import Sources
@@ -25,7 +36,6 @@ from mgdn_jax.systems import registry
 from mgdn_jax.systems.contract import CONTEXT, EXTENT
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
-Progress = Callable[[int, int], None]
 
 
 class Fuser:
@@ -93,8 +103,13 @@ class Fuser:
             (_, aux), _ = functional.apply(graphdef, params, stats, *images, pixel_weights=weights)
             return aux.get("context", {})
 
+        def weigh(params, stats, images):
+            (_, aux), _ = functional.apply(graphdef, params, stats, *images)
+            return aux["weights"]
+
         self._fuse = jax.jit(fuse)
         self._measure = jax.jit(measure)
+        self._weigh = jax.jit(weigh)
 
     def __repr__(self) -> str:
         name = self.card.get("name", "unnamed")
@@ -170,6 +185,7 @@ class Fuser:
         *images: Picture,
         options: FuseOptions | None = None,
         progress: Progress | None = None,
+        has_depth: bool = False,
         **changes: Any,
     ) -> Fused:
         """As a call, but with the report of what was done, and without Python's warnings.
@@ -180,13 +196,14 @@ class Fuser:
             as they are needed.
           options: as in a call.
           progress: as in a call.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
           **changes: as in a call.
 
         Raises:
           InputError: as in a call.
         """
         prepared = self.prepare(images, options=options, **changes)
-        return self.fuse_prepared([prepared], progress=progress)[0]
+        return self.fuse_prepared([prepared], progress=progress, has_depth=has_depth)[0]
 
     def prepare(
         self,
@@ -247,13 +264,18 @@ class Fuser:
         return [fused.pixels for fused in self.fuse_prepared(scenes, progress=progress)]
 
     def fuse_prepared(
-        self, scenes: Sequence[Prepared], *, progress: Progress | None = None
+        self,
+        scenes: Sequence[Prepared],
+        *,
+        progress: Progress | None = None,
+        has_depth: bool = False,
     ) -> list[Fused]:
         """Fuses what `prepare` made, several scenes in a single run where that is possible.
 
         Args:
           scenes: of one set of options.
           progress: as in a call.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
 
         Returns:
           One result for each scene.
@@ -261,14 +283,14 @@ class Fuser:
         if not scenes:
             return []
         plans = [self._plan(scene.shape, scene.options) for scene in scenes]
-        if not self._is_one_program(scenes, plans):
+        if has_depth or not self._is_one_program(scenes, plans):
             return [
-                self._fuse_alone(scene, plan, progress)
+                self._fuse_alone(scene, plan, progress, has_depth)
                 for scene, plan in zip(scenes, plans, strict=True)
             ]
         options = scenes[0].options
         views = rendering.views(options.ensemble)
-        ticks = _Ticks(progress, len(scenes) * len(views))
+        ticks = Ticks(progress, len(scenes) * len(views))
         pictures = [[scene.picture(i) for i in range(len(scene))] for scene in scenes]
         parts: list[list[np.ndarray]] = [[] for _ in scenes]
         for view in views:
@@ -339,24 +361,26 @@ class Fuser:
         scene = self.prepare(images, options=options)
         plan = self._plan(scene.shape, scene.options)
         pictures = [scene.picture(i) for i in range(len(scene))]
-        job = _Job(plan, scene.options, _Ticks(None, 0))
-        return self._fuse_masked(pictures, scene.masks(), job, None)
+        job = Job(plan, scene.options, Ticks(None, 0))
+
+        def fuse(parts: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
+            return self._fuse_scene(parts, job, kind)
+
+        return masks.fused(pictures, scene.masks(), fuse, None, self._feather)
 
     def _fuse_alone(
-        self, prepared: Prepared, plan: tiling.Plan, progress: Progress | None
+        self, prepared: Prepared, plan: tiling.Plan, progress: Progress | None, has_depth: bool
     ) -> Fused:
         """One scene, pair or stack."""
-        count = len(prepared)
-        is_stack = count > len(self.config.in_channels)
-        calls = count - 1 if is_stack else 1
-        calls *= len(rendering.views(prepared.options.ensemble)) * (2 if plan.streamed else 1)
-        job = _Job(plan, prepared.options, _Ticks(progress, calls * plan.tiles))
-        if is_stack:
-            fused, _ = self._fuse_stack(prepared, 0, count, job, prepared.dtype)
-        else:
-            pictures = [prepared.picture(i) for i in range(count)]
-            fused = self._fuse_masked(pictures, prepared.masks(), job, prepared.dtype)
-        return Fused(prepared.finish(fused), prepared.report, prepared.labels)
+        options, count = prepared.options, len(prepared)
+        calls = jobs.calls(count, len(self.config.in_channels), plan, options)
+        job = Job(plan, options, Ticks(progress, calls))
+        fused, depth = self._fuse_loaded(
+            prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
+        )
+        if depth is not None:
+            depth = np.asarray(prepared.order, depth.dtype)[depth]
+        return Fused(prepared.finish(fused), prepared.report, prepared.labels, depth)
 
     def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
         """What scenes have in common that are fused in one run: padded size and type.
@@ -397,12 +421,20 @@ class Fuser:
             has_context=self._has_context,
             has_buckets=self.has_buckets,
             padded_sizes=self.padded_sizes,
+            blends=self.config.blends,
         )
 
     @property
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
+
+    @property
+    def _feather(self) -> int:
+        """Pixels over which a result fades into a picture that is alone; networks that choose
+        between pictures have no tone of their own.
+        """
+        return 0 if self.config.blends else masks.FEATHER
 
     @property
     def _makes_colour(self) -> bool:
@@ -424,6 +456,7 @@ class Fuser:
             and all(scene.options == scenes[0].options for scene in scenes)
             and all(mask is None for scene in scenes for mask in scene.masks())
             and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
+            and not any(plan.reduced for plan in plans)
             # Without buckets the picture's own size is part of the program.
             and all(
                 (plan.bucketed and first.bucketed)
@@ -450,47 +483,76 @@ class Fuser:
         stacked = tuple(
             jnp.concatenate([*images, *images[-1:] * gap]) for images in zip(*inputs, strict=True)
         )
-        extent = _extent([*plans, *[plans[-1]] * gap])
+        extent = jobs.extent([*plans, *[plans[-1]] * gap])
         return np.asarray(self._call(self._fuse, stacked, extent))[: len(scenes)]
 
-    def _fuse_stack(
-        self, prepared: Prepared, first: int, count: int, job: _Job, dtype: np.dtype | None
-    ) -> tuple[np.ndarray, masks.Mask | None]:
-        """A stack by halves, the first half first; only the last result takes the final dtype.
-
-        At most log2 n pictures are held. Returns the picture and where any source is there.
-        """
-        if count == 1:
-            return prepared.picture(first), prepared.mask(first)
-        middle = (count + 1) // 2
-        parts = [
-            self._fuse_stack(prepared, start, length, job, None)
-            for start, length in ((first, middle), (first + middle, count - middle))
-        ]
-        pictures, there = [picture for picture, _ in parts], [mask for _, mask in parts]
-        return self._fuse_masked(pictures, there, job, dtype), masks.union(there)
-
-    def _fuse_masked(
+    def _fuse_loaded(
         self,
-        pictures: Sequence[np.ndarray],
-        there: Sequence[masks.Mask | None],
-        job: _Job,
+        load: stacks.Load,
+        count: int,
+        job: Job,
         dtype: np.dtype | None,
-    ) -> np.ndarray:
-        """Pictures of one scene, some of which are not there everywhere."""
-        if all(mask is None for mask in there):
-            return self._fuse_scene(pictures, job, dtype)
-        there = masks.trimmed(there)
-        if len({picture.dtype for picture in pictures}) > 1:  # a source beside a result of others
-            pictures = [to_float(picture) for picture in pictures]
-        # Values of the final range, unrounded: a picture that is alone joins them as it is.
-        working = None if dtype is None else np.dtype(np.float32)
-        fused = self._fuse_scene(masks.filled(pictures, there), job, working)
-        feather = 0 if self.config.blends else masks.FEATHER
-        return from_float(masks.pasted(fused, pictures, there, feather), dtype)
+        coverage: stacks.Coverage = stacks.everywhere,
+        has_depth: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pictures of one scene that are loaded when they are needed.
+
+        Args:
+          load: number -> (H, W, C), C 1 or 3, of any accepted dtype; called up to twice for each.
+          count: of pictures.
+          job: of the call.
+          dtype: of the result; None is float32 as computed.
+          coverage: number -> (H, W) bool where the picture is there; None is everywhere.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
+
+        Returns:
+          (H, W, C), and (H, W) uint16 or None.
+        """
+        scene = photographs.Scene(count, load, coverage)
+        if job.plan.reduced:
+            return self._fuse_photographs(scene, job, dtype, has_depth)
+        # Other networks say nothing of sharpness: the evidence alone does.
+        depth = photographs.fuse(scene, None, has_depth=True).depth if has_depth else None
+
+        def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
+            return self._fuse_scene(pictures, job, kind)
+
+        inputs = len(self.config.in_channels)
+        return stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather), depth
+
+    def _fuse_photographs(
+        self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Coarse to fine: the network weighs reduced pictures, evidence does the rest."""
+        options = job.options
+        is_stretched = options.stretch != "none" and dtype is not None
+        result = photographs.fuse(
+            scene,
+            lambda pictures: self._weights(pictures, options),
+            inputs=len(self.config.in_channels),
+            factor=options.scale or 0,
+            dtype=None if is_stretched else dtype,
+            has_depth=has_depth,
+            tick=job.ticks.tick,
+        )
+        if not is_stretched:
+            return result.picture, result.depth
+        channels = result.picture.shape[-1]
+        return rendering.picture(result.picture, None, options, dtype, channels), result.depth
+
+    def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
+        """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
+        height, width = pictures[0].shape[:2]
+        if height > width:
+            turned = self._weights([x.swapaxes(0, 1) for x in pictures], options)
+            return turned.swapaxes(0, 1)
+        views = rendering.views(options.ensemble)
+        inputs = (self._to_network([x[view] for x in pictures]) for view in views)
+        parts = (np.array(self._call(self._weigh, images)[0]) for images in inputs)
+        return rendering.mean(part[view] for part, view in zip(parts, views, strict=True))
 
     def _fuse_scene(
-        self, pictures: Sequence[np.ndarray], job: _Job, dtype: np.dtype | None
+        self, pictures: Sequence[np.ndarray], job: Job, dtype: np.dtype | None
     ) -> np.ndarray:
         """Pictures of one scene through the network.
 
@@ -532,7 +594,7 @@ class Fuser:
         self,
         pictures: Sequence[np.ndarray],
         scene: Sequence[np.ndarray],
-        job: _Job,
+        job: Job,
         dtype: np.dtype | None,
     ) -> np.ndarray:
         """What the network makes of all tiles of one view, (H, W, C) in `dtype`."""
@@ -541,7 +603,7 @@ class Fuser:
         if plan.streamed:
             sums = assembly.sums(pictures, plan, self._measure_tile, ticks.tick)
             abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}} if sums else {}
-        abilities |= _extent([plan])
+        abilities |= jobs.extent([plan])
         channels = self.config.out_channels if self._keeps_channels(scene) else 1
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
 
@@ -595,34 +657,6 @@ class Fuser:
                     "the pictures do not fit into memory; fuse them in (smaller) tiles."
                 ) from None
             raise
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What holds for all of a call."""
-
-    plan: tiling.Plan
-    options: FuseOptions
-    ticks: _Ticks
-
-
-class _Ticks:
-    """Counts finished tiles for the caller's progress function."""
-
-    def __init__(self, progress: Progress | None, total: int):
-        self._progress, self._total, self._done = progress, total, 0
-
-    def tick(self) -> None:
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
-def _extent(plans: Sequence[tiling.Plan]) -> dict[str, np.ndarray]:
-    """What of padded pictures the network is to see, (B, 2), as its keyword; {} if everything."""
-    if not plans[0].bucketed:
-        return {}
-    return {"extent": np.array([plan.seen for plan in plans], np.int32)}
 
 
 def _check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:

@@ -6,13 +6,13 @@ is an edge and no statistic counts it. Where one picture alone is there, the res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from mgdn_jax import image
-from mgdn_jax.io.pixels import to_float
+from mgdn_jax.io.pixels import from_float, to_float
 
 FEATHER = 8
 """Pixels over which a network's own tone fades into a picture that is alone."""
@@ -172,3 +172,30 @@ def pasted(
             values = np.asarray(image.luminance(values))
         fused[rows, columns] = share * values + (1 - share) * fused[rows, columns]
     return fused
+
+
+def fused(
+    pictures: Sequence[np.ndarray],
+    masks: Sequence[Mask | None],
+    network: Callable[[list[np.ndarray], np.dtype | None], np.ndarray],
+    dtype: np.dtype | None,
+    feather: int,
+) -> np.ndarray:
+    """Pictures through a network, some of which are not there everywhere.
+
+    Args:
+        pictures: (H, W, C) each; integers beside floats where one is a result of others.
+        masks: one each.
+        network: pictures and the type of the result, None for floats as computed -> the result.
+        dtype: of the result.
+        feather: as in `pasted`.
+    """
+    if all(mask is None for mask in masks):
+        return network(list(pictures), dtype)
+    rims = trimmed(masks)
+    if len({picture.dtype for picture in pictures}) > 1:
+        pictures = [to_float(picture) for picture in pictures]
+    # Values of the final range, unrounded: a picture that is alone joins them as it is.
+    working = None if dtype is None else np.dtype(np.float32)
+    result = network(filled(pictures, rims), working)
+    return from_float(pasted(result, pictures, rims, feather), dtype)

@@ -122,9 +122,15 @@ class FuseOptions:
             ``"none"``. None is usual.
         checks: whether pictures are looked at for shifts, other exposures and other tasks, which
             are warnings. None does.
+        scale: for networks that weigh their inputs (`Config.blends`): what the sides of the
+            pictures are divided by before the network judges them; its weights then guide
+            evidence at full size (see docs/use/tiles.md). 1 is the network at full size. 0 reduces
+            pictures above 1.5 megapixels to about a third of one, at most eightfold, where `tile`
+            is None, and leaves smaller ones alone. None is 0.
 
     Raises:
-        InputError: a choice that does not exist, or a negative bucket.
+        InputError: a choice that does not exist, a negative bucket or scale, or a scale above 1
+            together with tiles.
     """
 
     tile: int | None = _option("longest tile edge; 0: never (only large pictures)")
@@ -192,6 +198,10 @@ class FuseOptions:
         choices=METADATA,
     )
     checks: bool | None = _option("look for shifts, exposures and other tasks (on)", kind=bool)
+    scale: int | None = _option(
+        "the network judges pictures of 1/N of the size, the rest is evidence at full size; 1:"
+        " never (0: photographs above 1.5 megapixels, for models that can)"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -201,6 +211,13 @@ class FuseOptions:
         if self.bucket is not None and self.bucket < 0:
             raise InputError(f"bucket is {self.bucket}, but must be 0 or a number of pixels.")
         limits(self.tone)
+        if self.scale is not None and self.scale < 0:
+            raise InputError(f"scale is {self.scale}, but must be 0, 1 or a larger number.")
+        if (self.scale or 0) > 1 and self.tile:
+            raise InputError(
+                f"scale is {self.scale} and tile {self.tile}; a reduced picture is not tiled, so"
+                " give one of them."
+            )
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -262,5 +279,6 @@ USUAL = FuseOptions(
     profile="keep",
     metadata="usual",
     checks=True,
+    scale=0,
 )
 """What holds where neither the call nor the card says otherwise."""

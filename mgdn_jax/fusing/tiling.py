@@ -13,6 +13,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import buckets
+from mgdn_jax.fusing import reduction
 from mgdn_jax.fusing.options import FuseOptions
 
 AUTO_TILE_PIXELS = 1_500_000
@@ -140,6 +141,8 @@ class Plan:
       seen: height and width that the network is to see, of a bucketed picture: its own, or with
         the border that the option `padding` asks for.
       bucketed: whether the network leaves out what the picture was padded with beyond that.
+      reduced: whether the network judges a reduced picture, of the size of the only tile, and
+        evidence at full size does the rest (`photographs`).
     """
 
     height: int
@@ -150,6 +153,7 @@ class Plan:
     streamed: bool
     seen: tuple[int, int]
     bucketed: bool = False
+    reduced: bool = False
 
     @property
     def tiles(self) -> int:
@@ -178,22 +182,28 @@ def plan(
     has_context: bool = False,
     has_buckets: bool = False,
     padded_sizes: Mapping[buckets.Size, buckets.Size] | None = None,
+    blends: bool = False,
 ) -> Plan:
     """How a picture of one size is padded and tiled.
 
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        options: of the call, without None for `padding`, `tile_context` and `bucket`.
+        options: of the call, without None for `padding`, `tile_context`, `bucket` and `scale`.
         grid: sides that the network works on are multiples of it.
         has_context: whether the network can use sums over the whole picture for each tile.
         has_buckets: whether the network can leave out padding.
         padded_sizes: what pictures are padded to (`buckets.choose`) where the options name no
             bucket; without effect on networks that cannot leave out padding.
+        blends: whether the network weighs its inputs, so that it can judge reduced pictures.
 
     Raises:
         InputError: tiles or an overlap that do not fit the network.
     """
+    if blends and _is_reduced(height * width, options):
+        sides = reduction.size(height, width, options.scale or 0)
+        rows, columns = (cut(n, n, 0, 1) for n in sides)
+        return Plan(height, width, rows, columns, "reflect", False, sides, reduced=True)
     padded = _padded((height, width), options.padding, grid)
     tile = tile_edge(height, width, options.tile, grid)
     seen = seen_size(height, width, options.padding, grid)
@@ -242,6 +252,12 @@ def seen_size(height: int, width: int, padding: str | None, grid: int) -> tuple[
         return height, width
     rows, columns = _padded((height, width), padding, grid)
     return rows, columns
+
+
+def _is_reduced(pixels: int, options: FuseOptions) -> bool:
+    if options.scale:
+        return options.scale > 1
+    return options.tile is None and pixels > AUTO_TILE_PIXELS
 
 
 def _padded(size: tuple[int, int], padding: str | None, grid: int) -> list[int]:

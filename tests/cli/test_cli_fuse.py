@@ -172,6 +172,7 @@ VALUES = {
     "profile": "sRGB",
     "metadata": "all",
     "checks": True,
+    "scale": 1,
 }
 
 

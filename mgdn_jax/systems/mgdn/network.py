@@ -125,6 +125,11 @@ class Config(SystemConfig):
         """Sides are padded to whole attention windows."""
         return self.window
 
+    @property
+    def blends(self) -> bool:
+        """The blend head weighs its inputs."""
+        return self.head == "blend"
+
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Any:
         """Configuration of `PRESETS` with fields replaced."""
