@@ -58,7 +58,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     columns = _columns(request, job)
     elsewhere = _reduced(foreign, columns, request.beside)
-    job.load_models()
+    is_silent = request.is_quiet or request.targets.is_stdout_json
+    with progress.waiting("loading the networks", is_silent=is_silent or not job.models):
+        job.load_models()
     pictures = Pictures(job) if request.targets.report else None
     tables = _measure(request, job, columns, pictures)
     outcome = outcome_of(
@@ -70,12 +72,13 @@ def evaluate(arguments: argparse.Namespace) -> int:
         beside=Path(request.beside or "").name,
     )
     # Said before anything is written: a full disk must not cost the figures.
-    is_silent = request.is_quiet or request.targets.is_stdout_json
     if request.targets.is_stdout_json:
         print_json(content(outcome))
     elif not request.is_quiet:
         show(outcome)
-    for place in request.targets.write(outcome, pictures):
+    with progress.waiting("writing the report", is_silent=is_silent or pictures is None):
+        written = request.targets.write(outcome, pictures)
+    for place in written:
         if not is_silent:
             say(console(), f"written {place}")
     for problem in outcome.problems:  # last, where they are seen

@@ -33,6 +33,7 @@ class Outcome:
         versions: Package to version.
         unpaired: Sentences about pictures without partners.
         failed: Sentences about pictures that have no scores.
+        rules: Sentences about how names that are not equal were matched.
         beside: Name of the file that rows from elsewhere come from.
         dataset: Which data set of that file.
     """
@@ -43,6 +44,7 @@ class Outcome:
     versions: Mapping[str, str]
     unpaired: tuple[str, ...]
     failed: tuple[str, ...]
+    rules: tuple[str, ...] = ()
     beside: str = ""
     dataset: str = ""
 
@@ -86,6 +88,7 @@ def outcome_of(
         _versions(bool(job.models)),
         tuple(job.problems),
         tuple(_failures(job, tables)),
+        tuple(job.rules),
         beside,
         foreign[0].dataset if foreign else "",
     )
@@ -108,12 +111,13 @@ def show(outcome: Outcome) -> None:
 
 def notes(outcome: Outcome) -> list[str]:
     """How the table was made, and what a reader of the means must know."""
-    return [*_about(outcome), *_unequal(outcome), *_beside(outcome), *_gaps(outcome)]
+    about = [*_about(outcome), *outcome.rules]
+    return [*about, *_unequal(outcome), *_beside(outcome), *_gaps(outcome)]
 
 
 def remarks_of_page(outcome: Outcome) -> list[str]:
     """What the page does not know by itself."""
-    return [*outcome.unpaired, *_beside(outcome)]
+    return [*outcome.rules, *outcome.unpaired, *_beside(outcome)]
 
 
 def _about(outcome: Outcome) -> Iterator[str]:
@@ -242,5 +246,6 @@ def content(outcome: Outcome) -> dict[str, Any]:
         },
         "ranked_by": list(table.ranked_by),
         "ranked_over": list(table.images),
+        "pairing": list(outcome.rules),
         "problems": outcome.problems,
     }

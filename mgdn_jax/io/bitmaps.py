@@ -82,6 +82,17 @@ def count(file: BinaryIO, name: str) -> int:
         return _pages(image)
 
 
+def size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """Height and width of the first page as it would be read, from the header alone.
+
+    Raises:
+        InputError: damaged, or no image that Pillow knows.
+    """
+    with guard.decoding(name), opened(file, name) as image:
+        turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def opened(file: BinaryIO, name: str) -> Image.Image:
     """Opens a file as an image of Pillow, with our limit of size in place of Pillow's.
 

@@ -1,19 +1,19 @@
-"""Image files at the edge of the package: reading, pairing folders, writing whole or not at all."""
+"""Image files at the edge of the package: reading, writing whole or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
-import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import codec, guard, medical, reading
+from mgdn_jax.io import bitmaps, codec, guard, medical, reading
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.io.pictures import Labels, Picture
 
@@ -86,6 +86,27 @@ def read_pages(path: str | os.PathLike[str]) -> int:
         return len(series)
     with _opened(name) as file:
         return reading.count(file, name)
+
+
+def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of a picture as it would be read, from its header alone.
+
+    Args:
+      source: a file, or all bytes of one.
+
+    Returns:
+      None where that cannot be told; to read the picture says why.
+    """
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source)) as file:
+            return bitmaps.size(file, "a picture")
+    except InputError:
+        return None
+
+
+def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[int, int]]:
+    """`read_size` of each file, those left out that tell none."""
+    return [size for size in map(read_size, sources) if size is not None]
 
 
 def _series(name: str) -> list[Path]:
@@ -216,86 +237,3 @@ def _encoded(name: str, array: np.ndarray, quality: int, labels: Labels | None) 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text[:1].lower() + text[1:]
-
-
-def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """The image files directly in a folder, by stem, sorted naturally ("shot9" before "shot10").
-
-    Args:
-      folder: the folder. Hidden files and other types are passed over.
-
-    Returns:
-      Stem ("lytro-01" of "lytro-01.jpg") to path.
-
-    Raises:
-      InputError: no such folder, no image in it, or two images of one stem.
-    """
-    folder = Path(folder)
-    try:
-        entries = sorted(folder.iterdir())
-    except FileNotFoundError:
-        raise InputError(f"{folder} does not exist; check the path.") from None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({_reason(error)}); name a folder.") from None
-    images: dict[str, Path] = {}
-    for entry in entries:
-        if entry.name.startswith(".") or entry.suffix.lower() not in codec.SUFFIXES:
-            continue
-        if entry.stem in images:
-            raise InputError(
-                f"{folder} holds both {images[entry.stem].name} and {entry.name}; "
-                "keep one image per name."
-            )
-        images[entry.stem] = entry
-    if not images:
-        raise InputError(f"{folder} holds no image ({', '.join(codec.SUFFIXES)}); name another.")
-    return dict(sorted(images.items(), key=lambda item: _natural(item[0])))
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sorting key by which "shot10" comes after "shot9"."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
-
-
-def pair_folders(
-    folders: Sequence[str | os.PathLike[str]],
-) -> tuple[dict[str, tuple[Path, ...]], dict[str, tuple[str, ...]]]:
-    """Matches the images of two or more folders by file stem.
-
-    Args:
-      folders: the folders, in the order in which the network takes its inputs.
-
-    Returns:
-      Stem to one path per folder, for the stems that all folders have; and stem to the folders
-      that lack it, for the others (`no_partner` says it in words).
-
-    Raises:
-      InputError: as `list_images`, or no stem is common to all folders.
-    """
-    listings = [list_images(folder) for folder in folders]
-    stems = sorted(set().union(*listings), key=_natural)
-    groups: dict[str, tuple[Path, ...]] = {}
-    gaps: dict[str, tuple[str, ...]] = {}
-    for stem in stems:
-        lacking = tuple(
-            os.fspath(folder)
-            for folder, listing in zip(folders, listings, strict=True)
-            if stem not in listing
-        )
-        if lacking:
-            gaps[stem] = lacking
-        else:
-            groups[stem] = tuple(listing[stem] for listing in listings)
-    if not groups:
-        names = " and ".join(os.fspath(folder) for folder in folders)
-        raise InputError(
-            f"no image of {names} has the same name in each; "
-            "name the pictures that belong together alike."
-        )
-    return groups, gaps
-
-
-def no_partner(stem: str, folders: Sequence[str]) -> str:
-    """The sentence about a picture that some folders lack."""
-    return f"{stem} has no partner in {', '.join(folders)}."
