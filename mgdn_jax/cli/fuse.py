@@ -246,7 +246,9 @@ class _Work:
         plans = (self.fuser.plan(*scene.shape, options=self.options) for scene in scenes)
         sizes = {(plan.rows.size, plan.columns.size) for plan in plans}
         with self.voice.fusing(len(scenes), sizes) as tick:
-            results = self.fuser.fuse_prepared(scenes, progress=tick)
+            results = self.fuser.fuse_prepared(
+                scenes, progress=tick, has_depth=self.settings.depth_map is not None
+            )
         seconds = (time.perf_counter() - started) / len(scenes)
         return [_Timed(result, seconds) for result in results]
 
@@ -310,12 +312,8 @@ class _Timed:
 
 def _write_depth(place: str, fused: Fused) -> str:
     """Writes the number of the sharpest picture at each pixel, from 0, as gray levels."""
-    if fused.depth is None:
-        raise InputError(
-            "--depth-map needs a network that chooses between pictures, such as mgdn-mff, and "
-            "--scale or a stack; leave it out."
-        )
     depth = fused.depth
+    assert depth is not None
     files.write_image(place, depth.astype(np.uint8 if depth.max() < 256 else np.uint16))
     return place
 

@@ -431,9 +431,8 @@ class Fuser:
 
     @property
     def _feather(self) -> int:
-        """Pixels over which a result fades into a picture that is alone; networks that choose
-        between pictures have no tone of their own.
-        """
+        """Pixels over which a result fades into a picture that is alone."""
+        # Networks that choose between pictures have no tone of their own.
         return 0 if self.config.blends else masks.FEATHER
 
     @property

@@ -199,20 +199,20 @@ def _aligned(
 
     check_sizes(names, sizes)
     results = align_stack(load, len(sizes), model=options.align_model or "auto")
+    # The chain starts in the middle, but people expect the first picture to stay where it is.
+    back = results[0].transform.inverse()
     transforms: list[Transform | None] = []
-    largest = 0.0
-    for name, result in zip(names, results, strict=True):
-        moved = result.transform.corner_shift(sizes[0])
-        largest = max(largest, moved)
-        still = bool(np.array_equal(result.transform.matrix, np.eye(3)))
-        transforms.append(None if still else result.transform)
+    for index, (name, result) in enumerate(zip(names, results, strict=True)):
+        transform = back.compose(result.transform) if index else Transform.identity()
+        moved = transform.corner_shift(sizes[0])
+        transforms.append(transform if index else None)
         report.note(
             "align",
             f"{name} was moved by up to {moved:.1f} px ({result.model}).",
             source=name,
             model=result.model,
             pixels=round(moved, 3),
-            matrix=result.transform.matrix.tolist(),
+            matrix=transform.matrix.tolist(),
         )
         if result.remark:
             report.warn(f"{name}: {result.remark}")

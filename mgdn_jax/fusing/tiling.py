@@ -12,8 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import buckets
-from mgdn_jax.fusing import reduction
+from mgdn_jax.fusing import buckets, reduction
 from mgdn_jax.fusing.options import FuseOptions
 
 AUTO_TILE_PIXELS = 1_500_000

@@ -98,7 +98,8 @@ def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
       None where that cannot be told; to read the picture says why.
     """
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source)) as file:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source))
+        with opened as file:
             return bitmaps.size(file, "a picture")
     except InputError:
         return None
