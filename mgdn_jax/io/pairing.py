@@ -108,8 +108,8 @@ def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
         firsts = " and ".join(os.fspath(next(iter(listing.values()))) for listing in listings)
         names = " and ".join(map(str, folders))
         raise InputError(
-            f"no image of {names} has the same name in each, nor do names such as those of "
-            f"{firsts} say what belongs together; {CURE}."
+            f"no image of {names} has the same name in each, and those such as {firsts} do not "
+            f"say by a rule that they belong together; {CURE}."
         )
     groups = {
         key: tuple(listing[name] for listing, name in zip(listings, names, strict=True))

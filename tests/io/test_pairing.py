@@ -76,7 +76,9 @@ def test_folders_that_cannot_be_matched(tmp_path):
 def test_rules_are_said_and_name_the_results(folders, patterns, keys, rule):
     places = folders(*patterns)
     if keys is None:
-        with pytest.raises(InputError, match=r"ir/1\.png and .*vi/x1y\.png say.*; give partners"):
+        with pytest.raises(
+            InputError, match=r"ir/1\.png and .*vi/x1y\.png do not say.*; give partners"
+        ):
             pairing.pair_folders(places)
         return
     pairs = pairing.pair_folders(places)
