@@ -30,7 +30,7 @@ from rich.progress import Progress
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
-from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
 from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
 from mgdn_jax.evaluation.standing import Row, rank_rows
 from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
@@ -50,7 +50,6 @@ MEASURED = (
 RANKED = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 CDDFUSE = (*RANKED[:-1], "SSIM_dr2")
 JPEG, ELSEWHERE, PRINTED = "+jpeg75", " †", " ‡"
-FOCUS = "base_focus_guided"
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def methods_of(test: TestSet, models: Mapping[str, Fuse]) -> dict[str, Method]:
         if test.jpeg:
             rows[name + JPEG] = _Compressed(shared)
     for name, rule in BASELINES.items():
-        if name == FOCUS and test.task != "multi-focus":
+        if name in FOCUS_RULES and test.task != "multi-focus":
             continue
         rows[name] = Rule(rule)
         if test.jpeg:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -15,14 +14,11 @@ import numpy as np
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
 from mgdn_jax.evaluation.album import SOURCES
-from mgdn_jax.evaluation.baselines import BASELINES
-from mgdn_jax.fusing import stream
+from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 from mgdn_jax.io.pairing import find_results, pair_folders
 from mgdn_jax.weights import zoo
-
-_FOCUS_RULE = "base_focus_guided"
 
 
 @dataclass
@@ -84,9 +80,9 @@ class Job:
         import mgdn_jax
 
         enable_compilation_cache()
-        # Sizes that round up to the same bucket share a compiled program.
+        sizes = _sizes(self.pairs)
         loaded: dict[str, Method] = {
-            title: functools.partial(mgdn_jax.load(path, trust=self.trust), bucket=stream.BUCKET)
+            title: mgdn_jax.load(path, trust=self.trust).for_sizes(sizes)
             for title, path in self._weights.items()
         }
         rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
@@ -161,12 +157,12 @@ def _places(
 
 
 def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
-    """The rules that every table carries; that for focus stacks where the task is one."""
+    """The rules that every table carries; those for focus stacks where the task is one."""
     focus = {"near", "far"} <= {Path(s).name.lower() for s in sources}
     for name in (_named(word)[1] for word in models):
         if name in zoo.bundled():
             focus |= "focus" in str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
-    return [name for name in BASELINES if focus or name != _FOCUS_RULE]
+    return [name for name in BASELINES if focus or name not in FOCUS_RULES]
 
 
 def _is_folder(sources: Sequence[str], truth: str | None) -> bool:
@@ -216,6 +212,13 @@ def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: int) -> 
     return Pair(name, places[0], places[1], truth, tuple(places[2:sources]))
 
 
+def _sizes(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """Heights and widths of the pictures that are fused, where their headers tell them."""
+    if isinstance(pairs, SetPairs):
+        return pairs.sizes()
+    return files.read_sizes(pair.a for pair in pairs if isinstance(pair.a, str | os.PathLike))
+
+
 def _inside(folder: Path) -> list[Path] | None:
     """The subfolders a, b[, target] of a folder of pairs; None for a prepared set or its name."""
     from mgdn_jax import data
@@ -246,6 +249,11 @@ class SetPairs(Sequence):
     def names(self) -> list[str]:
         """Names of the pairs; decodes nothing."""
         return [self._example(index)[0] for index in range(len(self))]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of the first pictures; decodes nothing."""
+        examples = (self._example(index)[1] for index in range(len(self)))
+        return files.read_sizes(_bytes(x["a"]) for x in examples if not isinstance(x, Exception))
 
     def _example(self, index: int) -> tuple[str, dict[str, Any] | Exception]:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.output import print_json
+from mgdn_jax.fusing.tasks import TASKS, of_card
 from mgdn_jax.systems.finding import list_systems
 from mgdn_jax.weights import zoo
 
@@ -19,6 +20,12 @@ def models(arguments: argparse.Namespace) -> int:
         listing = {name: zoo.describe(zoo.resolve(name)) for name in names}
     else:
         listing = zoo.list_models()
+        if arguments.task:
+            listing = {
+                name: entry
+                for name, entry in listing.items()
+                if of_card(entry["card"]) is TASKS[arguments.task]
+            }
     if arguments.json:
         print_json(listing)
         return 0
@@ -29,7 +36,7 @@ def models(arguments: argparse.Namespace) -> int:
         for title, text in _facts(about).items():
             if text:
                 print(f"  {title:<11}{text}")
-    if not names:
+    if not names and not arguments.task:
         print("systems to train or to load weights of")
         for name, package in list_systems().items():
             print(f"  {name:<11}{package}")

@@ -5,27 +5,27 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import stream
+from mgdn_jax.fusing import sequences, stream
+from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.loading import load
-from mgdn_jax.fusing.options import FuseOptions
-from mgdn_jax.io import files
-from mgdn_jax.io.pairing import no_partner, pair_folders
-from mgdn_jax.io.pixels import load_pictures
+from mgdn_jax.fusing.preparation import Prepared
+from mgdn_jax.fusing.report import Report
+from mgdn_jax.io import files, pairing
 from mgdn_jax.weights import zoo
 
 
-class Fused(dict[str, Path | InputError]):
+class Written(dict[str, Path | InputError]):
     """Results of a folder: for each name the file written, or what was wrong with it.
 
     Attributes:
         rule: the sentence about how names were matched; empty where they are equal.
+        report: what holds for all pictures, and the warnings about any of them.
     """
 
     rule: str = ""
+    report: Report
 
 
 def fuse_folders(
@@ -36,13 +36,13 @@ def fuse_folders(
     batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
-) -> Fused:
+) -> Written:
     """Fuses folders of pictures, matched by file name, into a folder of PNG files.
 
     Names that are not equal are matched by rule (`io.pairing.pair_folders`), and subfolders are
-    mirrored: the result of ``ir/day/1_ir.png`` is ``day/1.png``, under the name ``day/1``.
-    Files are read and written in threads beside the network. A scene that cannot be fused leaves
-    the others alone.
+    mirrored: the result of ``ir/day/1_ir.png`` is ``day/1.png``, under the name ``day/1``. The
+    frames of a sequence share one tone. Files are read and written in threads beside the network.
+    A scene that cannot be fused leaves the others alone.
 
     Args:
         *folders: one for each input of the network, in its order.
@@ -51,8 +51,8 @@ def fuse_folders(
         trust: as `load` takes it.
         batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
         progress: called as (pictures done or failed, pictures in all) after each.
-        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; ``bucket``
-            is 64 unless given.
+        **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; without
+            ``bucket``, pictures of many sizes are padded to few (`Fuser.for_sizes`).
 
     Returns:
         For each name the file written, or what was wrong with it (a partner that is missing, too);
@@ -67,39 +67,46 @@ def fuse_folders(
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1.")
     files.check_folder(output)
-    pairs = pair_folders(folders)
-    groups, targets = pairs.groups, pairs.targets(output)
+    paired = pairing.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)
-    choice = fuser.resolve(FuseOptions(bucket=stream.BUCKET), **options)
+    choice = fuser.resolve(sequences.USUAL, **options)
     fuser.plan(1, 1, options=choice)
-    names = list(groups)
+    if options.get("bucket") is None:
+        sizes = files.read_sizes(sources[0] for sources in paired.groups.values())
+        fuser = fuser.for_sizes(sizes, options=choice)
+    targets = paired.targets(output)
+    names = list(paired.groups)
+    report = Report()
+    choice = sequences.settle(fuser, list(paired.groups.values()), choice, report)
 
-    def read(number: int) -> list[np.ndarray]:
-        sources, target = groups[names[number]], targets[names[number]]
+    def read(number: int) -> Prepared:
+        sources, target = paired.groups[names[number]], targets[names[number]]
         if target.exists() and any(source.samefile(target) for source in sources):
             raise InputError(f"{target} is one of the inputs; name another output.")
-        return load_pictures(sources)
+        return fuser.prepare(sources, options=choice)
 
-    def write(number: int, pictures: Any, fused: np.ndarray) -> Path:
-        del pictures
-        files.write_image(targets[names[number]], fused)
+    def write(number: int, prepared: Prepared, fused: Fused) -> Path:
+        del prepared
+        report.warn(*fused.warnings)
+        fused.save(targets[names[number]])
         return targets[names[number]]
 
-    def same_program(pictures: Any) -> Any:
-        return fuser.same_program(pictures, options=choice)
-
-    def fuse(scenes: list[Any]) -> list[np.ndarray]:
-        return fuser.batch(scenes, options=choice)
-
-    results = Fused(
-        {name: InputError(no_partner(name, lacking)) for name, lacking in pairs.gaps.items()}
+    results = Written(
+        {name: InputError(pairing.no_partner(name, gap)) for name, gap in paired.gaps.items()}
     )
-    results.rule = pairs.rule
+    results.rule, results.report = paired.rule, report
     at_once = batch or stream.default_batch()
     for number, result in stream.run(
-        len(names), read, fuse, write, batch=at_once, same_program=same_program
+        len(names),
+        read,
+        fuser.fuse_prepared,
+        write,
+        batch=at_once,
+        same_program=fuser.same_program,
+        size=lambda scene: scene.pixels,
     ):
         results[names[number]] = result
         if progress is not None:
             progress(number + 1, len(names))
+    report.raise_warnings()
     return results

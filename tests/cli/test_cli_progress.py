@@ -12,7 +12,7 @@ import pytest
 from helpers_cli import mgdn, save_model, save_pictures
 
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.fuse import COMPILING
+from mgdn_jax.cli.voice import COMPILING
 from mgdn_jax.data import builders
 from mgdn_jax.evaluation import methods
 from mgdn_jax.fusing.fuser import Fuser
