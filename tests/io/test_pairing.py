@@ -121,6 +121,7 @@ def test_subfolders_beside_pictures_are_named(folders):
     with pytest.warns(FusionWarning, match=r"subfolders \(night\), of which .* are left out; name"):
         pairs = pairing.pair_folders(places)
     assert list(pairs.groups) == ["1", "2", "3"]
+    assert pairs.rule == "subfolders beside pictures are left out: night"
 
 
 def test_three_folders_and_a_partner_that_two_lack(folders):
