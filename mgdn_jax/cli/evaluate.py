@@ -107,6 +107,7 @@ def _measure(
             on_result=pictures.fused if pictures else None,
             on_pair=done,
             workers=_workers(request.jobs, total),
+            crop=request.is_cropped,
         )
     wanted = [table for name, table in tables.items() if name not in job.baselines]
     if not any(table.rows for table in wanted):
@@ -116,16 +117,21 @@ def _measure(
 
 def _columns(request: Request, job: Job) -> tuple[str, ...]:
     """Exact names of the metrics wanted, each once."""
-    usual = ["standard"] if job.has_sources else []
+    usual = ["standard" if job.sources == 2 else "MEF_SSIM"] if job.has_sources else []
     usual += [] if request.truth is None else ["truth"]
     names = ruler.names(",".join(usual) if request.metrics is None else request.metrics)
     columns = tuple(dict.fromkeys(ruler.resolve(name, request.variant).name for name in names))
     for column in columns:
-        needs = ruler.METRICS[column].needs
+        needs, takes_many = ruler.METRICS[column].needs, ruler.METRICS[column].takes_many
         if "truth" in needs and not job.has_truth:
             raise InputError(f"{column} compares with ground truth; give that with --truth.")
         if "a" in needs and not job.has_sources:
             raise InputError(f"{column} compares with the two sources; give those too.")
+        if "a" in needs and job.sources > 2 and not takes_many:
+            raise InputError(
+                f"{column} compares with two sources, but --data names {job.sources} places; "
+                "choose MEF_SSIM, or metrics that need no sources, with --metrics."
+            )
     return columns
 
 

@@ -163,7 +163,8 @@ def _add_eval(commands) -> None:
         "       mgdn eval FUSED --truth TRUTH [options]\n"
         "       mgdn eval --compare CSV CSV [...]",
         description="Scores one or more methods' fused pictures against their two sources A and "
-        "B, on luminance: three files, or folders matched by file name. NAME= before a place says "
+        "B, on luminance: three files, or folders matched by file name, or by a rule that is said. "
+        "NAME= before a place says "
         "what to call the method. Networks are run and scored with --model. Rules without learning "
         "are scored beside them.",
     )
@@ -184,7 +185,8 @@ def _add_eval(commands) -> None:
         "--data",
         nargs="+",
         metavar="A B|DIR|SET",
-        help="the sources: two folders or files, a folder with two subfolders, or a prepared set",
+        help="the sources: two folders or files (or more, for MEF_SSIM), a folder with two "
+        "subfolders, or a prepared set",
     )
     command.add_argument(
         "--truth", metavar="DIR|FILE", help="what the pictures should have been, for *_gt metrics"
@@ -200,6 +202,11 @@ def _add_eval(commands) -> None:
         choices=("standard", "cddfuse"),
         default="standard",
         help="what SSIM and PSNR mean: data range and peak 255, or as in the CDDFuse tables",
+    )
+    command.add_argument(
+        "--crop",
+        action="store_true",
+        help="results may be cut at the right and below: score the area that all have",
     )
     command.add_argument("--no-baselines", action="store_true", help="score no rules on the side")
     command.add_argument(

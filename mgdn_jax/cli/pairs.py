@@ -31,9 +31,10 @@ class Job:
         baselines: Rules that are scored on the side.
         problems: Sentences about pictures without partners.
         rules: Sentences about how names that are not equal were matched.
-        titles: What the two sources are called.
+        titles: What the sources are called.
         models: Names of the networks.
-        has_sources: Whether the pairs have two sources, not ground truth alone.
+        has_sources: Whether the pairs have two sources or more, not ground truth alone.
+        sources: How many they have.
         has_truth: Whether the pairs have ground truth.
         trust: As `mgdn_jax.load` takes it.
         groups: Name of a pair to its paths, where they are those of folders.
@@ -47,6 +48,7 @@ class Job:
     titles: tuple[str, ...] = ("A", "B")
     models: tuple[str, ...] = ()
     has_sources: bool = True
+    sources: int = 2
     has_truth: bool = False
     trust: bool | str = False
     groups: dict[str, tuple[Path, ...]] = field(default_factory=dict)
@@ -103,7 +105,7 @@ def plan(
       inputs: places of fused pictures, each a path or NAME=PATH; the last two are the sources
         where `data` is empty and there is no `truth` alone.
       models: networks and rules.
-      data: a set, or the places of the sources.
+      data: a set, or the places of the sources, two or more.
       truth: place of the ground truth.
       has_baselines: whether rules without learning are scored on the side.
       trust: as `mgdn_jax.load` takes it.
@@ -124,8 +126,12 @@ def plan(
             f"a folder or file is called {taken[0]}, as a rule that is scored too; give it "
             "another name: NAME=PATH."
         )
+    if rules and job.sources > 2:
+        raise InputError(
+            f"{rules[0]} fuses two pictures, but --data names {len(data)}; leave it out."
+        )
     job.methods |= {name: Rule(BASELINES[name]) for name in rules}
-    if sources and has_baselines:
+    if sources and has_baselines and job.sources == 2:
         job.baselines = tuple(n for n in _default_rules(sources, networks) if n not in rules)
         job.methods |= {name: Rule(BASELINES[name]) for name in job.baselines}
     job.trust = trust
@@ -138,11 +144,6 @@ def _places(
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The places of fused pictures and those of their sources."""
     if data:
-        if len(data) > 2:
-            raise InputError(
-                f"--data names {len(data)} places; give one set, or the two folders "
-                "(or pictures) A and B."
-            )
         return inputs, data
     if truth is not None and len(inputs) in (1, 2):
         return inputs, ()
@@ -177,6 +178,8 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
             pairs = SetPairs(sources[0])
             return Job(pairs, has_truth=pairs.has_truth)
         places = [*map(str, inside[:2]), *([truth] if truth else map(str, inside[2:]))]
+    # A folder of pairs names its two sources itself.
+    count = 2 if len(sources) == 1 else len(sources)
     folders = [os.path.isdir(place) for place in places]
     if any(folders) and not all(folders):
         stray = places[folders.index(False)]
@@ -186,25 +189,27 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
     if not any(folders):
         for place in places:
             files.read_image(place)  # a single picture's mistake is said at once
-        job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
+        job = Job([_pair(Path(places[0]).stem, places, count)])
     else:
         found = pair_folders(places)
-        listed = [_pair(name, paths, bool(sources)) for name, paths in found.groups.items()]
+        listed = [_pair(name, paths, count) for name, paths in found.groups.items()]
         job = Job(listed, problems=found.problems, rules=[found.rule] * bool(found.rule))
         job.groups = found.groups
-    job.has_sources = bool(sources)
-    job.has_truth = len(places) > len(sources) or len(places) > 2
+    job.has_sources, job.sources = bool(sources), count or 2
+    job.has_truth = len(places) > count
     if sources:
-        job.titles = tuple(_last_parts(places[:2]) or map(os.path.basename, places[:2]))
+        job.titles = tuple(_last_parts(places[:count]) or map(os.path.basename, places[:count]))
     else:
         job.titles = ("-", Path(places[0]).name)
     return job
 
 
-def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: bool) -> Pair:
+def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: int) -> Pair:
+    """Pictures of one scene: so many sources, and behind them the ground truth, if there is one."""
+    truth = places[sources] if len(places) > sources else None
     if not sources:
-        return Pair(name, None, None, places[0])
-    return Pair(name, places[0], places[1], places[2] if len(places) > 2 else None)
+        return Pair(name, None, None, truth)
+    return Pair(name, places[0], places[1], truth, tuple(places[2:sources]))
 
 
 def _sizes(pairs: Sequence[Pair]) -> list[tuple[int, int]]:

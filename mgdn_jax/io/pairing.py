@@ -27,7 +27,8 @@ class Pairing:
         folder, sorted naturally.
       gaps: name of a picture without partner to the folders that lack one (`no_partner` says it).
       lonely: the paths of the pictures in `gaps`, by the same names.
-      rule: the sentence about names that are not equal; empty where all are.
+      rule: the sentence about names that are not equal, and about subfolders that are left out;
+        empty where there are none.
     """
 
     groups: dict[str, tuple[Path, ...]]
@@ -101,15 +102,14 @@ def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
     is_nested = not all(listings)
     if is_nested:
         listings = [list_images(place, nested=True) for place in places]
-    else:
-        _say_passed_over(places)
+    left_out = [] if is_nested else _left_out(places)
     match = naming.match(listings, [_title(place) for place in places])
     if not match.groups:
         firsts = " and ".join(os.fspath(next(iter(listing.values()))) for listing in listings)
         names = " and ".join(map(str, folders))
         raise InputError(
-            f"no image of {names} has the same name in each, nor do names such as those of "
-            f"{firsts} say what belongs together; {CURE}."
+            f"no image of {names} has the same name in each, and those such as {firsts} do not "
+            f"say by a rule that they belong together; {CURE}."
         )
     groups = {
         key: tuple(listing[name] for listing, name in zip(listings, names, strict=True))
@@ -121,7 +121,17 @@ def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
     }
     lonely = {name: next(x[name] for x in listings if name in x) for name in gaps}
     is_mirrored = is_nested and any("/" in key for key in groups)
-    return Pairing(groups, gaps, lonely, _sentence(match, places, groups, is_mirrored))
+    sentences = [_sentence(match, places, groups, is_mirrored)]
+    if left_out:
+        sentences.append(f"subfolders beside pictures are left out: {', '.join(left_out)}")
+        names = " and ".join(map(str, folders))
+        warnings.warn(
+            f"{names} hold pictures both beside and in subfolders ({', '.join(left_out)}), of "
+            "which the subfolders are left out; name these to have them paired.",
+            FusionWarning,
+            stacklevel=2,
+        )
+    return Pairing(groups, gaps, lonely, "; ".join(filter(None, sentences)))
 
 
 def find_results(
@@ -249,20 +259,12 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be listed ({reason}); name a folder.") from None
 
 
-def _say_passed_over(places: Sequence[Path]) -> None:
-    """Warns about subfolders that all folders have, beside their pictures."""
+def _left_out(places: Sequence[Path]) -> list[str]:
+    """Subfolders with pictures that all folders have, beside their own pictures."""
     inside = [
         {entry.name: entry for entry in _entries(place) if entry.is_dir()} for place in places
     ]
     shared = sorted(set(inside[0]).intersection(*inside[1:]))
-    full = [
+    return [
         name for name in shared if all(_images(folders[name], nested=True) for folders in inside)
     ]
-    if full:
-        folders = " and ".join(map(os.fspath, places))
-        warnings.warn(
-            f"{folders} hold pictures both beside and in subfolders ({', '.join(full)}), of which "
-            "the subfolders are left out; name these to have them paired.",
-            FusionWarning,
-            stacklevel=3,
-        )

@@ -158,9 +158,10 @@ def test_a_pair_with_holes_goes_whole_through_any_network():
 
     covers = [cover, None]
     fused = stacks.fuse([a, b].__getitem__, 2, 2, mean, np.dtype(np.uint8), covers.__getitem__)
-    np.testing.assert_array_equal(fused[:10], b[:10])
-    np.testing.assert_array_equal(fused[10:], mean([a, b], np.dtype(np.uint8))[10:])
-    np.testing.assert_array_equal(seen[0][:10], b[:10])
+    # Two rows beside the rim may hold colours mixed with what is not there.
+    np.testing.assert_array_equal(fused[:12], b[:12])
+    np.testing.assert_array_equal(fused[12:], mean([a, b], np.dtype(np.uint8))[12:])
+    np.testing.assert_array_equal(seen[0][:12], b[:12])
 
 
 @pytest.mark.parametrize("radius", [4, 12, 30])

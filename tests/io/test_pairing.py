@@ -76,7 +76,9 @@ def test_folders_that_cannot_be_matched(tmp_path):
 def test_rules_are_said_and_name_the_results(folders, patterns, keys, rule):
     places = folders(*patterns)
     if keys is None:
-        with pytest.raises(InputError, match=r"ir/1\.png and .*vi/x1y\.png say.*; give partners"):
+        with pytest.raises(
+            InputError, match=r"ir/1\.png and .*vi/x1y\.png do not say.*; give partners"
+        ):
             pairing.pair_folders(places)
         return
     pairs = pairing.pair_folders(places)
@@ -119,6 +121,7 @@ def test_subfolders_beside_pictures_are_named(folders):
     with pytest.warns(FusionWarning, match=r"subfolders \(night\), of which .* are left out; name"):
         pairs = pairing.pair_folders(places)
     assert list(pairs.groups) == ["1", "2", "3"]
+    assert pairs.rule == "subfolders beside pictures are left out: night"
 
 
 def test_three_folders_and_a_partner_that_two_lack(folders):
