@@ -20,7 +20,7 @@ from mgdn_jax.fusing import shifts
 from mgdn_jax.fusing.resampling import needed_opencv, present, reduced_luminance
 from mgdn_jax.fusing.transforms import Size, Transform
 
-# Free numbers of each model, in the order of `_GENERATORS`.
+# Free numbers of each model, in the order of `GENERATORS`.
 MODELS = {"translation": 2, "euclidean": 3, "similarity": 4, "affine": 6, "homography": 8}
 # Longest side of the luminance on which pictures are compared.
 SIDE = 1600
@@ -43,7 +43,7 @@ _POOR = 0.3
 # Around a pixel that does not count, details this near hold the step to it.
 _REACH = np.ones((17, 17), np.uint8)
 
-_GENERATORS = np.zeros((8, 3, 3))
+GENERATORS = np.zeros((8, 3, 3))
 for _number, _entries in enumerate(
     (
         {(0, 2): 1.0},
@@ -57,7 +57,7 @@ for _number, _entries in enumerate(
     )
 ):
     for _place, _value in _entries.items():
-        _GENERATORS[_number][_place] = _value
+        GENERATORS[_number][_place] = _value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +217,8 @@ def _points(level: _Level, count: int) -> _Points:
     u, v = (x - (width - 1) / 2) / radius, (y - (height - 1) / 2) / radius
     gx, gy = gx[rows, columns] * radius, gy[rows, columns] * radius
     spread = gx * u + gy * v
-    answers = (gx, gy, gy * u - gx * v, spread, gx * u - gy * v, gx * v + gy * u)
-    answers += (spread * u, spread * v)
+    answers = [gx, gy, gy * u - gx * v, spread, gx * u - gy * v, gx * v + gy * u]
+    answers += [spread * u, spread * v]
     normaliser = np.array(
         [[1 / radius, 0, -(width - 1) / 2 / radius], [0, 1 / radius, -(height - 1) / 2 / radius]]
     )
@@ -301,7 +301,7 @@ def _refined(
         normal = (weighted @ answers.T).astype(np.float64)
         normal += np.eye(count) * (1e-6 * np.trace(normal) + 1e-12)
         step = np.linalg.solve(normal, (weighted @ rest).astype(np.float64))
-        change = linalg.expm(np.tensordot(-step, _GENERATORS[:count], 1))
+        change = linalg.expm(np.tensordot(-step, GENERATORS[:count], 1))
         matrix = matrix @ back @ change @ points.normaliser
         matrix /= matrix[2, 2]
         if np.abs(step).sum() * radius < _STILL:

@@ -16,8 +16,8 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.transforms import Size, Transform, covered, scaling
 
 INTERPOLATIONS = ("lanczos", "cubic", "linear")
-# Source pixels on either side of a position that an interpolation looks at.
-_REACH = {"lanczos": 4, "cubic": 2, "linear": 1}
+# Source pixels on either side of a position that weigh anything, with splines, too.
+_REACH = 8
 # OpenCV counts pixels of a side in 16 bits.
 _OPENCV_SIDE = 32000
 # A picture that is reduced by more than this is reduced by `resize` first, against aliasing.
@@ -81,7 +81,7 @@ def warp(
     mask = covered(transform, source, size)
     here = present(pixels)
     if here is not None and not here.all():
-        pixels = _filled(pixels, here, _REACH[interpolation])
+        pixels = _filled(pixels, here)
     move = _whole_move(transform)
     if move is not None:
         out = _moved(pixels, move, size)
@@ -89,6 +89,9 @@ def warp(
     else:
         there = None if here is None else _there(here, transform, size)
         out = _interpolated(pixels, transform, size, interpolation)
+        if here is not None:
+            # Finer filters would ring at the edges of what is there.
+            out[..., -1] = _interpolated(pixels[..., -1], transform, size, "linear")
     if there is not None:
         mask &= there
         out[..., -1] = np.where(mask, out[..., -1], 0)
@@ -120,8 +123,8 @@ def _moved(pixels: np.ndarray, move: tuple[int, int], size: Size) -> np.ndarray:
     return pixels[rows[:, None], columns]
 
 
-def _filled(pixels: np.ndarray, here: np.ndarray, reach: int) -> np.ndarray:
-    """Colours that grow by `reach` pixels over what is not there; alpha stays.
+def _filled(pixels: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Colours that grow by `_REACH` pixels over what is not there; alpha stays.
 
     Interpolation beside a transparent rim would otherwise mix in the colour below transparency.
     """
@@ -130,7 +133,7 @@ def _filled(pixels: np.ndarray, here: np.ndarray, reach: int) -> np.ndarray:
     ahead, behind, all_of = slice(1, None), slice(None, -1), slice(None)
     ways = [((ahead, all_of), (behind, all_of)), ((behind, all_of), (ahead, all_of))]
     ways += [(to[::-1], source[::-1]) for to, source in ways]
-    for _ in range(reach):
+    for _ in range(_REACH):
         for to, source in ways:
             grown = here[source] & ~here[to]
             colours[to][grown] = colours[source][grown]
@@ -265,8 +268,8 @@ def resize(pixels: np.ndarray, size: Size) -> np.ndarray:
     shares = None if alpha is None else _resized(alpha, *weights)
     for channel in range(planes.shape[-1]):
         plane = planes[..., channel].astype(np.float32)
-        is_colour = alpha is not None and channel < planes.shape[-1] - 1
-        if is_colour and shares is not None:
+        is_colour = channel < planes.shape[-1] - 1
+        if alpha is not None and shares is not None and is_colour:
             resized = _resized(plane * alpha, *weights)
             resized = np.divide(resized, shares, out=np.zeros_like(resized), where=shares > 0)
         else:

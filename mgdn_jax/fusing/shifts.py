@@ -108,9 +108,9 @@ def _measured(first: np.ndarray, second: np.ndarray, kind: str, unit: float, err
     """
     if min(first.shape) < 24:
         return Shift(0.0, 0.0, 0.0)
-    fields = [directions(x, kind) for x in (first, second)]
-    x, y, peak, contrast, gain = _peak(_correlation(*fields), radius=min(first.shape) // 3)
-    blocks = _block_shifts(*fields, (round(x), round(y)))
+    field, other = directions(first, kind), directions(second, kind)
+    x, y, peak, contrast, gain = _peak(_correlation(field, other), radius=min(first.shape) // 3)
+    blocks = _block_shifts(field, other, (round(x), round(y)))
     blocks[:, 2:] *= unit
     found = Shift(x * unit, y * unit, peak, contrast, gain, error=error * unit)
     found = dataclasses.replace(found, largest=found.length)

@@ -225,7 +225,7 @@ def common_area(
         InputError: the pictures have no pixel in common.
     """
     masks = [picture for picture in pictures if not isinstance(picture, Transform)]
-    frame = frame or (masks[0].shape[:2] if masks else tuple(sizes or ())[0])
+    frame = frame or _first_frame(masks, sizes)
     first, last = np.zeros(frame[0], np.int64), np.full(frame[0], frame[1] - 1)
     for number, picture in enumerate(pictures):
         if isinstance(picture, Transform):
@@ -236,13 +236,21 @@ def common_area(
         box = _largest_between(first, last)
     else:
         columns = np.arange(frame[1])
-        mask = (columns >= first[:, None]) & (columns <= last[:, None])
+        mask = np.asarray((columns >= first[:, None]) & (columns <= last[:, None]))
         for other in masks:
             mask &= other
         box = _largest_in(mask)
     if box[1] <= box[0] or box[3] <= box[2]:
         raise InputError("the pictures have no area in common; check their transforms.")
     return box
+
+
+def _first_frame(masks: Sequence[np.ndarray], sizes: Sequence[Size] | None) -> Size:
+    """The size of the first mask, or of the first picture where there is no mask."""
+    if masks:
+        return masks[0].shape[0], masks[0].shape[1]
+    assert sizes is not None, "transforms need the sizes of their pictures"
+    return sizes[0]
 
 
 def _largest_between(first: np.ndarray, last: np.ndarray) -> Box:
@@ -277,7 +285,7 @@ def _largest_in(mask: np.ndarray) -> Box:
     height, width = (-(-n // step) for n in mask.shape)
     padded = np.ones((height * step, width * step), bool)
     padded[: mask.shape[0], : mask.shape[1]] = mask
-    blocks = padded.reshape(height, step, width, step).all(axis=(1, 3))
+    blocks = np.asarray(padded.reshape(height, step, width, step).all(axis=(1, 3)))
     top, bottom, left, right = (step * n for n in _largest_of_blocks(blocks))
     box = (top, min(bottom, mask.shape[0]), left, min(right, mask.shape[1]))
     if step == 1 or box[1] <= box[0]:
