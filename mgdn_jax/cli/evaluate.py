@@ -13,7 +13,7 @@ from mgdn_jax.cli import pairs as cli_pairs
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.compare import compare
 from mgdn_jax.cli.outcome import content, outcome_of, show
-from mgdn_jax.cli.output import complain, console, print_json, say
+from mgdn_jax.cli.output import complain, console, print_json, say, warn
 from mgdn_jax.cli.pairs import Job
 from mgdn_jax.cli.pictures import Pictures
 from mgdn_jax.cli.request import Request
@@ -81,6 +81,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     for place in written:
         if not is_silent:
             say(console(), f"written {place}")
+    for sentence in outcome.warnings:
+        if not request.is_quiet:
+            warn(sentence)
     for problem in outcome.problems:  # last, where they are seen
         complain(problem)
     return 1 if outcome.problems else 0

@@ -34,6 +34,7 @@ class Outcome:
         unpaired: Sentences about pictures without partners.
         failed: Sentences about pictures that have no scores.
         rules: Sentences about how names that are not equal were matched.
+        warnings: Sentences about what is probably not meant.
         beside: Name of the file that rows from elsewhere come from.
         dataset: Which data set of that file.
     """
@@ -45,6 +46,7 @@ class Outcome:
     unpaired: tuple[str, ...]
     failed: tuple[str, ...]
     rules: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     beside: str = ""
     dataset: str = ""
 
@@ -89,6 +91,10 @@ def outcome_of(
         tuple(job.problems),
         tuple(_failures(job, tables)),
         tuple(job.rules),
+        tuple(
+            sentence if count == 1 else f"{sentence[:-1]} ({count} pairs)."
+            for sentence, count in job.warnings.items()
+        ),
         beside,
         foreign[0].dataset if foreign else "",
     )
@@ -279,4 +285,5 @@ def content(outcome: Outcome) -> dict[str, Any]:
             for name, area in _areas(outcome).items()
         },
         "problems": outcome.problems,
+        "warnings": list(outcome.warnings),
     }

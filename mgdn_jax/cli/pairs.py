@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class Job:
         has_truth: Whether the pairs have ground truth.
         trust: As `mgdn_jax.load` takes it.
         groups: Name of a pair to its paths, where they are those of folders.
+        warnings: What networks warned of, sentence to how many pairs it was said of.
     """
 
     pairs: Sequence[Pair]
@@ -52,6 +54,7 @@ class Job:
     has_truth: bool = False
     trust: bool | str = False
     groups: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    warnings: collections.Counter[str] = field(default_factory=collections.Counter)
     _weights: dict[str, Path] = field(default_factory=dict)
 
     def choose_models(self, words: Sequence[str]) -> None:
@@ -82,12 +85,30 @@ class Job:
         enable_compilation_cache()
         sizes = _sizes(self.pairs)
         loaded: dict[str, Method] = {
-            title: mgdn_jax.load(path, trust=self.trust).for_sizes(sizes)
+            title: _Network(mgdn_jax.load(path, trust=self.trust).for_sizes(sizes), self.warnings)
             for title, path in self._weights.items()
         }
         rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
         others = {k: v for k, v in self.methods.items() if k not in rules}
         self.methods = others | loaded | rules
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network as a method that is scored; what it warns of is counted.
+
+    Attributes:
+        fuser: The network.
+        warnings: Sentence to how many pairs it was said of.
+    """
+
+    fuser: Any
+    warnings: collections.Counter[str]
+
+    def __call__(self, *pictures: np.ndarray) -> np.ndarray:
+        fused = self.fuser.fuse(*pictures)
+        self.warnings.update(fused.warnings)
+        return fused.pixels
 
 
 def plan(

@@ -126,7 +126,7 @@ class Voice:
     def _tell(self, content: dict[str, Any]) -> None:
         if self._talks:
             for step in content["steps"]:
-                print(f"{step['step']:<8}{step['says']}")
+                print(f"{step['step']:<7} {step['says']}")
         for sentence in content["warnings"]:
             self._warnings += 1
             if not self._quiet and (self._is_single or self._warnings <= _MOST_WARNINGS):
