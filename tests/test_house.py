@@ -28,6 +28,7 @@ OWNERS = {
     "tensorflow_datasets": "data/",
     "grain": "data/",
     "PIL": "io/codec.py",
+    "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
 }
