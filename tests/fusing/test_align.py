@@ -153,5 +153,5 @@ def test_a_stack_is_aligned_neighbour_by_neighbour(reference):
 def test_a_stranger_in_a_stack_is_named():
     frames, _ = shaken(3)
     frames[2] = scene(9)
-    with pytest.raises(InputError, match="picture 3 on picture 2: .*same scene"):
+    with pytest.raises(InputError, match=r"picture 3 on picture 2: .*same scene"):
         align.align_stack(frames.__getitem__, 3)

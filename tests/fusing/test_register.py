@@ -51,7 +51,7 @@ def test_an_inverted_scaled_crop_is_laid_back(transform, size):
 
 def test_other_scenes_are_refused_with_the_way_out():
     moved = Transform([[1.3, 0, 40], [0, 1.3, 22], [0, 0, 1]])
-    with pytest.raises(InputError, match="cannot be registered: .*--homography FILE"):
+    with pytest.raises(InputError, match=r"cannot be registered: .*--homography FILE"):
         register.register(infrared(scene(5), moved, (110, 140)), scene(6))
 
 
