@@ -30,7 +30,7 @@ from rich.progress import Progress
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
-from mgdn_jax.evaluation.baselines import BASELINES
+from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
 from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
 from mgdn_jax.evaluation.standing import Row, rank_rows
 from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
@@ -39,6 +39,7 @@ from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.io import codec, files
 from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.pairing import pair_folders
 from mgdn_jax.metrics import METRICS, luminance
 from mgdn_jax.weights import zoo
 
@@ -49,7 +50,6 @@ MEASURED = (
 RANKED = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 CDDFUSE = (*RANKED[:-1], "SSIM_dr2")
 JPEG, ELSEWHERE, PRINTED = "+jpeg75", " †", " ‡"
-FOCUS = "base_focus_guided"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def methods_of(test: TestSet, models: Mapping[str, Fuse]) -> dict[str, Method]:
         if test.jpeg:
             rows[name + JPEG] = _Compressed(shared)
     for name, rule in BASELINES.items():
-        if name == FOCUS and test.task != "multi-focus":
+        if name in FOCUS_RULES and test.task != "multi-focus":
             continue
         rows[name] = Rule(rule)
         if test.jpeg:
@@ -199,10 +199,10 @@ def pairs_of(test: TestSet, data: Path) -> list[Pair]:
     Raises:
         InputError: if a folder or a partner is missing.
     """
-    groups, gaps = files.pair_folders([data / folder for folder in test.folders or ()])
-    for stem, lacking in gaps.items():
-        raise InputError(files.no_partner(stem, lacking))
-    return [Pair(name, a, b) for name, (a, b) in groups.items()]
+    pairs = pair_folders([data / folder for folder in test.folders or ()])
+    for sentence in pairs.problems:
+        raise InputError(sentence)
+    return [Pair(name, a, b) for name, (a, b) in pairs.groups.items()]
 
 
 def measure(

@@ -26,7 +26,8 @@ def check_network(system: str, config: Any) -> None:
 
     Raises:
         InputError: `Config` is not frozen or lacks its channels, `takes` names what there is not,
-            the call returns something else than ``(fused, aux)``, or a result of another shape.
+            the call returns something else than ``(fused, aux)``, a result of another shape, or
+            no weights though the network blends.
     """
     fields = {entry.name for entry in dataclasses.fields(config)} if _is_frozen(config) else None
     if fields is None:
@@ -107,4 +108,23 @@ def _check_result(system: str, config: Any, result: Any) -> None:
         raise InputError(
             f"the Network of {system!r} makes {shape} of pictures of {_BATCH} x {_SIDE} x {_SIDE},"
             f" and out_channels says {wanted}."
+        )
+    if config.blends:
+        _check_weights(system, config, result[1])
+
+
+def _check_weights(system: str, config: Any, aux: dict[str, Any]) -> None:
+    """What a network that blends says of its inputs."""
+    if {*config.in_channels} != {config.out_channels}:
+        raise InputError(
+            f"the Config of {system!r} says that it blends, which needs equal channels in all"
+            f" inputs and the result, not {config.in_channels} and {config.out_channels}."
+        )
+    wanted = (_BATCH, _SIDE, _SIDE, len(config.in_channels))
+    shape = jnp.shape(aux["weights"]) if "weights" in aux else None
+    if shape != wanted:
+        raise InputError(
+            f"the Network of {system!r} blends, but aux['weights'] is"
+            f" {'missing' if shape is None else shape}; return {wanted} for {_BATCH} pictures of"
+            f" {_SIDE} x {_SIDE}."
         )

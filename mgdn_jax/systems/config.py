@@ -26,6 +26,11 @@ class SystemConfig:
         """Sides that the network works on are multiples of this number of pixels."""
         return 1
 
+    @property
+    def blends(self) -> bool:
+        """Whether the result is a sum of the inputs with the weights in ``aux["weights"]``."""
+        return False
+
     def for_use(self) -> SystemConfig:
         """The same network without what only training needs."""
         return self

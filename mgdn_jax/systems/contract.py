@@ -54,6 +54,14 @@ class Config(Protocol):
     def grid(self) -> int:
         """Sides that the network works on are multiples of this number of pixels."""
 
+    @property
+    def blends(self) -> bool:
+        """Whether the result is a sum of the inputs with the weights in ``aux["weights"]``.
+
+        They are (B, H, W, inputs), at least 0, and sum to one at every pixel. All inputs and the
+        result have the same channels. Large pictures are then judged at a reduced size.
+        """
+
     def for_use(self) -> Config:
         """The same network without what only training needs."""
 

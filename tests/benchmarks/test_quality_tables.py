@@ -60,7 +60,7 @@ def test_a_set_with_jpeg_rows(tables, root, capsys):
     assert tables.run(args, Console(width=150), {}) == 0
     rows = summaries.read_summaries(root / "first.csv")
     assert [row.method for row in rows[:2]] == ["base_mean", "base_mean+jpeg75"]
-    assert len(rows) == 8
+    assert len(rows) == 10
     # Our own figures as anchors, one of them spoilt, and one method of somebody else's.
     rows[0].values["VIF"] += 0.5
     rows.append(Summary("Lytro20", "theirs", 2, dict(rows[0].values)))

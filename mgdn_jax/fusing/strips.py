@@ -1,0 +1,107 @@
+"""Pictures in pieces that fit into a processor's cache, several at once; plain NumPy.
+
+NumPy releases the interpreter while it computes, so threads share the work. What a piece computes
+depends on its positions alone, never on how the picture was cut.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+SIDE = 512
+"""Longest edge of a piece: a few float maps of it fit into the second-level cache."""
+
+
+def pieces(height: int, width: int, side: int = SIDE) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of pieces that cover a picture without overlap.
+
+    Args:
+        height: rows of the picture.
+        width: columns of the picture.
+        side: longest edge of a piece.
+    """
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            bottom, right = min(top + side, height), min(left + side, width)
+            yield slice(top, bottom), slice(left, right)
+
+
+def spread(work: Callable[[slice, slice], None], height: int, width: int) -> None:
+    """Does a piece of work for every piece of a picture, in as many threads as there are cores.
+
+    Args:
+        work: takes rows and columns; pieces must not write to the same place.
+        height: rows of the picture.
+        width: columns of the picture.
+    """
+    run(work, pieces(height, width))
+
+
+def run(work: Callable[..., None], jobs: Iterable[tuple]) -> None:
+    """Calls `work` with each of `jobs`, in as many threads as there are cores."""
+    jobs = list(jobs)
+    workers = min(os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        for job in jobs:
+            work(*job)
+        return
+    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="mgdn-strips") as pool:
+        for future in [pool.submit(work, *job) for job in jobs]:
+            future.result()
+
+
+def mirrored(start: int, stop: int, length: int) -> np.ndarray:
+    """Positions from `start` to `stop` on an axis that is mirrored at its ends, ends included."""
+    positions = np.arange(start, stop) % (2 * length)
+    return np.minimum(positions, 2 * length - 1 - positions)
+
+
+def window(array: np.ndarray, rows: slice, columns: slice, margin: int = 0) -> np.ndarray:
+    """A piece of a map with a margin; beyond the map's edge it is mirrored.
+
+    Args:
+        array: (H, W) or (H, W, C).
+        rows: of the piece; may lie outside.
+        columns: of the piece; may lie outside.
+        margin: positions added on every side.
+
+    Returns:
+        (rows + 2 margin, columns + 2 margin[, C]); a view where nothing is mirrored.
+    """
+    height, width = array.shape[:2]
+    top, bottom = rows.start - margin, rows.stop + margin
+    left, right = columns.start - margin, columns.stop + margin
+    if top >= 0 and bottom <= height:
+        array = array[top:bottom]
+    else:
+        array = array[mirrored(top, bottom, height)]
+    if left >= 0 and right <= width:
+        return array[:, left:right]
+    return array[:, mirrored(left, right, width)]
+
+
+def filtered(array: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """Separable symmetric filter of (h + 2r, w + 2r) with 2r + 1 taps, where it has all of them.
+
+    Returns:
+        (h, w) float32.
+    """
+    radius = len(taps) // 2
+    for axis in (0, 1):
+        length = array.shape[axis] - 2 * radius
+
+        def shifted(by: int, x: np.ndarray = array, axis: int = axis, n: int = length):
+            return x[by : by + n] if axis == 0 else x[:, by : by + n]
+
+        total = shifted(radius) * np.float32(taps[radius])
+        both = np.empty_like(total)
+        for by in range(radius):
+            np.add(shifted(by), shifted(2 * radius - by), out=both)
+            both *= np.float32(taps[by])
+            total += both
+        array = total
+    return array

@@ -1,0 +1,40 @@
+"""A network that weighs its inputs by their brightness; for tests of fusing coarse to fine."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mgdn_jax.systems.config import SystemConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SystemConfig):
+    in_channels: tuple[int, ...] = (3, 3)
+    out_channels: int = 3
+
+    system: ClassVar[str] = "fake blend"
+
+    @property
+    def blends(self):
+        return True
+
+
+PRESETS = {"plain": Config()}
+RULES = {}
+PUBLISHED = {}
+
+
+class Network(nnx.Module):
+    takes = frozenset()
+
+    def __init__(self, config, *, rngs):
+        self.gain = nnx.Param(jnp.ones(()))
+
+    def __call__(self, *images):
+        means = jnp.stack([x.mean(-1) for x in images], -1)
+        weights = jax.nn.softmax(self.gain[...] * means, -1)
+        fused = sum(weights[..., i : i + 1] * x for i, x in enumerate(images))
+        return fused, {"weights": weights}
