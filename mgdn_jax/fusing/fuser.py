@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -161,8 +162,8 @@ class Fuser:
         plan = self._plan(pixels[0].shape, choice)
         calls = jobs.calls(len(pixels), len(self.config.in_channels), plan, choice)
         job = Job(plan, choice, Ticks(progress, calls))
-        fused, _ = self._fuse_loaded(colours.__getitem__, len(pixels), job, pixels[0].dtype)
-        return like_inputs(fused, pixels)
+        result = self._fuse_loaded(colours.__getitem__, len(pixels), job, pixels[0].dtype)
+        return like_inputs(result.picture, pixels)
 
     def batch(
         self,
@@ -323,7 +324,7 @@ class Fuser:
         dtype: np.dtype | None,
         coverage: stacks.Coverage = stacks.everywhere,
         has_depth: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Pictures of one scene that are loaded when they are needed.
 
         Args:
@@ -334,8 +335,6 @@ class Fuser:
           coverage: number -> (H, W) bool where the picture is there; None is everywhere.
           has_depth: whether the number of the sharpest picture is wanted for every pixel.
 
-        Returns:
-          (H, W, C), and (H, W) uint16 or None.
         """
         scene = photographs.Scene(count, load, coverage)
         if job.plan.reduced:
@@ -347,11 +346,12 @@ class Fuser:
             return self._fuse_scene(pictures, job, kind)
 
         inputs = len(self.config.in_channels)
-        return stacks.fuse(load, count, inputs, fuse, dtype, coverage), depth
+        fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage)
+        return photographs.Result(fused, depth, "network", job.plan.padded)
 
     def _fuse_photographs(
         self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Coarse to fine: the network weighs reduced pictures, evidence does the rest."""
         options = job.options
         is_stretched = options.stretch != "none" and dtype is not None
@@ -365,9 +365,10 @@ class Fuser:
             tick=job.ticks.tick,
         )
         if not is_stretched:
-            return result.picture, result.depth
+            return result
         channels = result.picture.shape[-1]
-        return rendering.picture(result.picture, None, options, dtype, channels), result.depth
+        picture = rendering.picture(result.picture, None, options, dtype, channels)
+        return dataclasses.replace(result, picture=picture)
 
     def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
         """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
@@ -375,10 +376,11 @@ class Fuser:
         if height > width:
             turned = self._weights([x.swapaxes(0, 1) for x in pictures], options)
             return turned.swapaxes(0, 1)
-        views = rendering.views(options.ensemble)
-        inputs = (self._to_network([x[view] for x in pictures]) for view in views)
-        parts = (np.array(self._call(self._weigh, images)[0]) for images in inputs)
-        return rendering.mean(part[view] for part, view in zip(parts, views, strict=True))
+
+        def weigh(images: Sequence[np.ndarray]) -> np.ndarray:
+            return np.array(self._call(self._weigh, self._to_network(images))[0])
+
+        return rendering.averaged(weigh, pictures, options.ensemble)
 
     def _fuse_scene(
         self, pictures: Sequence[np.ndarray], job: Job, dtype: np.dtype | None

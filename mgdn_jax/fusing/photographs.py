@@ -52,21 +52,34 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A fused photograph.
+    """A fused picture, and how it came about.
 
     Attributes:
         picture: (H, W, C).
         depth: (H, W) uint16, the number of the picture with the largest weight; None unless asked.
-        blur: estimated radius of the widest blur, in pixels.
-        blend: ``"direct"``, or ``"pyramid"`` for scale by scale.
-        size: height and width of what the network saw.
+        blend: ``"direct"``, ``"pyramid"`` (scale by scale), or ``"network"`` where the network
+            itself made the picture.
+        size: height and width of what the network saw; zeros without a network.
+        blur: estimated radius of the widest blur, in pixels; None where it was not measured.
     """
 
     picture: np.ndarray
     depth: np.ndarray | None
-    blur: float
     blend: str
     size: tuple[int, int]
+    blur: float | None = None
+
+    @property
+    def remark(self) -> str:
+        """What a report says of it; "" where the network made the picture."""
+        if self.blend == "network":
+            return ""
+        height, width = self.size
+        manner = {"direct": "directly", "pyramid": "scale by scale"}[self.blend]
+        return (
+            f"the network judged the pictures at {width}x{height}, evidence at full size did the"
+            f" rest; blur of about {self.blur:.0f} pixels, blended {manner}"
+        )
 
 
 def fuse(
@@ -102,7 +115,7 @@ def fuse(
         else:
             _mix_together(survey, fused, tick)
     blend = "pyramid" if levels else "direct"
-    return Result(fused.picture, fused.depth, survey.blur, blend, survey.size)
+    return Result(fused.picture, fused.depth, blend, survey.size, survey.blur)
 
 
 def ticks(count: int, inputs: int = 2) -> int:
