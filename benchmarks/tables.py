@@ -39,6 +39,7 @@ from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.io import codec, files
 from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.pairing import pair_folders
 from mgdn_jax.metrics import METRICS, luminance
 from mgdn_jax.weights import zoo
 
@@ -198,10 +199,10 @@ def pairs_of(test: TestSet, data: Path) -> list[Pair]:
     Raises:
         InputError: if a folder or a partner is missing.
     """
-    groups, gaps = files.pair_folders([data / folder for folder in test.folders or ()])
-    for stem, lacking in gaps.items():
-        raise InputError(files.no_partner(stem, lacking))
-    return [Pair(name, a, b) for name, (a, b) in groups.items()]
+    pairs = pair_folders([data / folder for folder in test.folders or ()])
+    for sentence in pairs.problems:
+        raise InputError(sentence)
+    return [Pair(name, a, b) for name, (a, b) in pairs.groups.items()]
 
 
 def measure(

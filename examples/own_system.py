@@ -109,7 +109,8 @@ def main(arguments: list[str] | None = None) -> Path:
 
     import mgdn_jax
     from mgdn_jax import data, training
-    from mgdn_jax.io.files import list_images, write_image
+    from mgdn_jax.io.files import write_image
+    from mgdn_jax.io.pairing import list_images
 
     workdir = Path(options.workdir)
     folders = tutorial.make_toy_pairs(workdir / "pictures")

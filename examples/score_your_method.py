@@ -19,7 +19,7 @@ from mgdn_jax.evaluation.album import Album
 from mgdn_jax.evaluation.report import write_report
 from mgdn_jax.evaluation.standing import rank_methods
 from mgdn_jax.evaluation.terminal import rich_table
-from mgdn_jax.io.files import pair_folders
+from mgdn_jax.io.pairing import pair_folders
 
 HERE = Path(__file__).parent
 METRICS = ("EN", "SF", "MI", "Qabf")
@@ -40,8 +40,7 @@ def read_pairs(folders: list[str]) -> list[Pair]:
     """Pairs of two folders by file name, or the coffee pair."""
     if not folders:
         return [Pair("coffee", HERE / "coffee_near.jpg", HERE / "coffee_far.jpg")]
-    groups, _ = pair_folders(folders)
-    return [Pair(name, *paths) for name, paths in groups.items()]
+    return [Pair(name, *paths) for name, paths in pair_folders(folders).groups.items()]
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:

@@ -16,7 +16,8 @@ import numpy as np
 
 import mgdn_jax
 from mgdn_jax import data, training
-from mgdn_jax.io.files import list_images, read_image, write_image
+from mgdn_jax.io.files import read_image, write_image
+from mgdn_jax.io.pairing import list_images
 
 HERE = Path(__file__).parent
 

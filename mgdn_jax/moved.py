@@ -28,7 +28,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "comparison": ("evaluation.comparison",),
     "conversion": ("weights.conversion", "systems.rules"),
     "disk": ("io.disk",),
-    "files": ("io.files", "io.pixels"),
+    "files": ("io.files", "io.pairing", "io.pixels"),
     "fuser": ("fusing.fuser", "fusing.tiling", "fusing.options"),
     "logs": ("training.logs", "weights.card"),
     "models": ("systems.registry",),

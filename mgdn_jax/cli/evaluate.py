@@ -13,7 +13,7 @@ from mgdn_jax.cli import pairs as cli_pairs
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.compare import compare
 from mgdn_jax.cli.outcome import content, outcome_of, show
-from mgdn_jax.cli.output import complain, console, print_json, say
+from mgdn_jax.cli.output import complain, console, print_json, say, warn
 from mgdn_jax.cli.pairs import Job
 from mgdn_jax.cli.pictures import Pictures
 from mgdn_jax.cli.request import Request
@@ -58,7 +58,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     columns = _columns(request, job)
     elsewhere = _reduced(foreign, columns, request.beside)
-    job.load_models()
+    is_silent = request.is_quiet or request.targets.is_stdout_json
+    with progress.waiting("loading the networks", is_silent=is_silent or not job.models):
+        job.load_models()
     pictures = Pictures(job) if request.targets.report else None
     tables = _measure(request, job, columns, pictures)
     outcome = outcome_of(
@@ -70,14 +72,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
         beside=Path(request.beside or "").name,
     )
     # Said before anything is written: a full disk must not cost the figures.
-    is_silent = request.is_quiet or request.targets.is_stdout_json
     if request.targets.is_stdout_json:
         print_json(content(outcome))
     elif not request.is_quiet:
         show(outcome)
-    for place in request.targets.write(outcome, pictures):
+    with progress.waiting("writing the report", is_silent=is_silent or pictures is None):
+        written = request.targets.write(outcome, pictures)
+    for place in written:
         if not is_silent:
             say(console(), f"written {place}")
+    for sentence in outcome.warnings:
+        if not request.is_quiet:
+            warn(sentence)
     for problem in outcome.problems:  # last, where they are seen
         complain(problem)
     return 1 if outcome.problems else 0
@@ -104,6 +110,7 @@ def _measure(
             on_result=pictures.fused if pictures else None,
             on_pair=done,
             workers=_workers(request.jobs, total),
+            crop=request.is_cropped,
         )
     wanted = [table for name, table in tables.items() if name not in job.baselines]
     if not any(table.rows for table in wanted):
@@ -113,16 +120,21 @@ def _measure(
 
 def _columns(request: Request, job: Job) -> tuple[str, ...]:
     """Exact names of the metrics wanted, each once."""
-    usual = ["standard"] if job.has_sources else []
+    usual = ["standard" if job.sources == 2 else "MEF_SSIM"] if job.has_sources else []
     usual += [] if request.truth is None else ["truth"]
     names = ruler.names(",".join(usual) if request.metrics is None else request.metrics)
     columns = tuple(dict.fromkeys(ruler.resolve(name, request.variant).name for name in names))
     for column in columns:
-        needs = ruler.METRICS[column].needs
+        needs, takes_many = ruler.METRICS[column].needs, ruler.METRICS[column].takes_many
         if "truth" in needs and not job.has_truth:
             raise InputError(f"{column} compares with ground truth; give that with --truth.")
         if "a" in needs and not job.has_sources:
             raise InputError(f"{column} compares with the two sources; give those too.")
+        if "a" in needs and job.sources > 2 and not takes_many:
+            raise InputError(
+                f"{column} compares with two sources, but --data names {job.sources} places; "
+                "choose MEF_SSIM, or metrics that need no sources, with --metrics."
+            )
     return columns
 
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.tasks import TASKS
 
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -51,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
         "models", nargs="*", metavar="NAME|FILE", help="bundled names, or weight files"
+    )
+    models.add_argument(
+        "--task", choices=tuple(TASKS), help="only the networks for one kind of pictures"
     )
     models.add_argument("--json", action="store_true", help="one JSON object on stdout")
     models.set_defaults(run="tools:models")
@@ -91,11 +95,16 @@ def _add_fuse(commands) -> None:
         "fuse",
         help="fuse two pictures, a focus stack, or folders of pictures",
         description="Two or more files become one picture (more than two: a focus stack, near to "
-        "far). One folder is a stack in the order of its names. Two or more folders are matched "
-        "by file name, and -o is a folder.",
+        "far, or a bracket). One folder, or one file of several pages, is a stack. Two or more "
+        "folders are matched by file name, and -o is a folder.",
     )
     fuse.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders")
     fuse.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder")
+    fuse.add_argument(
+        "--task",
+        choices=tuple(TASKS),
+        help="what is fused: chooses the network and the preparation (alignment, tone, ranges)",
+    )
     fuse.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-mff)")
     _add_trust(fuse)
     _add_options(fuse)
@@ -106,6 +115,12 @@ def _add_fuse(commands) -> None:
         help="of folders: pictures of one size fused at once (1 on a CPU, else 8)",
     )
     fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
+    fuse.add_argument(
+        "--depth-map", metavar="FILE", help="write which picture of a stack is sharpest where"
+    )
+    fuse.add_argument(
+        "--save-transforms", metavar="FILE", help="write what --align or --register found"
+    )
     fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
     fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")
     fuse.add_argument("--quiet", action="store_true", help="say nothing but errors")
@@ -115,10 +130,16 @@ def _add_fuse(commands) -> None:
 def _add_options(command) -> None:
     """An option for every field of `FuseOptions`."""
     for field in dataclasses.fields(FuseOptions):
-        choices = field.metadata["choices"]
-        kind: dict[str, Any] = {"choices": choices} if choices else {"type": int, "metavar": "N"}
+        about = field.metadata
+        kind: dict[str, Any] = {"type": about["kind"], "metavar": about["metavar"]}
+        if about["choices"]:
+            kind = {"choices": about["choices"]}
+        elif about["kind"] is bool:
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif about["repeats"]:
+            kind |= {"action": "append"}
         flag = "--" + field.name.replace("_", "-")
-        command.add_argument(flag, help=field.metadata["help"], **kind)
+        command.add_argument(flag, help=about["help"], **kind)
 
 
 def _add_trust(command) -> None:
@@ -142,7 +163,8 @@ def _add_eval(commands) -> None:
         "       mgdn eval FUSED --truth TRUTH [options]\n"
         "       mgdn eval --compare CSV CSV [...]",
         description="Scores one or more methods' fused pictures against their two sources A and "
-        "B, on luminance: three files, or folders matched by file name. NAME= before a place says "
+        "B, on luminance: three files, or folders matched by file name, or by a rule that is said. "
+        "NAME= before a place says "
         "what to call the method. Networks are run and scored with --model. Rules without learning "
         "are scored beside them.",
     )
@@ -163,7 +185,8 @@ def _add_eval(commands) -> None:
         "--data",
         nargs="+",
         metavar="A B|DIR|SET",
-        help="the sources: two folders or files, a folder with two subfolders, or a prepared set",
+        help="the sources: two folders or files (or more, for MEF_SSIM), a folder with two "
+        "subfolders, or a prepared set",
     )
     command.add_argument(
         "--truth", metavar="DIR|FILE", help="what the pictures should have been, for *_gt metrics"
@@ -179,6 +202,11 @@ def _add_eval(commands) -> None:
         choices=("standard", "cddfuse"),
         default="standard",
         help="what SSIM and PSNR mean: data range and peak 255, or as in the CDDFuse tables",
+    )
+    command.add_argument(
+        "--crop",
+        action="store_true",
+        help="results may be cut at the right and below: score the area that all have",
     )
     command.add_argument("--no-baselines", action="store_true", help="score no rules on the side")
     command.add_argument(

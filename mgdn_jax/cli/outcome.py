@@ -14,7 +14,7 @@ from mgdn_jax import metrics as ruler
 from mgdn_jax.cli.output import console, say, width
 from mgdn_jax.cli.pairs import Job
 from mgdn_jax.evaluation import terminal
-from mgdn_jax.evaluation.scores import Table
+from mgdn_jax.evaluation.scores import Area, Table
 from mgdn_jax.evaluation.standing import Row, Standing, rank_methods
 from mgdn_jax.evaluation.summaries import Summary
 
@@ -33,6 +33,8 @@ class Outcome:
         versions: Package to version.
         unpaired: Sentences about pictures without partners.
         failed: Sentences about pictures that have no scores.
+        rules: Sentences about how names that are not equal were matched.
+        warnings: Sentences about what is probably not meant.
         beside: Name of the file that rows from elsewhere come from.
         dataset: Which data set of that file.
     """
@@ -43,6 +45,8 @@ class Outcome:
     versions: Mapping[str, str]
     unpaired: tuple[str, ...]
     failed: tuple[str, ...]
+    rules: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     beside: str = ""
     dataset: str = ""
 
@@ -86,6 +90,11 @@ def outcome_of(
         _versions(bool(job.models)),
         tuple(job.problems),
         tuple(_failures(job, tables)),
+        tuple(job.rules),
+        tuple(
+            sentence if count == 1 else f"{sentence[:-1]} ({count} pairs)."
+            for sentence, count in job.warnings.items()
+        ),
         beside,
         foreign[0].dataset if foreign else "",
     )
@@ -108,12 +117,13 @@ def show(outcome: Outcome) -> None:
 
 def notes(outcome: Outcome) -> list[str]:
     """How the table was made, and what a reader of the means must know."""
-    return [*_about(outcome), *_unequal(outcome), *_beside(outcome), *_gaps(outcome)]
+    about = [*_about(outcome), *outcome.rules]
+    return [*about, *_cut(outcome), *_unequal(outcome), *_beside(outcome), *_gaps(outcome)]
 
 
 def remarks_of_page(outcome: Outcome) -> list[str]:
     """What the page does not know by itself."""
-    return [*outcome.unpaired, *_beside(outcome)]
+    return [*outcome.rules, *_cut(outcome), *outcome.unpaired, *_beside(outcome)]
 
 
 def _about(outcome: Outcome) -> Iterator[str]:
@@ -128,6 +138,33 @@ def _about(outcome: Outcome) -> Iterator[str]:
     rules = [row.name for row in table.rows if row.kind == "baseline"]
     if rules:
         yield f"rules without learning: {', '.join(rules)}"
+
+
+def _areas(outcome: Outcome) -> dict[str, Area]:
+    """What was measured of the images of which that is a part."""
+    tables = outcome.standing.tables.values()
+    return {name: area for table in tables for name, area in table.areas.items()}
+
+
+def _cut(outcome: Outcome) -> Iterator[str]:
+    """Which images were scored in part, and whether they look reduced rather than cut."""
+    areas = _areas(outcome)
+    if not areas:
+        return
+    name, area = next(iter(areas.items()))
+    count = len({name for table in outcome.standing.tables.values() for name in table.rows})
+    yield (
+        f"{len(areas)} of {count} scored on the upper left area that all results have "
+        f"(--crop): {name} on {area}" + (", for instance" if len(areas) > 1 else "")
+    )
+    for name, area in areas.items():
+        (height, width), (rows, columns) = area.size, area.whole
+        if height < 0.9 * rows and abs(height * columns - width * rows) <= max(rows, columns):
+            yield (
+                f"{name} has the shape of its sources on {area}: if it was reduced and not cut, "
+                "its figures say nothing"
+            )
+            return
 
 
 def _unequal(outcome: Outcome) -> Iterator[str]:
@@ -242,5 +279,11 @@ def content(outcome: Outcome) -> dict[str, Any]:
         },
         "ranked_by": list(table.ranked_by),
         "ranked_over": list(table.images),
+        "pairing": list(outcome.rules),
+        "cropped": {
+            name: {"height": area.size[0], "width": area.size[1]}
+            for name, area in _areas(outcome).items()
+        },
         "problems": outcome.problems,
+        "warnings": list(outcome.warnings),
     }

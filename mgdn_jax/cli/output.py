@@ -77,3 +77,8 @@ def say(out: Console, thing: RenderableType) -> None:
 def complain(sentence: str) -> None:
     """One sentence about something that failed, on stderr."""
     print(f"mgdn: error: {printable(sentence)}", file=sys.stderr)
+
+
+def warn(sentence: str) -> None:
+    """One sentence about something that is probably not meant, on stderr."""
+    print(f"mgdn: warning: {printable(sentence)}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import collections
 import logging
 import os
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
 from mgdn_jax.evaluation.album import SOURCES
 from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
-from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
+from mgdn_jax.io.pairing import find_results, pair_folders
 from mgdn_jax.weights import zoo
 
 
@@ -31,22 +31,30 @@ class Job:
         methods: Name to method.
         baselines: Rules that are scored on the side.
         problems: Sentences about pictures without partners.
-        titles: What the two sources are called.
+        rules: Sentences about how names that are not equal were matched.
+        titles: What the sources are called.
         models: Names of the networks.
-        has_sources: Whether the pairs have two sources, not ground truth alone.
+        has_sources: Whether the pairs have two sources or more, not ground truth alone.
+        sources: How many they have.
         has_truth: Whether the pairs have ground truth.
         trust: As `mgdn_jax.load` takes it.
+        groups: Name of a pair to its paths, where they are those of folders.
+        warnings: What networks warned of, sentence to how many pairs it was said of.
     """
 
     pairs: Sequence[Pair]
     methods: dict[str, Method] = field(default_factory=dict)
     baselines: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
     titles: tuple[str, ...] = ("A", "B")
     models: tuple[str, ...] = ()
     has_sources: bool = True
+    sources: int = 2
     has_truth: bool = False
     trust: bool | str = False
+    groups: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    warnings: collections.Counter[str] = field(default_factory=collections.Counter)
     _weights: dict[str, Path] = field(default_factory=dict)
 
     def choose_models(self, words: Sequence[str]) -> None:
@@ -75,14 +83,32 @@ class Job:
         import mgdn_jax
 
         enable_compilation_cache()
-        # Sizes that round up to the same bucket share a compiled program.
+        sizes = _sizes(self.pairs)
         loaded: dict[str, Method] = {
-            title: functools.partial(mgdn_jax.load(path, trust=self.trust), bucket=stream.BUCKET)
+            title: _Network(mgdn_jax.load(path, trust=self.trust).for_sizes(sizes), self.warnings)
             for title, path in self._weights.items()
         }
         rules = {k: v for k, v in self.methods.items() if isinstance(v, Rule)}
         others = {k: v for k, v in self.methods.items() if k not in rules}
         self.methods = others | loaded | rules
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network as a method that is scored; what it warns of is counted.
+
+    Attributes:
+        fuser: The network.
+        warnings: Sentence to how many pairs it was said of.
+    """
+
+    fuser: Any
+    warnings: collections.Counter[str]
+
+    def __call__(self, *pictures: np.ndarray) -> np.ndarray:
+        fused = self.fuser.fuse(*pictures)
+        self.warnings.update(fused.warnings)
+        return fused.pixels
 
 
 def plan(
@@ -100,7 +126,7 @@ def plan(
       inputs: places of fused pictures, each a path or NAME=PATH; the last two are the sources
         where `data` is empty and there is no `truth` alone.
       models: networks and rules.
-      data: a set, or the places of the sources.
+      data: a set, or the places of the sources, two or more.
       truth: place of the ground truth.
       has_baselines: whether rules without learning are scored on the side.
       trust: as `mgdn_jax.load` takes it.
@@ -121,8 +147,12 @@ def plan(
             f"a folder or file is called {taken[0]}, as a rule that is scored too; give it "
             "another name: NAME=PATH."
         )
+    if rules and job.sources > 2:
+        raise InputError(
+            f"{rules[0]} fuses two pictures, but --data names {len(data)}; leave it out."
+        )
     job.methods |= {name: Rule(BASELINES[name]) for name in rules}
-    if sources and has_baselines:
+    if sources and has_baselines and job.sources == 2:
         job.baselines = tuple(n for n in _default_rules(sources, networks) if n not in rules)
         job.methods |= {name: Rule(BASELINES[name]) for name in job.baselines}
     job.trust = trust
@@ -135,11 +165,6 @@ def _places(
 ) -> tuple[Sequence[str], Sequence[str]]:
     """The places of fused pictures and those of their sources."""
     if data:
-        if len(data) > 2:
-            raise InputError(
-                f"--data names {len(data)} places; give one set, or the two folders "
-                "(or pictures) A and B."
-            )
         return inputs, data
     if truth is not None and len(inputs) in (1, 2):
         return inputs, ()
@@ -174,6 +199,8 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
             pairs = SetPairs(sources[0])
             return Job(pairs, has_truth=pairs.has_truth)
         places = [*map(str, inside[:2]), *([truth] if truth else map(str, inside[2:]))]
+    # A folder of pairs names its two sources itself.
+    count = 2 if len(sources) == 1 else len(sources)
     folders = [os.path.isdir(place) for place in places]
     if any(folders) and not all(folders):
         stray = places[folders.index(False)]
@@ -183,24 +210,34 @@ def _pairs(sources: Sequence[str], truth: str | None) -> Job:
     if not any(folders):
         for place in places:
             files.read_image(place)  # a single picture's mistake is said at once
-        job = Job([_pair(Path(places[0]).stem, places, bool(sources))])
+        job = Job([_pair(Path(places[0]).stem, places, count)])
     else:
-        groups, gaps = files.pair_folders(places)
-        strays = [files.no_partner(stem, lacking) for stem, lacking in gaps.items()]
-        job = Job([_pair(n, p, bool(sources)) for n, p in groups.items()], problems=strays)
-    job.has_sources = bool(sources)
-    job.has_truth = len(places) > len(sources) or len(places) > 2
+        found = pair_folders(places)
+        listed = [_pair(name, paths, count) for name, paths in found.groups.items()]
+        job = Job(listed, problems=found.problems, rules=[found.rule] * bool(found.rule))
+        job.groups = found.groups
+    job.has_sources, job.sources = bool(sources), count or 2
+    job.has_truth = len(places) > count
     if sources:
-        job.titles = tuple(_last_parts(places[:2]) or map(os.path.basename, places[:2]))
+        job.titles = tuple(_last_parts(places[:count]) or map(os.path.basename, places[:count]))
     else:
         job.titles = ("-", Path(places[0]).name)
     return job
 
 
-def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: bool) -> Pair:
+def _pair(name: str, places: Sequence[str | os.PathLike[str]], sources: int) -> Pair:
+    """Pictures of one scene: so many sources, and behind them the ground truth, if there is one."""
+    truth = places[sources] if len(places) > sources else None
     if not sources:
-        return Pair(name, None, None, places[0])
-    return Pair(name, places[0], places[1], places[2] if len(places) > 2 else None)
+        return Pair(name, None, None, truth)
+    return Pair(name, places[0], places[1], truth, tuple(places[2:sources]))
+
+
+def _sizes(pairs: Sequence[Pair]) -> list[tuple[int, int]]:
+    """Heights and widths of the pictures that are fused, where their headers tell them."""
+    if isinstance(pairs, SetPairs):
+        return pairs.sizes()
+    return files.read_sizes(pair.a for pair in pairs if isinstance(pair.a, str | os.PathLike))
 
 
 def _inside(folder: Path) -> list[Path] | None:
@@ -233,6 +270,11 @@ class SetPairs(Sequence):
     def names(self) -> list[str]:
         """Names of the pairs; decodes nothing."""
         return [self._example(index)[0] for index in range(len(self))]
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of the first pictures; decodes nothing."""
+        examples = (self._example(index)[1] for index in range(len(self)))
+        return files.read_sizes(_bytes(x["a"]) for x in examples if not isinstance(x, Exception))
 
     def _example(self, index: int) -> tuple[str, dict[str, Any] | Exception]:
         try:
@@ -283,15 +325,12 @@ def _stored(words: Sequence[str], job: Job, *, single: bool) -> dict[str, Method
             files.read_image(place)
             methods[title] = Stored({names[0]: place})
             continue
-        pictures = files.list_images(place)
-        strays = sorted(pictures.keys() - set(names))
-        if len(strays) == len(pictures):
-            raise InputError(
-                f"no picture of {place} has the name of a pair (such as {names[0]}); "
-                "name fused pictures as their sources."
-            )
-        job.problems += [f"{pictures[name]} belongs to no pair called {name}." for name in strays]
-        methods[title] = Stored({name: str(path) for name, path in pictures.items()})
+        results = find_results(place, job.groups or dict.fromkeys(names, ()))
+        for path in results.strays:
+            job.problems.append(f"{path} belongs to no pair called {path.stem}.")
+        if results.rule:
+            job.rules.append(results.rule)
+        methods[title] = Stored({name: str(path) for name, path in results.pictures.items()})
     return methods
 
 

@@ -25,15 +25,18 @@ class Pictures:
         self._job = job
         self._pairs = {} if isinstance(job.pairs, SetPairs) else {p.name: p for p in job.pairs}
         self._position = 0
+        self._size: tuple[int, int] | None = None  # of the results of the pair at hand
         self._album = Album(len(job.pairs) * (2 + len(job.methods)))
 
     def fused(self, method: str, name: str, picture: np.ndarray, _: Any) -> None:
         """A method's picture was scored."""
+        self._size = (picture.shape[0], picture.shape[1])
         self._album.add(name, method, picture)
 
     def sources(self, name: str) -> None:
         """A pair is done."""
         position, self._position = self._position, self._position + 1
+        (height, width), self._size = self._size or (None, None), None
         if not self._album.shows(name):
             return
         pair = self._pairs[name] if self._pairs else self._job.pairs[position]
@@ -43,7 +46,8 @@ class Pictures:
             with contextlib.suppress(InputError):  # it was said already: the pair has no scores
                 if source is not None and not isinstance(source, Exception):
                     picture = source if isinstance(source, np.ndarray) else files.read_image(source)
-                    self._album.add(name, label, picture)
+                    # Results that were cut stand beside the same part of their sources.
+                    self._album.add(name, label, picture[:height, :width])
 
     def write(self, folder: str | os.PathLike[str], outcome: Outcome) -> Path:
         """Writes the page, once all is scored."""

@@ -39,6 +39,27 @@ def lines(status: Callable[[], str | None]) -> Iterator[None]:
         thread.join()
 
 
+@contextlib.contextmanager
+def waiting(stage: str | Callable[[], str], *, is_silent: bool) -> Iterator[None]:
+    """Says every `SECONDS` what the command is at, where there is no terminal.
+
+    Args:
+      stage: the words, or asked for them for each line; the seconds so far are added.
+      is_silent: says nothing.
+    """
+    started = time.perf_counter()
+    if is_silent or sys.stderr.isatty():
+        yield
+        return
+
+    def status() -> str:
+        words = stage if isinstance(stage, str) else stage()
+        return f"{words}, {time.perf_counter() - started:.0f} s so far"
+
+    with lines(status):
+        yield
+
+
 class Count:
     """Things done out of a number of things, with the time that is left."""
 
@@ -88,7 +109,7 @@ def measuring(total: int, *, is_quiet: bool, has_lines: bool) -> Iterator[Callab
       What to call after each pair.
     """
     console = Console(stderr=True)
-    if is_quiet or total < 2 or not (console.is_terminal or has_lines):
+    if is_quiet or not (console.is_terminal or has_lines) or (console.is_terminal and total < 2):
         yield lambda: None
     elif console.is_terminal:
         columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn())

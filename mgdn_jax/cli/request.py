@@ -25,6 +25,7 @@ class Request:
         beside: File of means measured elsewhere, or `published`.
         dataset: Which data set of `beside`.
         compare: Files of scores to compare with each other.
+        is_cropped: Whether results that were cut are scored on the area that all have.
         jobs: Processes that measure; None for all cores.
         is_quiet: Whether errors alone are said.
         trust: Whether a weight file's own module may run, or the module's name.
@@ -42,6 +43,7 @@ class Request:
     beside: str | None
     dataset: str | None
     compare: tuple[str, ...]
+    is_cropped: bool
     jobs: int | None
     is_quiet: bool
     trust: bool | str
@@ -62,6 +64,7 @@ class Request:
             beside=arguments.beside,
             dataset=arguments.dataset,
             compare=tuple(arguments.compare or ()),
+            is_cropped=arguments.crop,
             jobs=arguments.jobs,
             is_quiet=arguments.quiet,
             trust=arguments.trust_system or arguments.system or False,
@@ -100,6 +103,7 @@ class Request:
             "latex": self.targets.latex,
             "markdown": self.targets.markdown,
             "report": self.targets.report,
+            "crop": self.is_cropped or None,
         }
         for option, value in foreign.items():
             if value is not None:

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from mgdn_jax.cli import progress
 from mgdn_jax.cli.output import print_json
+from mgdn_jax.fusing.tasks import TASKS, of_card
 from mgdn_jax.systems.finding import list_systems
 from mgdn_jax.weights import zoo
 
@@ -18,6 +20,12 @@ def models(arguments: argparse.Namespace) -> int:
         listing = {name: zoo.describe(zoo.resolve(name)) for name in names}
     else:
         listing = zoo.list_models()
+        if arguments.task:
+            listing = {
+                name: entry
+                for name, entry in listing.items()
+                if of_card(entry["card"]) is TASKS[arguments.task]
+            }
     if arguments.json:
         print_json(listing)
         return 0
@@ -28,7 +36,7 @@ def models(arguments: argparse.Namespace) -> int:
         for title, text in _facts(about).items():
             if text:
                 print(f"  {title:<11}{text}")
-    if not names:
+    if not names and not arguments.task:
         print("systems to train or to load weights of")
         for name, package in list_systems().items():
             print(f"  {name:<11}{package}")
@@ -60,9 +68,10 @@ def convert(arguments: argparse.Namespace) -> int:
     """Converts a published checkpoint; returns 0."""
     import mgdn_jax
 
-    report = mgdn_jax.convert(
-        arguments.source, arguments.target, system=arguments.system, preset=arguments.preset
-    )
+    with progress.waiting("converting", is_silent=arguments.json):
+        report = mgdn_jax.convert(
+            arguments.source, arguments.target, system=arguments.system, preset=arguments.preset
+        )
     converted, skipped = len(report.converted), len(report.skipped)
     if arguments.json:
         print_json({"output": arguments.target, "converted": converted, "skipped": skipped})
@@ -75,16 +84,31 @@ def convert(arguments: argparse.Namespace) -> int:
 def prepare(arguments: argparse.Namespace) -> int:
     """Writes a data set; returns 0."""
     from mgdn_jax import data
+    from mgdn_jax.data.builders import read_manifest
 
-    folder = data.prepare(
-        arguments.set,
-        arguments.source,
-        arguments.out,
-        folders=arguments.folders,
-        name=arguments.name,
-    )
+    stage = ["listing the folders"]
+
+    def checked(done: int, total: int) -> None:
+        is_last = done == total
+        stage[0] = f"writing {total} examples" if is_last else f"checked {done} of {total} examples"
+
+    with progress.waiting(lambda: stage[0], is_silent=arguments.json):
+        folder = data.prepare(
+            arguments.set,
+            arguments.source,
+            arguments.out,
+            folders=arguments.folders,
+            name=arguments.name,
+            progress=checked,
+        )
+    manifest = read_manifest(folder)
+    count, rule = manifest["examples"], manifest.get("rule", "")
     if arguments.json:
-        print_json({"output": str(folder)})
+        print_json({"output": str(folder), "examples": count, "pairing": rule})
     else:
+        things = "pairs" if manifest["roles"][0] == "a" else "pictures with labels"
+        print(f"holds   {count} {things}")
+        if rule:
+            print(f"names   {rule}")
         print(f"result  {folder}")
     return 0

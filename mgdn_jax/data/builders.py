@@ -22,7 +22,8 @@ import tensorflow_datasets as tfds
 
 from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
 from mgdn_jax.errors import InputError
-from mgdn_jax.io.codec import SUFFIXES, decode_image
+from mgdn_jax.io.codec import decode_image
+from mgdn_jax.io.pairing import pair_folders
 
 _FORMAT = 1
 
@@ -103,12 +104,12 @@ def prepare(
     Args:
       set_name: one of `SETS`.
       source: folder with the subfolders that the set needs; files belong together by their name
-        without suffix.
+        without suffix, or by rule (`io.pairing.pair_folders`).
       out: folder that receives the set; `data_root()` if None.
       folders: names of the subfolders in the order image, labels or a, b[, target]; found by
         their usual names if None.
       name: what the set is called under `out`; `set_name` if None.
-      progress: called with (files checked, files in all).
+      progress: called with (examples checked, examples in all).
 
     Returns:
       The set's own folder, `out/name`.
@@ -124,7 +125,7 @@ def prepare(
         raise InputError(f"the name {name!r} of a set must not be a path; use --out for the place.")
     source, out = Path(source), Path(out).expanduser() if out is not None else data_root()
     roles, where = find_folders(set_name, source, folders)
-    files = _match(roles, where)
+    files, rule = _match(roles, where)
     fingerprint = _fingerprint(roles, files)
     final = out / name
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
@@ -138,7 +139,8 @@ def prepare(
             return final
     _check(roles, files, progress)
     try:
-        _build(roles, files, final, {"set": set_name, "fingerprint": fingerprint})
+        note = {"set": set_name, "fingerprint": fingerprint, "rule": rule}
+        _build(roles, files, final, note)
     except OSError as error:
         raise InputError(
             f"{final} cannot be written ({error.strerror or error}); choose another --out."
@@ -147,7 +149,7 @@ def prepare(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `prepare` noted about a set: set, roles, examples, fingerprint.
+    """What `prepare` noted about a set: set, roles, examples, rule of pairing, fingerprint.
 
     Raises:
       InputError: the folder holds no prepared set of this version.
@@ -208,33 +210,23 @@ def label_ids(array: np.ndarray) -> np.ndarray:
     return ids.astype(np.uint8 if ids.max() < 256 else np.int32)
 
 
-def _match(roles: Sequence[str], where: Sequence[Path]) -> list[dict[str, Any]]:
-    """Entries of files with one stem."""
-    tables = []
-    for folder in where:
-        table: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in SUFFIXES or path.name[0] == ".":
-                continue
-            if path.stem in table:
-                raise InputError(
-                    f"{path} and {table[path.stem].name} share one stem; remove or rename one."
-                )
-            table[path.stem] = path
-        if not table:
-            raise InputError(f"{folder} holds no image; supported are {', '.join(SUFFIXES)}.")
-        tables.append(table)
-    for table, folder in zip(tables, where, strict=True):
-        for other, place in zip(tables, where, strict=True):
-            if lonely := sorted(table.keys() - other.keys()):
-                raise InputError(
-                    f"{table[lonely[0]]} has no partner in {place} ({len(lonely)} such files in "
-                    f"{folder.name}); partners have the same name up to the suffix."
-                )
-    return [
-        {"name": stem, **{r: t[stem] for r, t in zip(roles, tables, strict=True)}}
-        for stem in sorted(tables[0])
+def _match(roles: Sequence[str], where: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
+    """Entries of files that belong together, and the rule where their names are not equal."""
+    pairs = pair_folders(where)
+    for name, lacking in pairs.gaps.items():
+        path = pairs.lonely[name]
+        count = sum(other.is_relative_to(path.parent) for other in pairs.lonely.values())
+        raise InputError(
+            f"{path} has no partner in {', '.join(lacking)} ({count} such files in "
+            f"{path.parent.name}); partners have the same name up to the suffix, or one that "
+            "differs by a word for each folder."
+        )
+    # Sorted plainly: the order of a set decides which examples are held out.
+    entries = [
+        {"name": name, **dict(zip(roles, pairs.groups[name], strict=True))}
+        for name in sorted(pairs.groups)
     ]
+    return entries, pairs.rule
 
 
 def _fingerprint(roles: Sequence[str], files: Sequence[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -22,7 +23,7 @@ import numpy as np
 
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation.scores import Scores, Table
+from mgdn_jax.evaluation.scores import Area, Scores, Table
 from mgdn_jax.io import files
 from mgdn_jax.io.pixels import to_float, without_alpha
 
@@ -40,12 +41,14 @@ class Pair:
             where the picture is known to be lost; None where only `truth` is compared.
         b: Second source, likewise.
         truth: Ground truth, for the metrics that need one.
+        more: Further sources, behind `b`, of a scene that has more than two.
     """
 
     name: str
     a: Source | Exception | None
     b: Source | Exception | None
     truth: Source | Exception | None = None
+    more: tuple[Source | Exception, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,15 @@ class _Order:
         metrics: Exact names.
         is_kept: Whether the pictures are to come back.
         is_unit: Whether floating-point pictures among `made` are in 0..1.
+        is_cropped: Whether the area that all have is measured.
     """
 
     pair: Pair
     made: Mapping[str, Source | Rule | Exception]
     metrics: tuple[str, ...]
     is_kept: bool
-    is_unit: bool
+    is_unit: bool = False
+    is_cropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,14 @@ class _Outcome:
         scores: Method to its scores.
         failures: Method to why it has none.
         pictures: Method to its picture, where pictures were to come back.
+        area: What was measured, where that is a part.
     """
 
     name: str
     scores: Mapping[str, Scores]
     failures: Mapping[str, Exception]
     pictures: Mapping[str, np.ndarray]
+    area: Area | None = None
 
 
 def evaluate_methods(
@@ -122,6 +129,7 @@ def evaluate_methods(
     on_result: Callable[[str, str, np.ndarray, Scores], None] | None = None,
     on_pair: Callable[[str], None] | None = None,
     workers: int = 0,
+    crop: bool = False,
 ) -> dict[str, Table]:
     """Fuses every pair with every method and scores the results on luminance.
 
@@ -129,9 +137,9 @@ def evaluate_methods(
     methods. Callables run in this process, one pair after the other.
 
     Args:
-        methods: Name to method. A callable gets the pictures as they were read and returns one of
-            their height and width, gray or colour, in their dtype (or floating point in 0..255 if
-            they are integers).
+        methods: Name to method. A callable gets the pictures as they were read, all of them where
+            there are more than two, and returns one of their height and width, gray or colour, in
+            their dtype (or floating point in 0..255 if they are integers).
         pairs: `Pair`s or `(name, a, b)`.
         metrics: Names, see `mgdn_jax.metrics.METRICS`.
         variant: `standard` or `cddfuse`, see `mgdn_jax.metrics.resolve`.
@@ -140,6 +148,8 @@ def evaluate_methods(
         on_pair: Called as `on_pair(pair name)` when a pair is done, failed or not: for progress.
         workers: Processes that read, measure and apply rules; 0 does it here. They start afresh
             (spawn), so a script that asks for them needs the usual `if __name__ == "__main__"`.
+        crop: Results may be smaller than their sources, cut at the right and below: all methods are
+            scored on the area that the results of the pair share, and the tables name it (`areas`).
 
     Returns:
         Name to table. An image that cannot be read, fused or measured is listed in the
@@ -163,12 +173,15 @@ def evaluate_methods(
             else:
                 scores = outcome.scores[method]
                 table.rows[outcome.name] = dict(scores)
+                if outcome.area is not None:
+                    table.areas[outcome.name] = outcome.area
                 if on_result:
                     on_result(method, outcome.name, outcome.pictures[method], scores)
         if on_pair:
             on_pair(outcome.name)
 
-    orders = (_order(pair, methods, wanted, on_result is not None) for pair in _named(pairs, seen))
+    is_kept = on_result is not None
+    orders = (_order(pair, methods, wanted, is_kept, crop) for pair in _named(pairs, seen))
     if workers < 1:
         for order in orders:
             record(_measure(order))
@@ -189,6 +202,7 @@ def evaluate_pairs(
     variant: str = "standard",
     on_result: Callable[[str, np.ndarray, Scores], None] | None = None,
     workers: int = 0,
+    crop: bool = False,
 ) -> Table:
     """Fuses every pair with one method and scores the results on luminance.
 
@@ -199,6 +213,7 @@ def evaluate_pairs(
         variant: `standard` or `cddfuse`.
         on_result: Called after each success as `on_result(pair name, fused, scores)`.
         workers: See `evaluate_methods`.
+        crop: See `evaluate_methods`.
 
     Returns:
         The table, with failed pairs listed in it.
@@ -209,7 +224,13 @@ def evaluate_pairs(
     """
     forward = None if on_result is None else (lambda _, *result: on_result(*result))
     tables = evaluate_methods(
-        {"": fuse}, pairs, metrics=metrics, variant=variant, on_result=forward, workers=workers
+        {"": fuse},
+        pairs,
+        metrics=metrics,
+        variant=variant,
+        on_result=forward,
+        workers=workers,
+        crop=crop,
     )
     return tables[""]
 
@@ -224,11 +245,15 @@ def _named(pairs: Iterable[Pair | tuple[str, Source, Source]], seen: set[str]) -
 
 
 def _order(
-    pair: Pair, methods: Mapping[str, Method], metrics: tuple[str, ...], is_kept: bool
+    pair: Pair,
+    methods: Mapping[str, Method],
+    metrics: tuple[str, ...],
+    is_kept: bool,
+    is_cropped: bool = False,
 ) -> _Order:
     """The pair with what each method makes of it; runs the callables."""
     made: dict[str, Source | Rule | Exception] = {}
-    sources: tuple[np.ndarray, np.ndarray] | Exception | None = None
+    sources: tuple[np.ndarray, ...] | Exception | None = None
     # A batch must survive whatever one picture does to a method, hence every Exception.
     for name, method in methods.items():
         try:
@@ -240,24 +265,26 @@ def _order(
                 made[name] = method.pictures[pair.name]
             else:
                 if sources is None:
-                    sources = _both(pair)
+                    sources = _all_of(pair)
                 if isinstance(sources, Exception):
                     raise sources
                 made[name] = np.asarray(method(*sources))
         except Exception as failure:
             made[name] = failure
     if not isinstance(sources, tuple):
-        return _Order(pair, made, metrics, is_kept, is_unit=False)
+        return _Order(pair, made, metrics, is_kept, is_cropped=is_cropped)
     # The sources were read already: the worker need not do it again.
     is_unit = not isinstance(pair.a, np.ndarray) and sources[0].dtype.kind == "f"
-    return _Order(Pair(pair.name, *sources, pair.truth), made, metrics, is_kept, is_unit)
+    a, b, *more = sources
+    pair = dataclasses.replace(pair, a=a, b=b, more=tuple(more))
+    return _Order(pair, made, metrics, is_kept, is_unit, is_cropped)
 
 
-def _both(pair: Pair) -> tuple[np.ndarray, np.ndarray] | Exception:
+def _all_of(pair: Pair) -> tuple[np.ndarray, ...] | Exception:
     try:
         if pair.a is None or pair.b is None:
             raise InputError(f"{pair.name} has no two sources to fuse: give both.")
-        return _read(pair.a), _read(pair.b)
+        return tuple(_read(source) for source in (pair.a, pair.b, *pair.more))
     except Exception as failure:
         return failure
 
@@ -324,7 +351,8 @@ def _measure(order: _Order) -> _Outcome:
     scores: dict[str, Scores] = {}
     failures: dict[str, Exception] = {}
     pictures: dict[str, np.ndarray] = {}
-    for method, made in order.made.items():
+    results = judge.cut(order.made) if order.is_cropped else order.made
+    for method, made in results.items():
         try:
             picture, scores[method] = judge.score(method, made)
         except Exception as failure:
@@ -333,7 +361,7 @@ def _measure(order: _Order) -> _Outcome:
             # The way back to the parent is paid by the byte.
             if order.is_kept:
                 pictures[method] = picture
-    return _Outcome(name, scores, failures, pictures)
+    return _Outcome(name, scores, failures, pictures, judge.area)
 
 
 def _portable(failure: Exception) -> Exception:
@@ -341,10 +369,30 @@ def _portable(failure: Exception) -> Exception:
     return failure if type(failure) is InputError else MethodError(_sentence(failure))
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A fused picture.
+
+    Attributes:
+        picture: As it was made.
+        title: What to call it in a complaint.
+        is_unit: Whether floating-point pixels are in 0..1.
+    """
+
+    picture: np.ndarray
+    title: str
+    is_unit: bool
+
+
 class _Judge:
-    """The sources and the truth of one pair, ready to measure any number of fused pictures."""
+    """The sources and the truth of one pair, ready to measure any number of fused pictures.
+
+    Attributes:
+        area: What is measured, where that is a part.
+    """
 
     def __init__(self, order: _Order):
+        self.area: Area | None = None
         self._unit = order.is_unit
         self._name = order.pair.name
         self._metrics = [ruler.METRICS[name] for name in order.metrics]
@@ -352,9 +400,12 @@ class _Judge:
         needs = {role for metric in self._metrics for role in metric.needs}
         if any(isinstance(made, Rule) for made in order.made.values()):
             needs |= {"a", "b"}
+        self._check_number(order)
         self._images: dict[str, ruler.Gray | np.ndarray] = {}
         self._titles: dict[str, str] = {}
-        sources = {"a": order.pair.a, "b": order.pair.b, "truth": order.pair.truth}
+        more = {f"source {number}": x for number, x in enumerate(order.pair.more, start=3)}
+        self._more = tuple(more)
+        sources = {"a": order.pair.a, "b": order.pair.b, **more, "truth": order.pair.truth}
         for role, source in sources.items():
             if source is None and role not in needs:
                 continue
@@ -369,35 +420,89 @@ class _Judge:
             domain = self._domain if role == "truth" else "gray"
             self._images[role] = pixels_of(_read(source), self._titles[role], unit, domain)
 
-    def score(self, method: str, made: Source | Rule | Exception) -> tuple[np.ndarray, Scores]:
-        """The fused picture and its scores."""
-        title, unit = f"{method or 'the result'} of {self._name}", self._unit
+    def _check_number(self, order: _Order) -> None:
+        """Metrics and rules of two sources are refused where there are more."""
+        count = 2 + len(order.pair.more)
+        for metric in self._metrics:
+            if count > 2 and "a" in metric.needs and not metric.takes_many:
+                raise InputError(
+                    f"{metric.name} compares with two sources, but {self._name} has {count}: leave "
+                    "the metric out."
+                )
+
+    def cut(self, made: Mapping[str, Source | Rule | Exception]) -> dict[str, _Made | Exception]:
+        """Makes the pictures, and cuts the sources to the area that all of these have."""
+        results: dict[str, _Made | Exception] = {}
+        for method, source in made.items():
+            try:
+                results[method] = self._picture(method, source)
+            except Exception as failure:
+                results[method] = failure if failure is source else _portable(failure)
+        wholes = {image.shape[:2] for image in self._images.values()}
+        sizes = [x.picture.shape[:2] for x in results.values() if isinstance(x, _Made)]
+        if len(wholes) != 1 or not sizes:
+            return results
+        (whole,) = wholes
+        # A picture that is larger than its sources anywhere is no cut one, and refused.
+        sizes = [s for s in sizes if s[0] <= whole[0] and s[1] <= whole[1]]
+        size = (min(s[0] for s in sizes), min(s[1] for s in sizes)) if sizes else whole
+        if size != whole:
+            self.area = Area(size, whole)
+            self._images = {role: _cut(image, size) for role, image in self._images.items()}
+            for method, result in results.items():
+                if isinstance(result, _Made) and result.picture.shape[:2] in sizes:
+                    picture = np.ascontiguousarray(result.picture[: size[0], : size[1]])
+                    results[method] = dataclasses.replace(result, picture=picture)
+        return results
+
+    def _picture(self, method: str, made: Source | Rule | _Made | Exception) -> _Made:
+        title = f"{method or 'the result'} of {self._name}"
         if isinstance(made, Exception):
             raise made
+        if isinstance(made, _Made):
+            return made
         if isinstance(made, Rule):
+            if self._more:
+                count = 2 + len(self._more)
+                raise InputError(f"{method} fuses two pictures, not {count}: leave it out.")
             a, b = (np.asarray(self._images[r].pixels, np.uint8) for r in ("a", "b"))  # type: ignore[union-attr]
             self._compare_sizes({self._titles["a"]: a.shape, self._titles["b"]: b.shape})
-            picture = made.fuse(a, b)
-        elif isinstance(made, np.ndarray):
-            picture = made
-        else:
-            title, unit = os.fspath(made), True
-            picture = files.read_image(made)
-        fused = pixels_of(picture, title, unit, self._domain)
-        sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
-        self._compare_sizes({title: fused.shape, **sizes})
-        self._check_side(title, *fused.shape[:2])
-        images = {"fused": fused, **self._images}
-        scores = {m.name: float(m.fn(*(images[r] for r in m.needs))) for m in self._metrics}
-        return picture, scores
+            return _Made(made.fuse(a, b), title, self._unit)
+        if isinstance(made, np.ndarray):
+            return _Made(made, title, self._unit)
+        return _Made(files.read_image(made), os.fspath(made), True)
 
-    def _compare_sizes(self, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    def score(
+        self, method: str, made: Source | Rule | _Made | Exception
+    ) -> tuple[np.ndarray, Scores]:
+        """The fused picture and its scores."""
+        result = self._picture(method, made)
+        fused = pixels_of(result.picture, result.title, result.is_unit, self._domain)
+        sizes = {self._titles[role]: image.shape for role, image in self._images.items()}
+        self._compare_sizes({result.title: fused.shape, **sizes}, is_result=True)
+        self._check_side(result.title, *fused.shape[:2])
+        images = {"fused": fused, **self._images}
+        scores = {
+            m.name: float(
+                m.fn(*(images[role] for role in (*m.needs, *(self._more * m.takes_many))))
+            )
+            for m in self._metrics
+        }
+        return result.picture, scores
+
+    def _compare_sizes(
+        self, sizes: Mapping[str, tuple[int, ...]], *, is_result: bool = False
+    ) -> None:
+        """Refuses other sizes than the first one's, which is that of a result or a source."""
         (first, size), *others = sizes.items()
+        is_cut = is_result and len({other[:2] for _, other in others}) == 1
+        is_cut &= all(size[0] <= other[0] and size[1] <= other[1] for _, other in others)
         for title, other in others:
             if other[:2] != size[:2]:
+                cure = " (--crop scores the common area of a result that was cut)" if is_cut else ""
                 raise InputError(
                     f"{first} is {size[1]}x{size[0]} but {title} is {other[1]}x{other[0]}; "
-                    "pictures to compare must have the same size."
+                    f"pictures to compare must have the same size{cure}."
                 )
 
     def _check_side(self, title: str, height: int, width: int) -> None:
@@ -408,6 +513,13 @@ class _Judge:
                 f"{title} is {width}x{height}, too small for {listed}: leave these metrics out "
                 "(--metrics) or the picture."
             )
+
+
+def _cut(image: ruler.Gray | np.ndarray, size: tuple[int, int]) -> ruler.Gray | np.ndarray:
+    """The upper left part."""
+    pixels = image.pixels if isinstance(image, ruler.Gray) else image
+    part = pixels[: size[0], : size[1]]
+    return ruler.Gray(part) if isinstance(image, ruler.Gray) else part
 
 
 def _domain(metrics: Sequence[ruler.Metric]) -> str:

@@ -28,6 +28,23 @@ MEAN = "mean"
 """Title of the last row of a CSV file of scores."""
 
 
+@dataclass(frozen=True)
+class Area:
+    """The part of a scene that was measured, from its upper left corner.
+
+    Attributes:
+        size: Height and width of the part.
+        whole: Height and width of the sources.
+    """
+
+    size: tuple[int, int]
+    whole: tuple[int, int]
+
+    def __str__(self) -> str:
+        (height, width), (rows, columns) = self.size, self.whole
+        return f"{width}x{height} of {columns}x{rows}"
+
+
 @dataclass
 class Table:
     """Scores of one method.
@@ -36,11 +53,13 @@ class Table:
         columns: Exact metric names.
         rows: Image name to `{column: value}`; NaN and infinity are kept as they came.
         failures: Image name to the sentence that says why it has no row.
+        areas: Image name to what was measured of it, where that is a part.
     """
 
     columns: tuple[str, ...]
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    areas: dict[str, Area] = field(default_factory=dict)
 
     def mean(self) -> dict[str, float]:
         """Arithmetic mean of the finite values of each column.

@@ -18,7 +18,11 @@ Tick = Callable[[], None]
 
 
 def sums(
-    pictures: Sequence[np.ndarray], plan: tiling.Plan, measure: Measure, tick: Tick
+    pictures: Sequence[np.ndarray],
+    plan: tiling.Plan,
+    measure: Measure,
+    tick: Tick,
+    weights: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Sums over all pixels of a picture, each counted in the one tile that owns it.
 
@@ -27,6 +31,7 @@ def sums(
         plan: how they are cut.
         measure: sums of one tile.
         tick: called after each tile.
+        weights: (H, W) weight of each pixel, 0 where a picture has none; None weighs all alike.
 
     Returns:
         Name to float32 array; empty where the network sums nothing.
@@ -35,8 +40,12 @@ def sums(
     for i in range(len(plan.rows.starts)):
         for j in range(len(plan.columns.starts)):
             owned = plan.rows.owned[i][:, None] * plan.columns.owned[j][None]
-            for name, value in measure(_tile(pictures, plan, i, j), owned).items():
-                total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
+            if weights is not None:
+                owned = owned * weights[plan.positions(i, j)].astype(np.float32)
+            # A tile without weight has no means of its own to go on with.
+            if owned.any():
+                for name, value in measure(_tile(pictures, plan, i, j), owned).items():
+                    total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
             tick()
     return {name: np.asarray(value, np.float32) for name, value in total.items()}
 

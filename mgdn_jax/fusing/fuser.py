@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,10 +14,24 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import assembly, jobs, photographs, rendering, stacks, tiling
+from mgdn_jax.fusing import (
+    assembly,
+    buckets,
+    jobs,
+    masks,
+    photographs,
+    preparation,
+    rendering,
+    stacks,
+    tasks,
+    tiling,
+)
+from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.jobs import Job, Progress, Ticks
 from mgdn_jax.fusing.options import USUAL, FuseOptions
-from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float, without_alpha
+from mgdn_jax.fusing.preparation import Prepared, Survey
+from mgdn_jax.fusing.sources import Sources
+from mgdn_jax.io.pixels import from_float, to_float
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.contract import CONTEXT, EXTENT
@@ -29,8 +44,9 @@ class Fuser:
 
     `fuser(a, b)` takes arrays or paths and returns an array as they were; `fuser.network(a, b)`
     is the bare network. Programs are compiled per padded size and kept for the life of the
-    object. Sizes are rounded up to shared buckets only if asked, and only for networks that can
-    leave the extra padding out of their statistics over the whole picture (`has_buckets`).
+    object. Pictures of several sizes share a padded size only if asked (`for_sizes`, the option
+    `bucket`), and only for networks that can leave the extra padding out of their statistics over
+    the whole picture (`has_buckets`).
 
     Attributes:
       system: name of the system, "mgdn" for instance.
@@ -40,6 +56,8 @@ class Fuser:
       card: what is known about the weights (see docs/use/pictures.md).
       options: what holds where a call says nothing: `card["inference"]`, else what is usual.
       has_buckets: whether the network takes the `bucket` option.
+      padded_sizes: what pictures are padded to where a call names no bucket, by size; none at
+        first, see `for_sizes`.
     """
 
     def __init__(
@@ -75,6 +93,7 @@ class Fuser:
         takes = registry.network(system).Network.takes
         self._has_context = CONTEXT in takes
         self.has_buckets = EXTENT in takes
+        self.padded_sizes: Mapping[buckets.Size, buckets.Size] = {}
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
         def fuse(params, stats, images, abilities):
@@ -96,6 +115,11 @@ class Fuser:
     def __repr__(self) -> str:
         name = self.card.get("name", "unnamed")
         return f"Fuser({name!r}, system={self.system!r}, inputs={len(self.config.in_channels)})"
+
+    @property
+    def programs(self) -> int:
+        """How many programs were compiled to fuse, by this and whatever `for_sizes` made of it."""
+        return self._fuse._cache_size()  # type: ignore[attr-defined]
 
     def network(self, *images: np.ndarray | jax.Array) -> jax.Array:
         """The bare network: no checks of range, no colour rule, no padding but its own.
@@ -153,17 +177,63 @@ class Fuser:
         Raises:
           InputError: anything about the inputs or options that does not fit, named.
         """
+        fused = self.fuse(*images, options=options, progress=progress, **changes)
+        fused.report.raise_warnings()
+        return fused.pixels
+
+    def fuse(
+        self,
+        *images: Picture,
+        options: FuseOptions | None = None,
+        progress: Progress | None = None,
+        has_depth: bool = False,
+        **changes: Any,
+    ) -> Fused:
+        """As a call, but with the report of what was done, and without Python's warnings.
+
+        Args:
+          *images: as in a call; of other sizes, types and ranges where options bring them
+            together (`register`, `resize`, `range`, ...); functions without arguments are read
+            as they are needed.
+          options: as in a call.
+          progress: as in a call.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
+          **changes: as in a call.
+
+        Raises:
+          InputError: as in a call.
+        """
+        prepared = self.prepare(images, options=options, **changes)
+        return self.fuse_prepared([prepared], progress=progress, has_depth=has_depth)[0]
+
+    def prepare(
+        self,
+        images: Sequence[Picture] | Sources,
+        *,
+        about: Survey | None = None,
+        options: FuseOptions | None = None,
+        **changes: Any,
+    ) -> Prepared:
+        """Looks at the pictures of one scene and decides what the network gets.
+
+        Args:
+          images: as `fuse` takes them.
+          about: what `preparation.survey` found, where it was made already.
+          options: as in a call.
+          **changes: as in a call.
+
+        Raises:
+          InputError: as in a call.
+        """
         self._check_count(len(images))
         if any(channels not in (1, 3) for channels in self.config.in_channels):
             raise InputError("this network takes more than pictures; use .network().")
         choice = self.resolve(options, **changes)
-        pixels = load_pictures(images)
-        colours = [without_alpha(x) for x in pixels]
-        plan = self._plan(pixels[0].shape, choice)
-        calls = jobs.calls(len(pixels), len(self.config.in_channels), plan, choice)
-        job = Job(plan, choice, Ticks(progress, calls))
-        result = self._fuse_loaded(colours.__getitem__, len(pixels), job, pixels[0].dtype)
-        return like_inputs(result.picture, pixels)
+        profile = choice.profile or "keep"
+        sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
+        prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
+        self._plan(prepared.shape, choice)  # options that do not fit, before work
+        return prepared
 
     def batch(
         self,
@@ -191,42 +261,138 @@ class Fuser:
         Raises:
           InputError: as a call, for any of them.
         """
-        choice = self.resolve(options, **changes)
-        loaded = [load_pictures(group) for group in groups]
-        plans = [self._plan(pixels[0].shape, choice) for pixels in loaded]
-        if not self._is_one_program(loaded, plans):
-            return [self(*pixels, options=choice, progress=progress) for pixels in loaded]
-        views = rendering.views(choice.ensemble)
-        ticks = Ticks(progress, len(loaded) * len(views))
-        scenes = [[without_alpha(x) for x in pixels] for pixels in loaded]
+        scenes = [self.prepare(group, options=options, **changes) for group in groups]
+        return [fused.pixels for fused in self.fuse_prepared(scenes, progress=progress)]
+
+    def fuse_prepared(
+        self,
+        scenes: Sequence[Prepared],
+        *,
+        progress: Progress | None = None,
+        has_depth: bool = False,
+    ) -> list[Fused]:
+        """Fuses what `prepare` made, several scenes in a single run where that is possible.
+
+        Args:
+          scenes: of one set of options.
+          progress: as in a call.
+          has_depth: whether the number of the sharpest picture is wanted for every pixel.
+
+        Returns:
+          One result for each scene.
+        """
+        if not scenes:
+            return []
+        plans = [self._plan(scene.shape, scene.options) for scene in scenes]
+        if has_depth or not self._is_one_program(scenes, plans):
+            return [
+                self._fuse_alone(scene, plan, progress, has_depth)
+                for scene, plan in zip(scenes, plans, strict=True)
+            ]
+        options = scenes[0].options
+        views = rendering.views(options.ensemble)
+        ticks = Ticks(progress, len(scenes) * len(views))
+        pictures = [[scene.picture(i) for i in range(len(scene))] for scene in scenes]
         parts: list[list[np.ndarray]] = [[] for _ in scenes]
         for view in views:
-            results = self._run_together(scenes, plans, view)
-            for part, scene, plan, result in zip(parts, scenes, plans, results, strict=True):
-                values = self._channels(result[: plan.height, : plan.width], scene)
+            results = self._run_together(pictures, plans, view)
+            for part, group, plan, result in zip(parts, pictures, plans, results, strict=True):
+                values = self._channels(result[: plan.height, : plan.width], group)
                 part.append(np.array(values[view]))
                 ticks.tick()
         return [
-            like_inputs(self._rendered(part, scene, choice, pixels[0].dtype), pixels)
-            for part, scene, pixels in zip(parts, scenes, loaded, strict=True)
+            Fused(
+                scene.finish(self._rendered(part, group, options, scene.dtype)),
+                scene.report,
+                scene.labels,
+            )
+            for part, group, scene in zip(parts, pictures, scenes, strict=True)
         ]
 
-    def same_program(
+    def for_sizes(
         self,
-        pictures: Sequence[np.ndarray],
+        sizes: Iterable[buckets.Size],
         *,
         options: FuseOptions | None = None,
         **changes: Any,
-    ) -> tuple[Any, ...]:
-        """What scenes have in common that `batch` takes in one run: padded size and type.
+    ) -> Fuser:
+        """This network for pictures of many sizes, which are padded to few (`buckets.choose`).
+
+        Results stay the same up to rounding; at most three programs are compiled for fewer
+        than 80 pictures. A size that shares with no other stays as it is, and so do pictures that
+        are tiled. Pictures of other sizes take the smallest padded size that holds them, if any.
 
         Args:
-          pictures: of one scene, as `io.pixels.load_pictures` gives them.
+          sizes: heights and widths, one for each picture (`io.files.read_size` looks for them).
           options: as in a call.
-          **changes: as in a call.
+          **changes: as in a call. A positive `bucket` in a later call takes the place of this.
+
+        Returns:
+          A `Fuser` that shares the weights and the compiled programs of this one; this one itself
+          where it cannot leave out padding.
         """
-        plan = self.plan(*pictures[0].shape[:2], options=options, **changes)
-        return plan.padded, pictures[0].dtype
+        choice, grid = self.resolve(options, **changes), self.config.grid
+        if not self.has_buckets:
+            return self
+        seen = [
+            tiling.seen_size(*size, choice.padding, grid)
+            for size in sizes
+            if tiling.tile_edge(*size, choice.tile, grid) == 0
+        ]
+        largest = max((height * width for height, width in seen), default=0)
+        fuser = copy.copy(self)
+        fuser.padded_sizes = buckets.choose(seen, limit=max(largest, tiling.AUTO_TILE_PIXELS))
+        return fuser
+
+    def values(
+        self, images: Sequence[Picture] | Sources, *, options: FuseOptions | None = None
+    ) -> np.ndarray:
+        """What the network makes of a pair, in colour but neither stretched, cut off nor rounded.
+
+        Args:
+          images: as `fuse` takes them, as many as the network.
+          options: as in a call.
+
+        Returns:
+          (H, W, C) float32.
+
+        Raises:
+          InputError: as in a call.
+        """
+        scene = self.prepare(images, options=options)
+        plan = self._plan(scene.shape, scene.options)
+        pictures = [scene.picture(i) for i in range(len(scene))]
+        job = Job(plan, scene.options, Ticks(None, 0))
+
+        def fuse(parts: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
+            return self._fuse_scene(parts, job, kind)
+
+        return masks.fused(pictures, scene.masks(), fuse, None, self._feather)
+
+    def _fuse_alone(
+        self, prepared: Prepared, plan: tiling.Plan, progress: Progress | None, has_depth: bool
+    ) -> Fused:
+        """One scene, pair or stack."""
+        options, count = prepared.options, len(prepared)
+        calls = jobs.calls(count, len(self.config.in_channels), plan, options)
+        job = Job(plan, options, Ticks(progress, calls))
+        result = self._fuse_loaded(
+            prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
+        )
+        result.note(prepared.report)
+        depth = result.depth
+        if depth is not None:
+            depth = np.asarray(prepared.order, depth.dtype)[depth]
+        return Fused(prepared.finish(result.picture), prepared.report, prepared.labels, depth)
+
+    def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
+        """What scenes have in common that are fused in one run: padded size and type.
+
+        Args:
+          prepared: pictures of one scene.
+        """
+        plan = self._plan(prepared.shape, prepared.options)
+        return plan.padded, plan.bucketed, prepared.dtype
 
     def plan(
         self, height: int, width: int, *, options: FuseOptions | None = None, **changes: Any
@@ -257,6 +423,7 @@ class Fuser:
             grid=self.config.grid,
             has_context=self._has_context,
             has_buckets=self.has_buckets,
+            padded_sizes=self.padded_sizes,
             blends=self.config.blends,
         )
 
@@ -264,6 +431,12 @@ class Fuser:
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
+
+    @property
+    def _feather(self) -> int:
+        """Pixels over which a result fades into a picture that is alone."""
+        # Networks that choose between pictures have no tone of their own.
+        return 0 if self.config.blends else masks.FEATHER
 
     @property
     def _makes_colour(self) -> bool:
@@ -276,15 +449,14 @@ class Fuser:
         more = " or more" if wanted == 2 else ""
         raise InputError(f"this network fuses {wanted}{more} pictures, but was given {count}.")
 
-    def _is_one_program(
-        self, loaded: Sequence[Sequence[np.ndarray]], plans: Sequence[tiling.Plan]
-    ) -> bool:
+    def _is_one_program(self, scenes: Sequence[Prepared], plans: Sequence[tiling.Plan]) -> bool:
         """Whether several scenes can go through the network at once."""
         first, wanted = plans[0], self.config.in_channels
         return (
-            len(loaded) > 1
-            and set(wanted) <= {1, 3}
-            and all(len(pixels) == len(wanted) for pixels in loaded)
+            len(scenes) > 1
+            and all(len(scene) == len(wanted) for scene in scenes)
+            and all(scene.options == scenes[0].options for scene in scenes)
+            and all(mask is None for scene in scenes for mask in scene.masks())
             and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
             and not any(plan.reduced for plan in plans)
             # Without buckets the picture's own size is part of the program.
@@ -346,7 +518,7 @@ class Fuser:
             return self._fuse_scene(pictures, job, kind)
 
         inputs = len(self.config.in_channels)
-        fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage)
+        fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather)
         return photographs.Result(fused, depth, "network", job.plan.padded)
 
     def _fuse_photographs(

@@ -65,7 +65,7 @@ def calls(count: int, inputs: int, plan: tiling.Plan, options: FuseOptions) -> i
 
 
 def extent(plans: Sequence[tiling.Plan]) -> dict[str, np.ndarray]:
-    """Sizes of pictures in their buckets, (B, 2), as a keyword of the network; {} without."""
+    """What of padded pictures the network is to see, (B, 2), as its keyword; {} if everything."""
     if not plans[0].bucketed:
         return {}
-    return {"extent": np.array([(plan.height, plan.width) for plan in plans], np.int32)}
+    return {"extent": np.array([plan.seen for plan in plans], np.int32)}

@@ -14,13 +14,49 @@ from mgdn_jax.errors import InputError, nearest
 PADDINGS = ("script", "network")
 CONTEXTS = ("global", "local")
 CHROMAS = ("centred", "parity")
-STRETCHES = ("none", "minmax", "fill")
+STRETCHES = ("none", "minmax", "fill", "robust")
 ENSEMBLES = ("none", "flips")
+MODELS = ("auto", "translation", "euclidean", "similarity", "affine", "homography")
+AREAS = ("common", "full")
+ORDERS = ("given", "brightness")
+PROFILES = ("keep", "sRGB")
+METADATA = ("usual", "all", "none")
 
 
-def _option(help: str, *, choices: Sequence[str] = (), default: Any = None) -> Any:
-    """A field with what the command line shows of it."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+def _option(
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    kind: type = int,
+    metavar: str = "N",
+    repeats: bool = False,
+) -> Any:
+    """A field with what the command line shows of it; text may repeat, ``;`` between."""
+    about = {
+        "help": help,
+        "choices": tuple(choices),
+        "kind": kind,
+        "metavar": metavar,
+        "repeats": repeats,
+    }
+    return dataclasses.field(default=None, metadata=about)
+
+
+def limits(tone: str | None) -> tuple[float, float] | None:
+    """The two limits that a tone names, or None.
+
+    Raises:
+        InputError: neither a name nor two numbers.
+    """
+    if tone in (None, "picture", "folder", "auto"):
+        return None
+    try:
+        low, high = (float(word) for word in str(tone).split(","))
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise InputError(f"tone is {tone!r}; write picture, folder, auto, or LO,HI with LO < HI.")
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +83,9 @@ class FuseOptions:
             over the full range before colour comes back, which some published figures rest on and
             which discards brightness and contrast; a constant result stays as it is) or ``"fill"``
             (cut off at black and white first, so that contrast never falls, whatever few values
-            lie beyond). Stacks are stretched once, at the end. None is the card's, else none.
+            lie beyond) or ``"robust"`` (a tenth of a percent is cut off at either end, so that no
+            single pixel decides). Stacks are stretched once, at the end. None is the
+            card's, else none.
         ensemble: ``"none"``, or ``"flips"``: the mean over the picture as it is and mirrored along
             either axis and both, each turned back, before any stretch: four times the work, and
             two float pictures of the result's size (the geometric self-ensemble of EDSR, Lim et
@@ -55,7 +93,35 @@ class FuseOptions:
         bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; without effect on networks that cannot
-            (`Fuser.has_buckets`). None is 64 for folders, else 0.
+            (`Fuser.has_buckets`). None is 0, but the pictures of a folder share at most three
+            padded sizes (`Fuser.for_sizes`).
+        range: which values of a source are black and white: ``"type"`` (all of its type; floats
+            from 0 to 1), ``"auto"`` (declared limits, fewer bits, or percentiles where a source
+            uses under 5 % of its type), ``"percentile"`` or ``"percentile,LO,HI"``, or
+            ``"LO,HI"`` (kelvin may be written ``20C,40C``). ``"A:RULE"`` is for the first source;
+            several are divided by ``;``. None is type.
+        window: a window of Hounsfield units, ``"brain"`` for instance (`fusing.ranges.WINDOWS`),
+            or ``"LEVEL,WIDTH"``; ``"A:..."`` for one source.
+        align: whether pictures of one camera are aligned before they are fused (extra ``align``).
+        align_model: what alignment may do, of `MODELS`. None is auto.
+        register: whether pictures of different cameras, of infrared and visible light for
+            instance, are registered to the largest one (extra ``align``).
+        homography: file of transforms from the other pictures to the largest one.
+        resize: whether smaller pictures are enlarged to the largest one.
+        area: ``"common"``, what all pictures share, or ``"full"``, the frame of the reference.
+            None is common with `align`, else full.
+        match_exposure: whether all pictures take the tone of the first one.
+        order: ``"given"``, or ``"brightness"``: from dark to bright. None is given.
+        tone: limits of `stretch`, ``"LO,HI"`` in the network's values, the same for every picture;
+            ``"picture"``: each picture has its own; ``"folder"``: those of a folder share one;
+            ``"auto"``: they do where they are a sequence. None is auto for folders, else picture.
+        profile: ``"keep"``, or ``"sRGB"``: sources that have a profile are converted from it.
+            None is keep.
+        metadata: what the result carries on: ``"usual"`` (profile and resolution that all sources
+            share, EXIF of the first without places, persons and thumbnails), ``"all"`` or
+            ``"none"``. None is usual.
+        checks: whether pictures are looked at for shifts, other exposures and other tasks, which
+            are warnings. None does.
         scale: for networks that weigh their inputs (`Config.blends`): what the sides of the
             pictures are divided by before the network judges them; its weights then guide
             evidence at full size (see docs/use/tiles.md). 1 is the network at full size. 0 reduces
@@ -86,8 +152,52 @@ class FuseOptions:
     )
     bucket: int | None = _option(
         "pad to multiples of N pixels, which the network leaves out (where it can), so that fewer"
-        " sizes are compiled (64 for folders, 0 else: never)"
+        " sizes are compiled; 0: never (a folder's pictures share three sizes)"
     )
+    range: str | None = _option(
+        "which values are black and white: auto, type, percentile, LO,HI, or A:RULE for the first"
+        " source (auto)",
+        kind=str,
+        metavar="RULE",
+        repeats=True,
+    )
+    window: str | None = _option(
+        "window of Hounsfield units: brain, bone, lung, ..., LEVEL,WIDTH, or A:WINDOW",
+        kind=str,
+        metavar="WINDOW",
+        repeats=True,
+    )
+    align: bool | None = _option("align pictures of one camera", kind=bool)
+    align_model: str | None = _option("what alignment may do (auto)", choices=MODELS)
+    register: bool | None = _option(
+        "register pictures of different cameras to the largest", kind=bool
+    )
+    homography: str | None = _option(
+        "transforms from the other pictures to the largest: 3x3 text, or what --save-transforms"
+        " wrote",
+        kind=str,
+        metavar="FILE",
+    )
+    resize: bool | None = _option("enlarge smaller pictures to the largest", kind=bool)
+    area: str | None = _option(
+        "what is kept: the area that all pictures share, or the reference's (common with --align)",
+        choices=AREAS,
+    )
+    match_exposure: bool | None = _option("give all pictures the tone of the first", kind=bool)
+    order: str | None = _option("order of exposures (by brightness for brackets)", choices=ORDERS)
+    tone: str | None = _option(
+        "limits of --stretch: picture, folder, LO,HI, or auto: folder for sequences (auto)",
+        kind=str,
+        metavar="TONE",
+    )
+    profile: str | None = _option(
+        "convert sources that have a colour profile (keep)", choices=PROFILES
+    )
+    metadata: str | None = _option(
+        "profile, EXIF and resolution of the result; all: with places and persons (usual)",
+        choices=METADATA,
+    )
+    checks: bool | None = _option("look for shifts, exposures and other tasks (on)", kind=bool)
     scale: int | None = _option(
         "the network judges pictures of 1/N of the size, the rest is evidence at full size; 1:"
         " never (0: photographs above 1.5 megapixels, for models that can)"
@@ -100,6 +210,7 @@ class FuseOptions:
                 raise InputError(f"{field.name} is {value!r}; choose one of {', '.join(choices)}.")
         if self.bucket is not None and self.bucket < 0:
             raise InputError(f"bucket is {self.bucket}, but must be 0 or a number of pixels.")
+        limits(self.tone)
         if self.scale is not None and self.scale < 0:
             raise InputError(f"scale is {self.scale}, but must be 0, 1 or a larger number.")
         if (self.scale or 0) > 1 and self.tile:
@@ -112,6 +223,11 @@ class FuseOptions:
     def names(cls) -> tuple[str, ...]:
         """Names of all options."""
         return tuple(field.name for field in dataclasses.fields(cls))
+
+    @property
+    def brings_together(self) -> bool:
+        """Whether pictures of several sizes become pictures of one."""
+        return bool(self.register or self.homography or self.resize)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -153,6 +269,16 @@ USUAL = FuseOptions(
     stretch="none",
     ensemble="none",
     bucket=0,
+    range="type",
+    align=False,
+    register=False,
+    resize=False,
+    match_exposure=False,
+    order="given",
+    tone="picture",
+    profile="keep",
+    metadata="usual",
+    checks=True,
     scale=0,
 )
 """What holds where neither the call nor the card says otherwise."""

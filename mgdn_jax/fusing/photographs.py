@@ -22,6 +22,7 @@ import numpy as np
 
 from mgdn_jax.fusing import evidence, pyramids, reduction, strips
 from mgdn_jax.fusing.evidence import Evidence
+from mgdn_jax.fusing.report import Report
 from mgdn_jax.io.pixels import from_float
 
 Weigh = Callable[[list[np.ndarray]], np.ndarray]
@@ -69,16 +70,20 @@ class Result:
     size: tuple[int, int]
     blur: float | None = None
 
-    @property
-    def remark(self) -> str:
-        """What a report says of it; "" where the network made the picture."""
+    def note(self, report: Report) -> None:
+        """Puts into the report how the picture came about, where it is not the network's."""
         if self.blend == "network":
-            return ""
+            return
         height, width = self.size
         manner = {"direct": "directly", "pyramid": "scale by scale"}[self.blend]
-        return (
-            f"the network judged the pictures at {width}x{height}, evidence at full size did the"
-            f" rest; blur of about {self.blur:.0f} pixels, blended {manner}"
+        report.note(
+            "scale",
+            f"the network judged the pictures at {width}x{height}, and evidence at full size did"
+            f" the rest: blur of about {self.blur:.0f} pixels, blended {manner}",
+            width=width,
+            height=height,
+            blur=round(self.blur or 0.0, 1),
+            blend=self.blend,
         )
 
 

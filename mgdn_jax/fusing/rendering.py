@@ -9,9 +9,12 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.io.pixels import from_float, to_float
 
 _BAND_ROWS = 512
+TAIL = 0.1
+"""Percent of the values that robust limits leave out at either end."""
 
 View = tuple[slice, slice]
 _AS_IT_IS, _BACKWARDS = slice(None), slice(None, None, -1)
@@ -85,7 +88,7 @@ def picture(
     is_stretched = options.stretch != "none" and dtype is not None
     if is_stretched and options.stretch == "fill":
         np.clip(fused, 0.0, 1.0, out=fused)
-    low, high = (float(fused.min()), float(fused.max())) if is_stretched else (0.0, 1.0)
+    low, high = limits(fused, options) if is_stretched else (0.0, 1.0)
     if high == low:
         low, high = 0.0, 1.0
     out = np.empty((*fused.shape[:2], channels), dtype or np.float32)
@@ -96,6 +99,22 @@ def picture(
             band = _coloured(band, [to_float(x[rows]) for x in sources], options.chroma)
         out[rows] = from_float(band, dtype)
     return out
+
+
+def limits(fused: np.ndarray, options: FuseOptions) -> tuple[float, float]:
+    """The values of a network's result that become black and white.
+
+    Args:
+        fused: (H, W, C) float32.
+        options: `tone` and `stretch` of the call.
+    """
+    common = tone_limits(options.tone)
+    if common is not None:
+        return common
+    if options.stretch == "robust":
+        low, high = np.percentile(fused, (TAIL, 100 - TAIL))
+        return float(low), float(high)
+    return float(fused.min()), float(fused.max())
 
 
 def _coloured(fused: np.ndarray, sources: Sequence[np.ndarray], chroma: str | None) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mgdn_jax.io.pixels import from_float, to_float
+from mgdn_jax.fusing import masks
 
 Load = Callable[[int], np.ndarray]
 """Number of a picture -> (H, W, C)."""
@@ -30,6 +30,7 @@ def fuse(
     network: Network,
     dtype: np.dtype | None,
     coverage: Coverage = everywhere,
+    feather: int = 0,
 ) -> np.ndarray:
     """Fuses pictures of one scene: all at once, or by halves where the network takes fewer.
 
@@ -44,11 +45,12 @@ def fuse(
         network: on as many pictures.
         dtype: of the last result; those between stay float32.
         coverage: where pictures are there.
+        feather: as in `masks.pasted`.
     """
     if count > inputs:
-        return _branch(load, coverage, network, 0, count, dtype)[0]
-    parts = [(load(number), coverage(number)) for number in range(count)]
-    return covered(parts, network, dtype)[0]
+        return _branch(load, coverage, network, 0, count, dtype, feather)[0]
+    pictures = [load(number) for number in range(count)]
+    return masks.fused(pictures, [coverage(i) for i in range(count)], network, dtype, feather)
 
 
 def _branch(
@@ -58,47 +60,13 @@ def _branch(
     first: int,
     last: int,
     dtype: np.dtype | None,
+    feather: int,
 ) -> _Part:
     """The pictures from `first` to `last` as one, and where any of them is there."""
     if last - first == 1:
         return load(first), coverage(first)
     middle = first + (last - first + 1) // 2
-    one = _branch(load, coverage, network, first, middle, None)
-    two = _branch(load, coverage, network, middle, last, None)
-    return covered([one, two], network, dtype)
-
-
-def covered(parts: list[_Part], network: Network, dtype: np.dtype | None) -> _Part:
-    """Fuses pictures of which some are not everywhere.
-
-    Args:
-        parts: two pictures or more, each with its coverage.
-        network: on all of them.
-        dtype: of the result, or None.
-
-    Returns:
-        The result, and where any picture is there; None for everywhere.
-    """
-    covers = [np.ones(x.shape[:2], bool) if c is None else c for x, c in parts]
-    if all(cover.all() for cover in covers):
-        return network([x for x, _ in parts], dtype), None
-    kinds = {x.dtype for x, _ in parts}
-    pictures = [x if len(kinds) == 1 else to_float(x) for x, _ in parts]
-    channels = max(x.shape[-1] for x in pictures)
-    pictures = [np.repeat(x, channels, -1) if x.shape[-1] < channels else x for x in pictures]
-    count = np.sum(covers, 0)
-    # The first picture that is there stands in for those that are not.
-    stand_in = pictures[0].copy()
-    for picture, cover in zip(reversed(pictures), reversed(covers), strict=True):
-        stand_in[cover] = picture[cover]
-    whole = [
-        np.where(cover[..., None], picture, stand_in)
-        for picture, cover in zip(pictures, covers, strict=True)
-    ]
-    fused = network(whole, dtype)
-    single = count == 1
-    values = to_float(stand_in[single])
-    if fused.shape[-1] < channels:
-        values = values.mean(-1, keepdims=True)
-    fused[single] = from_float(values, dtype)
-    return fused, count > 0
+    one, here = _branch(load, coverage, network, first, middle, None, feather)
+    two, there = _branch(load, coverage, network, middle, last, None, feather)
+    fused = masks.fused([one, two], [here, there], network, dtype, feather)
+    return fused, masks.union([here, there])

@@ -18,7 +18,8 @@ MOST_PIXELS = 1_500_000
 BUCKET = 64
 """Pixels whose multiples the pictures of a folder are padded to, by networks that can."""
 
-Pictures = Sequence[np.ndarray]
+Scene = Any
+"""Pictures of one scene: a sequence of arrays, or whatever the functions given take."""
 
 
 def default_batch() -> int:
@@ -30,12 +31,13 @@ def default_batch() -> int:
 
 def run(
     count: int,
-    load: Callable[[int], Pictures],
-    fuse: Callable[[list[Pictures]], Sequence[Any]],
-    store: Callable[[int, Pictures, Any], Any],
+    load: Callable[[int], Scene],
+    fuse: Callable[[list[Scene]], Sequence[Any]],
+    store: Callable[[int, Scene, Any], Any],
     *,
     batch: int,
-    same_program: Callable[[Pictures], Any] | None = None,
+    same_program: Callable[[Scene], Any] | None = None,
+    size: Callable[[Scene], int] | None = None,
     workers: int = 2,
 ) -> Iterator[tuple[int, Any]]:
     """Loads, fuses and stores `count` scenes; what goes wrong with one leaves the others alone.
@@ -51,6 +53,7 @@ def run(
         batch: scenes fused together, at most; fewer where they are large.
         same_program: pictures -> what must be equal for neighbours to be fused together; None is
             the shapes and types of the pictures.
+        size: pixels of a scene; None counts those of its first picture.
         workers: threads.
 
     Yields:
@@ -62,11 +65,11 @@ def run(
     """
     if batch < 1 or workers < 1:
         raise ValueError(f"batch ({batch}) and workers ({workers}) must be at least 1")
-    key = same_program or _sizes_and_types
+    key, pixels = same_program or _sizes_and_types, size or _pixels
     pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="mgdn-files")
     loading: collections.deque[concurrent.futures.Future] = collections.deque()
     ending: collections.deque[tuple[int, Any]] = collections.deque()
-    waiting: list[tuple[int, Pictures]] = []
+    waiting: list[tuple[int, Scene]] = []
 
     def flush() -> None:
         scenes = [pictures for _, pictures in waiting]
@@ -96,7 +99,7 @@ def run(
                 ending.append((number, pictures))
             else:
                 waiting.append((number, pictures))
-                if len(waiting) == batch or len(waiting) >= MOST_PIXELS // _pixels(pictures):
+                if len(waiting) == batch or len(waiting) >= MOST_PIXELS // pixels(pictures):
                     flush()
             while ending and (_is_done(ending[0][1]) or len(ending) > batch + workers):
                 done, result = ending.popleft()
@@ -110,7 +113,7 @@ def run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _alone(fuse: Callable[[list[Pictures]], Sequence[Any]], scene: Pictures) -> Any:
+def _alone(fuse: Callable[[list[Scene]], Sequence[Any]], scene: Scene) -> Any:
     try:
         return fuse([scene])[0]
     except InputError as error:
@@ -131,9 +134,9 @@ def _is_done(result: Any) -> bool:
     return not isinstance(result, concurrent.futures.Future) or result.done()
 
 
-def _sizes_and_types(pictures: Pictures) -> list[tuple[Any, ...]]:
+def _sizes_and_types(pictures: Sequence[np.ndarray]) -> list[tuple[Any, ...]]:
     return [(x.shape[:2], x.dtype) for x in pictures]
 
 
-def _pixels(pictures: Pictures) -> int:
+def _pixels(pictures: Sequence[np.ndarray]) -> int:
     return max(1, pictures[0].shape[0] * pictures[0].shape[1])

@@ -7,11 +7,12 @@ the weights of a position sum to one in 2-D because they do on each axis.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import reduction
+from mgdn_jax.fusing import buckets, reduction
 from mgdn_jax.fusing.options import FuseOptions
 
 AUTO_TILE_PIXELS = 1_500_000
@@ -136,7 +137,9 @@ class Plan:
       columns: the padded column axis, cut.
       mode: how the picture is extended to the padded size, for `extend`.
       streamed: whether a first pass collects the global statistics of all tiles.
-      bucketed: whether the network leaves out what the picture was padded with.
+      seen: height and width that the network is to see, of a bucketed picture: its own, or with
+        the border that the option `padding` asks for.
+      bucketed: whether the network leaves out what the picture was padded with beyond that.
       reduced: whether the network judges a reduced picture, of the size of the only tile, and
         evidence at full size does the rest (`photographs`).
     """
@@ -147,6 +150,7 @@ class Plan:
     columns: Axis
     mode: str
     streamed: bool
+    seen: tuple[int, int]
     bucketed: bool = False
     reduced: bool = False
 
@@ -176,6 +180,7 @@ def plan(
     grid: int,
     has_context: bool = False,
     has_buckets: bool = False,
+    padded_sizes: Mapping[buckets.Size, buckets.Size] | None = None,
     blends: bool = False,
 ) -> Plan:
     """How a picture of one size is padded and tiled.
@@ -187,6 +192,8 @@ def plan(
         grid: sides that the network works on are multiples of it.
         has_context: whether the network can use sums over the whole picture for each tile.
         has_buckets: whether the network can leave out padding.
+        padded_sizes: what pictures are padded to (`buckets.choose`) where the options name no
+            bucket; without effect on networks that cannot leave out padding.
         blends: whether the network weighs its inputs, so that it can judge reduced pictures.
 
     Raises:
@@ -195,14 +202,19 @@ def plan(
     if blends and _is_reduced(height * width, options):
         sides = reduction.size(height, width, options.scale or 0)
         rows, columns = (cut(n, n, 0, 1) for n in sides)
-        return Plan(height, width, rows, columns, "reflect", False, reduced=True)
+        return Plan(height, width, rows, columns, "reflect", False, sides, reduced=True)
     padded = _padded((height, width), options.padding, grid)
-    tile = options.tile
-    if tile is None:
-        tile = AUTO_TILE // grid * grid if height * width > AUTO_TILE_PIXELS else 0
-    bucketed = bool(options.bucket) and tile == 0 and has_buckets
-    if bucketed:
-        padded = [-(-n // options.bucket) * options.bucket for n in padded]  # type: ignore[operator]
+    tile = tile_edge(height, width, options.tile, grid)
+    seen = seen_size(height, width, options.padding, grid)
+    bucketed = False
+    if has_buckets and tile == 0:
+        room = buckets.shared(seen, padded_sizes or {})
+        if options.bucket:
+            padded = [-(-n // options.bucket) * options.bucket for n in padded]
+            bucketed = True
+        elif room is not None and room != seen:
+            padded = [max(-(-n // grid) * grid, p) for n, p in zip(room, padded, strict=True)]
+            bucketed = True
     sizes, overlap = padded, 0
     if tile:
         overlap = _overlap(tile, options.overlap, grid)
@@ -213,7 +225,32 @@ def plan(
     is_tiled = len(rows.starts) * len(columns.starts) > 1
     streamed = has_context and options.tile_context == "global" and is_tiled
     mode = "symmetric" if options.padding == "script" else "reflect"
-    return Plan(height, width, rows, columns, mode, streamed, bucketed)
+    return Plan(height, width, rows, columns, mode, streamed, seen, bucketed)
+
+
+def tile_edge(height: int, width: int, tile: int | None, grid: int) -> int:
+    """The longest edge of a tile of a picture; 0 if it goes through as a whole.
+
+    Args:
+        height: rows of the picture.
+        width: columns of the picture.
+        tile: the option.
+        grid: sides that the network works on are multiples of it.
+    """
+    if tile is not None:
+        return tile
+    return AUTO_TILE // grid * grid if height * width > AUTO_TILE_PIXELS else 0
+
+
+def seen_size(height: int, width: int, padding: str | None, grid: int) -> tuple[int, int]:
+    """Height and width that count as picture for the network's statistics.
+
+    What the network pads by itself is left to it; a border that `padding` asks for is picture.
+    """
+    if padding != "script":
+        return height, width
+    rows, columns = _padded((height, width), padding, grid)
+    return rows, columns
 
 
 def _is_reduced(pixels: int, options: FuseOptions) -> bool:

@@ -1,18 +1,26 @@
-"""Image files at the edge of the package: reading, pairing folders, writing whole or not at all."""
+"""Image files at the edge of the package: reading, writing whole or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import os
-import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import codec
+from mgdn_jax.io import bitmaps, codec, guard, medical, reading
 from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.pictures import Labels, Picture
+
+_BY_EXTRAS = {".exr": "exr"} | dict.fromkeys(medical.SLICES, "dicom")
+_BY_EXTRAS |= dict.fromkeys(medical.VOLUMES, "nifti")
+WRITABLE = (*codec.SUFFIXES, *_BY_EXTRAS)
+"""How the names of files that `write_image` writes end; the last ones need an extra."""
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -27,26 +35,115 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
       InputError: the file is missing, a folder, unreadable, empty, damaged, not an image, or
-        holds NaN or infinite pixels.
+        holds NaN or infinite pixels, or integers that 16 bits cannot hold.
+    """
+    return reading.common(read_picture(path))
+
+
+def read_picture(path: str | os.PathLike[str], page: int | None = None) -> Picture:
+    """Reads one page of a file, with what the file says about it.
+
+    Args:
+      path: the file; or a folder with one DICOM series, whose slices are the pages.
+      page: the page, frame or slice, from 0; None for the first, with a remark that says how many
+        were left out.
+
+    Returns:
+      The picture, upright: (H, W) or (H, W, C) with C in 2, 3, 4; uint8, uint16, int16, int32,
+      uint32 or float32; float pixels are finite.
+
+    Raises:
+      InputError: as `read_image`, or there is no such page.
     """
     name = os.fspath(path)
-    if "\0" not in name and os.path.isdir(name):
-        raise InputError(f"{name} is a folder where an image file is expected; name a file.")
+    if series := _series(name):
+        guard.check_page(page or 0, len(series), name)
+        remarks = guard.further_pages(len(series), name, "slice") if page is None else ()
+        picture = read_picture(series[page or 0], 0)
+        return dataclasses.replace(picture, remarks=remarks + picture.remarks)
+    with _opened(name) as file:
+        picture = reading.read(file, name, page)
+    if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
+        raise InputError(f"{name} holds NaN or infinite pixels; replace them first.")
+    return picture
+
+
+def read_pages(path: str | os.PathLike[str]) -> int:
+    """The number of pages, frames or slices of a file that make a stack.
+
+    Args:
+      path: the file, or a folder with one DICOM series.
+
+    Returns:
+      1 for an ordinary picture; more for TIFF with pages of one size, animated PNG and WebP, HEIC
+      with several pictures, DICOM with frames, NIfTI volumes, and folders of slices.
+
+    Raises:
+      InputError: as `read_picture`.
+    """
+    name = os.fspath(path)
+    if series := _series(name):
+        return len(series)
+    with _opened(name) as file:
+        return reading.count(file, name)
+
+
+def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of a picture as it would be read, from its header alone.
+
+    Args:
+      source: a file, or all bytes of one.
+
+    Returns:
+      None where that cannot be told; to read the picture says why.
+    """
     try:
-        with open(name, "rb") as file:
-            data = file.read()
+        opened = io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source))
+        with opened as file:
+            return bitmaps.size(file, "a picture")
+    except InputError:
+        return None
+
+
+def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[int, int]]:
+    """`read_size` of each file, those left out that tell none."""
+    return [size for size in map(read_size, sources) if size is not None]
+
+
+def _series(name: str) -> list[Path]:
+    """The DICOM files of a folder in order; none if it is no folder or holds none."""
+    if "\0" in name or not os.path.isdir(name):
+        return []
+    return medical.series_of(name)
+
+
+def _opened(name: str) -> BinaryIO:
+    """A regular file of bounded size that is not empty."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):  # opening it says why; ValueError: a path with a zero byte
+        mode = stat.S_IFREG
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{name} is a folder where an image file is expected; name a file.")
+    if not stat.S_ISREG(mode):  # a pipe would have no end, a device no size
+        raise InputError(f"{name} is not a regular file; save it to one first.")
+    try:
+        file = open(name, "rb")  # noqa: SIM115 (the caller closes it)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist; check the path.") from None
     except PermissionError:
         raise InputError(f"{name} may not be read; check its permissions.") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+    except (OSError, ValueError) as error:
         raise InputError(f"{name!r} cannot be read ({_reason(error)}); check the path.") from None
-    if not data:
+    size = os.fstat(file.fileno()).st_size
+    if 0 < size <= guard.MAX_BYTES:
+        return file
+    file.close()
+    if size == 0:
         raise InputError(f"{name} is empty; export or download it again.")
-    array = codec.decode_image(data, name)
-    if array.dtype == np.float32 and not np.isfinite(array).all():
-        raise InputError(f"{name} holds NaN or infinite pixels; replace them first.")
-    return array
+    raise InputError(
+        f"{name} has more than {guard.MAX_BYTES / 2**30:g} GiB; cut it into several files."
+    )
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
@@ -59,8 +156,8 @@ def check_output(path: str | os.PathLike[str]) -> Path:
       The path, with symbolic links resolved.
 
     Raises:
-      InputError: unknown image type, the path is a folder or a device, or the place is not
-        writable.
+      InputError: unknown image type, one that needs an extra that is not installed, the path is
+        a folder or a device, or the place is not writable.
     """
     name = os.fspath(path)
     target = Path(os.path.realpath(name))
@@ -68,11 +165,14 @@ def check_output(path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{name} is a folder where an image file is to be written; name a file.")
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         raise InputError(f"{name} is not a regular file; name another output.")
-    if Path(name).suffix.lower() not in codec.SUFFIXES:
+    if not name.lower().endswith(WRITABLE):
         raise InputError(
             f"{name} does not end in an image type that can be written; "
             f"use one of {', '.join(codec.SUFFIXES)}."
         )
+    for ending, kind in _BY_EXTRAS.items():
+        if name.lower().endswith(ending):
+            reading.room(kind, name)
     check_folder(target.parent, name)
     return target
 
@@ -97,108 +197,44 @@ def check_folder(folder: str | os.PathLike[str], name: str | None = None) -> Non
         raise InputError(f"{name} cannot be written because {nearest} is not writable.")
 
 
-def write_image(path: str | os.PathLike[str], array: np.ndarray, *, quality: int = 95) -> Path:
+def write_image(
+    path: str | os.PathLike[str],
+    array: np.ndarray,
+    *,
+    quality: int = 95,
+    labels: Labels | None = None,
+) -> Path:
     """Writes a picture in the format of the path's suffix, whole or not at all.
 
     Args:
       path: the file; its folder is made if missing; an existing file is replaced as a whole.
-      array: (H, W) or (H, W, C), C in 1 to 4; uint8, uint16 or float32.
+      array: (H, W) or (H, W, C), C in 1 to 4; uint8, uint16 or float32; for TIFF also int16, int32
+        and uint32.
       quality: 1 to 100, for JPEG and WebP.
+      labels: what to embed (`labels.shared_labels`): profile, EXIF and resolution, as far as the
+        format has a place for them. ".dcm" and ".nii" need the geometry of a source.
 
     Returns:
       The path written, with symbolic links resolved.
 
     Raises:
-      InputError: the format cannot hold the pixels, or the place cannot be written.
+      InputError: the format cannot hold the pixels, needs an extra, or the place cannot be
+        written.
     """
     target = check_output(path)
-    write_atomically(target, codec.encode(array, Path(path).suffix, quality=quality))
+    write_atomically(target, _encoded(os.fspath(path), np.asarray(array), quality, labels))
     return target
+
+
+def _encoded(name: str, array: np.ndarray, quality: int, labels: Labels | None) -> bytes:
+    ending = name.lower()
+    if ending.endswith((*medical.SLICES, *medical.VOLUMES)):
+        return medical.encode_slice(array, labels or Labels(), name)
+    if ending.endswith(".exr"):
+        return reading.room("exr", name).encode(array)
+    return codec.encode(array, Path(name).suffix, quality=quality, labels=labels)
 
 
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text[:1].lower() + text[1:]
-
-
-def list_images(folder: str | os.PathLike[str]) -> dict[str, Path]:
-    """The image files directly in a folder, by stem, sorted naturally ("shot9" before "shot10").
-
-    Args:
-      folder: the folder. Hidden files and other types are passed over.
-
-    Returns:
-      Stem ("lytro-01" of "lytro-01.jpg") to path.
-
-    Raises:
-      InputError: no such folder, no image in it, or two images of one stem.
-    """
-    folder = Path(folder)
-    try:
-        entries = sorted(folder.iterdir())
-    except FileNotFoundError:
-        raise InputError(f"{folder} does not exist; check the path.") from None
-    except OSError as error:
-        raise InputError(f"{folder} cannot be listed ({_reason(error)}); name a folder.") from None
-    images: dict[str, Path] = {}
-    for entry in entries:
-        if entry.name.startswith(".") or entry.suffix.lower() not in codec.SUFFIXES:
-            continue
-        if entry.stem in images:
-            raise InputError(
-                f"{folder} holds both {images[entry.stem].name} and {entry.name}; "
-                "keep one image per name."
-            )
-        images[entry.stem] = entry
-    if not images:
-        raise InputError(f"{folder} holds no image ({', '.join(codec.SUFFIXES)}); name another.")
-    return dict(sorted(images.items(), key=lambda item: _natural(item[0])))
-
-
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Sorting key by which "shot10" comes after "shot9"."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
-
-
-def pair_folders(
-    folders: Sequence[str | os.PathLike[str]],
-) -> tuple[dict[str, tuple[Path, ...]], dict[str, tuple[str, ...]]]:
-    """Matches the images of two or more folders by file stem.
-
-    Args:
-      folders: the folders, in the order in which the network takes its inputs.
-
-    Returns:
-      Stem to one path per folder, for the stems that all folders have; and stem to the folders
-      that lack it, for the others (`no_partner` says it in words).
-
-    Raises:
-      InputError: as `list_images`, or no stem is common to all folders.
-    """
-    listings = [list_images(folder) for folder in folders]
-    stems = sorted(set().union(*listings), key=_natural)
-    groups: dict[str, tuple[Path, ...]] = {}
-    gaps: dict[str, tuple[str, ...]] = {}
-    for stem in stems:
-        lacking = tuple(
-            os.fspath(folder)
-            for folder, listing in zip(folders, listings, strict=True)
-            if stem not in listing
-        )
-        if lacking:
-            gaps[stem] = lacking
-        else:
-            groups[stem] = tuple(listing[stem] for listing in listings)
-    if not groups:
-        names = " and ".join(os.fspath(folder) for folder in folders)
-        raise InputError(
-            f"no image of {names} has the same name in each; "
-            "name the pictures that belong together alike."
-        )
-    return groups, gaps
-
-
-def no_partner(stem: str, folders: Sequence[str]) -> str:
-    """The sentence about a picture that some folders lack."""
-    return f"{stem} has no partner in {', '.join(folders)}."

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
 from mgdn_jax.layers.functional import keep
-from mgdn_jax.layers.padding import match_rank
+from mgdn_jax.layers.padding import Extent, match_rank, within, zeroed
 
 
 def weighted(x: Array, pixel_weights: Array | None) -> Array:
@@ -121,6 +121,7 @@ class ChannelCrossAttention(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
         """Attend from the channels of the guide to those of the operand.
 
@@ -129,17 +130,21 @@ class ChannelCrossAttention(nnx.Module):
             operand: features that key and value are made of.
             context: sums over pixels to use instead of this call's own.
             pixel_weights: weight of every pixel in the returned sums (default 1).
+            extent: of the images in the maps, see `Extent`.
 
         Returns:
             Attended features, and the sums ``{"qk": (b, c, c), "qq": (b, c), "kk": (b, c)}``.
         """
         b, h, w, c = guide.shape
-        q = self.query_local(self.query(guide)).reshape(b, h * w, c)
-        k = self._key_or_value(operand, slice(0, c))
-        v = self._key_or_value(operand, slice(c, 2 * c))
+        q = self.query_local(zeroed(self.query(guide), extent)).reshape(b, h * w, c)
+        k = self._key_or_value(operand, slice(0, c), extent)
+        v = self._key_or_value(operand, slice(c, 2 * c), extent)
         sums = {}
         if context is None or pixel_weights is not None:
             weights = None if pixel_weights is None else pixel_weights.reshape(b, h * w, 1)
+            if extent is not None:
+                inside = within(guide, extent).reshape(b, h * w, 1)
+                q, k = (jnp.where(inside, x, 0) for x in (q, k))
             sums = channel_sums(q, k, weights)
         attention = channel_map(sums if context is None else context, self.temperature[...])
         # Attention and output projection are both linear in v: one matrix per example.
@@ -148,12 +153,15 @@ class ChannelCrossAttention(nnx.Module):
         out = out + match_rank(self.project.bias[...].astype(v.dtype), out)
         return out.reshape(b, h, w, c), sums
 
-    def _key_or_value(self, x: Float[Array, "b h w c"], half: slice) -> Float[Array, "b p c"]:
+    def _key_or_value(
+        self, x: Float[Array, "b h w c"], half: slice, extent: Extent
+    ) -> Float[Array, "b p c"]:
         """One of the two, by its half of their common weights: slicing maps would copy them."""
         kernel = self.key_value.kernel[...][0, 0, :, half].astype(x.dtype)
         y = pointwise(x, kernel)
         y = y + match_rank(self.key_value.bias[...][half].astype(x.dtype), y)
-        y = depthwise(y, self.key_value_local.kernel[...][..., half].astype(x.dtype))
+        kernel = self.key_value_local.kernel[...][..., half].astype(x.dtype)
+        y = depthwise(zeroed(y, extent), kernel)
         y = y.reshape(x.shape[0], -1, x.shape[-1])
         return y + match_rank(self.key_value_local.bias[...][half].astype(x.dtype), y)
 
@@ -166,32 +174,40 @@ def relative_position_index(window: int) -> np.ndarray:
     return dy * (2 * window - 1) + dx
 
 
-def shift_masks(height: int, width: int, window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+def shift_masks(
+    height: int, width: int, window: int, shift: int, extent: Extent = None
+) -> tuple[Array | np.ndarray, Array | np.ndarray]:
     """Pairs of tokens that a cyclic shift brought together, one axis at a time.
 
     With w the window and s the shift, an axis of length n has the regions [0, n-w), [n-w, n-s) and
     [n-s, n), counted on the shifted grid. An axis of a single window is split too, as in the
-    reference.
+    reference. Where images end before their maps do, the tokens beyond an end are split off.
 
     Args:
         height: of the map, a multiple of the window.
         width: likewise.
         window: pixels a side.
         shift: pixels that the map was rolled by, in both directions.
+        extent: of the images in the maps, multiples of the window.
 
     Returns:
-        Two boolean arrays, (rows, w*w, w*w) and (columns, w*w, w*w); a pair is masked where either
-        is true. They stay two because one for both would grow with the image.
+        Two boolean arrays, (rows, w*w, w*w) and (columns, w*w, w*w), with an example axis in front
+        where there is an extent; a pair is masked where either is true. They stay two because one
+        for both would grow with the image.
     """
     y, x = np.divmod(np.arange(window * window), window)
 
-    def different(n: int, offset: np.ndarray) -> np.ndarray:
+    def different(n: int, offset: np.ndarray, axis: int) -> Array | np.ndarray:
         index = np.arange(n)
-        region = (index >= n - window).astype(np.int8) + (index >= n - shift)
-        label = region.reshape(n // window, window)[:, offset]
-        return label[:, :, None] != label[:, None, :]
+        start = (index >= n - shift).astype(np.int8)
+        if extent is None:
+            region = start + (index >= n - window)
+        else:
+            region = start[None] + (index[None] >= extent[:, axis, None] - shift)
+        label = region.reshape(*region.shape[:-1], n // window, window)[..., offset]
+        return label[..., :, None] != label[..., None, :]
 
-    return different(height, y), different(width, x)
+    return different(height, y, 0), different(width, x, 1)
 
 
 class WindowAttention(nnx.Module):
@@ -209,14 +225,15 @@ class WindowAttention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        apart: tuple[Bool[Array, "rows t t"], Bool[Array, "cols t t"]] | None = None,
+        apart: tuple[Bool[Array, "*e rows t t"], Bool[Array, "*e cols t t"]] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Attend; H and W must be multiples of the window.
 
         Args:
             x: feature map, rolled already where windows are shifted.
             apart: pairs of tokens that must not see each other, by row and by column of windows
-                (`shift_masks`); None lets all tokens of a window see each other.
+                (`shift_masks`), for all examples or for each; None lets all tokens of a window see
+                each other.
         """
         b, h, w, c = x.shape
         n, d = self.window, c // self.heads
@@ -230,7 +247,8 @@ class WindowAttention(nnx.Module):
         logits = jnp.einsum("...qd,...kd->...qk", q * d**-0.5, k).astype(wide)
         logits = logits + bias[:, None, None].astype(wide)
         if apart is not None:
-            hidden = (apart[0][:, None] | apart[1][None]).reshape(rows * cols, n * n, n * n)
+            hidden = apart[0][..., :, None, :, :] | apart[1][..., None, :, :, :]
+            hidden = hidden.reshape(*hidden.shape[:-4], rows * cols, n * n, n * n)
             logits = jnp.where(match_rank(hidden, logits), logits - 100.0, logits)
         out = jnp.einsum("...qk,...kd->...qd", jax.nn.softmax(logits, -1).astype(x.dtype), v)
         out = out.reshape(self.heads, b, rows, cols, n, n, d).transpose(1, 2, 4, 3, 5, 0, 6)

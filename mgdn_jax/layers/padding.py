@@ -36,6 +36,21 @@ def zeroed(x: Array | np.ndarray, extent: Extent) -> Array:
     return x if extent is None else jnp.where(within(x, extent), x, 0)
 
 
+def replicated(x: Array, extent: Extent) -> Array:
+    """The map whose pixels outside its images repeat the nearest pixel of the image."""
+    if extent is None:
+        return x
+
+    def repeat_last(x: Array, size: Array) -> Array:
+        for axis in (0, 1):
+            n, place = size[axis], jnp.arange(x.shape[axis])
+            last = jax.lax.dynamic_slice_in_dim(x, n - 1, 1, axis)
+            x = jnp.where(jnp.expand_dims(place < n, (1 - axis, 2)), x, last)
+        return x
+
+    return jax.vmap(repeat_last)(x, extent)
+
+
 def pad_to_multiple(x: Array, multiple: int) -> Array:
     """An NHWC map grown at the bottom and right, by reflection, to the next multiple.
 

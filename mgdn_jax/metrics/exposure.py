@@ -153,5 +153,6 @@ ENTRIES: tuple[Metric, ...] = (
         higher_is_better=True,
         bounds=(0.0, 1.0),
         min_side=MIN_SIDE,
+        takes_many=True,
     ),
 )

@@ -25,6 +25,7 @@ class Metric:
         bounds: Smallest and largest value for integer images in 0..255, up to rounding.
         unit: Unit of the value; empty for pure numbers.
         min_side: Smallest height and width.
+        takes_many: Whether `fn` takes further sources behind the two.
         symmetric: Whether exchanging the sources leaves the value unchanged.
         selects: Whether it may choose between models; False for metrics that reward noise or say
             little.
@@ -42,6 +43,7 @@ class Metric:
     bounds: tuple[float, float]
     unit: str = ""
     min_side: int = 1
+    takes_many: bool = False
     symmetric: bool = True
     selects: bool = True
     domain: str = "gray"

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.metrics.catalogue import ENTRIES
+from mgdn_jax.metrics.exposure import exposure_similarity
 from mgdn_jax.metrics.gray import Gray, luminance
 from mgdn_jax.metrics.metric import Metric
 
@@ -203,6 +204,24 @@ def evaluate(
         name: float(metric.fn(*(images[role] for role in metric.needs)))
         for name, metric in wanted.items()
     }
+
+
+def mef_ssim(fused: ArrayLike | Gray, sources: Sequence[ArrayLike | Gray]) -> float:
+    """MEF-SSIM of one picture against all its exposures, on luminance.
+
+    Args:
+        fused: Fused picture, as in `evaluate`.
+        sources: Two or more exposures in any order, likewise.
+
+    Returns:
+        0..1, higher is better; see `exposure_similarity`. Of two sources it is what `evaluate`
+        gives as MEF_SSIM.
+
+    Raises:
+        InputError: if shapes differ, a side is below 44 pixels, or there are fewer than two
+            sources.
+    """
+    return exposure_similarity(prepare(fused), *(prepare(source) for source in sources))
 
 
 def evaluate_truth(

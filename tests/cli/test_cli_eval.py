@@ -61,7 +61,12 @@ def surroundings(tmp_path, monkeypatch):
 
 PAIR = "set/ir/p0.png set/vi/p0.png"
 BAD = {
-    f"eval small.png {PAIR}": "small.png is 20x15 but set/ir/p0.png is 50x48",
+    f"eval small.png {PAIR}": "small.png is 20x15 but set/ir/p0.png is 50x48; pictures to compare "
+    "must have the same size (--crop scores the common area of a result that was cut).",
+    "eval set/ir/p0.png small.png small.png --crop": "is 50x48 but small.png is 20x15; pictures to "
+    "compare must have the same size.",
+    "eval dot.png set/ir/p0.png small.png --crop": "must have the same size.",
+    f"eval small.png {PAIR} --crop": "small.png is 20x15, too small for VIF (41)",
     f"eval dot.png {PAIR}": "dot.png is 1x1 but",
     "eval dot.png dot.png dot.png": "dot.png is 1x1, too small for SF (2), VIF (41)",
     f"eval missing.png {PAIR}": "missing.png does not exist",
@@ -80,7 +85,10 @@ BAD = {
     "eval ours ours set/ir set/vi": "ours is named twice",
     "eval ours --data set/ir": "set/ir should hold two subfolders",
     "eval ours --data nowhere": "the data set 'nowhere' is neither",
-    "eval ours --data set/ir set/vi set/vi": "--data names 3 places",
+    "eval ours --data set/ir set/vi set/vi --metrics MI": "--data names 3 places; choose MEF_SSIM",
+    "eval ours --data set/ir set/vi set/vi --metrics truth": "compares with ground truth",
+    "eval --model base_max --data set/ir set/vi set/vi": "base_max fuses two pictures, but --data",
+    "eval ours --data set/ir set/vi other": "has the same name in each",
     "eval --data set": "nothing to score",
     "eval ours set/ir set/vi --metrics QAB": "unknown metric 'QAB': did you mean 'Qabf'?",
     "eval ours set/ir set/vi --metrics ,": "no metric is named",
@@ -110,6 +118,7 @@ BAD = {
     "eval --compare one.csv gone.csv": "gone.csv does not exist",
     "eval --compare one.csv one.csv": "is there already; rename the file",
     "eval ours --compare one.csv two.csv": "give no pictures or networks",
+    "eval --compare one.csv two.csv --crop": "--compare knows no --crop",
     "eval --compare one.csv two.csv --csv out.csv": "--compare knows no --csv",
     "eval --compare one.csv two.csv --latex out.tex": "--compare knows no --latex",
     "eval --compare one.csv two.csv --markdown out.md": "--compare knows no --markdown",

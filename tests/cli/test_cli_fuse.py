@@ -14,7 +14,8 @@ from helpers_cli import mgdn, rows, save_model, save_pictures
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.fuse import COMPILING, Settings
+from mgdn_jax.cli.fuse import Settings
+from mgdn_jax.cli.voice import COMPILING
 from mgdn_jax.fusing.compile_cache import cache_folder, enable_compilation_cache
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.io import files
@@ -157,6 +158,20 @@ VALUES = {
     "stretch": "fill",
     "ensemble": "flips",
     "bucket": 32,
+    "range": "percentile",
+    "window": "brain",
+    "align": True,
+    "align_model": "affine",
+    "register": True,
+    "homography": "h.txt",
+    "resize": True,
+    "area": "full",
+    "match_exposure": True,
+    "order": "brightness",
+    "tone": "0.1,0.9",
+    "profile": "sRGB",
+    "metadata": "all",
+    "checks": True,
     "scale": 1,
 }
 
@@ -164,7 +179,9 @@ VALUES = {
 def test_every_option_of_a_call_is_one_of_the_command_and_is_documented():
     assert VALUES.keys() == set(FuseOptions.names())
     flags = {name: "--" + name.replace("_", "-") for name in VALUES}
-    words = [word for name in VALUES for word in (flags[name], str(VALUES[name]))]
+    words = []
+    for name, value in VALUES.items():
+        words += [flags[name]] if value is True else [flags[name], str(value)]
     command = ["fuse", "a.png", "b.png", "-o", "c.png"]
     settings = Settings.read(cli.build_parser().parse_args([*command, *words]))
     assert settings.options == FuseOptions(**VALUES)

@@ -12,7 +12,8 @@ import pytest
 from helpers_cli import mgdn, save_model, save_pictures
 
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.fuse import COMPILING
+from mgdn_jax.cli.voice import COMPILING
+from mgdn_jax.data import builders
 from mgdn_jax.evaluation import methods
 from mgdn_jax.fusing.fuser import Fuser
 
@@ -123,12 +124,37 @@ def test_folders_without_a_terminal(slow, capsys):
 def test_a_single_picture_says_that_it_is_compiled_and_then_its_tiles(slow, capsys):
     save_pictures("a.png", "b.png", shape=(40, 40, 3))
     assert mgdn("fuse a.png b.png -o c.png --model m.safetensors") == 0
-    assert capsys.readouterr().err == f"mgdn: {COMPILING}\n"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count(f"mgdn: {COMPILING}") == 1
+    others = [line for line in lines if line != f"mgdn: {COMPILING}"]
+    assert all(re.match(r"mgdn: fusing, \d+ s so far$", line) for line in others)
     assert mgdn("fuse a.png b.png -o c.png --model m.safetensors --tile 16 --overlap 0") == 0
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"mgdn: {COMPILING}"
-    assert all(re.match(r"mgdn: tile \d+ of \d+$", line) for line in lines[1:])
-    assert len(lines) > 1
+    assert lines.count(f"mgdn: {COMPILING}") == 1
+    others = [line for line in lines if line != f"mgdn: {COMPILING}"]
+    assert all(re.match(r"mgdn: (tile \d+ of \d+|fusing, \d+ s so far)$", line) for line in others)
+    assert any("tile" in line for line in others)
+
+
+def test_a_single_pair_and_other_commands_say_that_they_are_at_work(slow, monkeypatch, capsys):
+    assert mgdn("eval x/0.png y/0.png z/0.png --metrics EN --no-baselines --jobs 0") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert set(lines) <= {f"mgdn: measured {k} of 1 pairs" for k in (0, 1)}
+    check = builders.decode_image
+
+    def slowly(*arguments):
+        time.sleep(0.02)
+        return check(*arguments)
+
+    monkeypatch.setattr(builders, "decode_image", slowly)
+    command = "data prepare pairs --source . --folders x y --out sets"
+    assert mgdn(command) == 0
+    said = capsys.readouterr()
+    assert re.match(r"mgdn: (listing|checked \d of 4 examples, \d+ s so far)", said.err)
+    assert "holds   4 pairs\n" in said.out
+    assert mgdn(f"{command} --json") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_folders_at_a_terminal(monkeypatch, capsys):

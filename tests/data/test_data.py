@@ -117,7 +117,7 @@ def break_alpha(source):
 
 def break_stem(source):
     put(source / "ir" / "p0.jpg", np.zeros((6, 8), np.uint8))
-    return "p0.png and p0.jpg share one stem"
+    return "ir holds both p0.jpg and p0.png"
 
 
 def break_folders(source):

@@ -1,5 +1,6 @@
 """One compiled program for many sizes: what a bucket holds beside the picture does not matter."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,10 +15,22 @@ from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional, restormer
 from mgdn_jax.systems import registry
+from mgdn_jax.systems.mgdn import network as mgdn
 
 # Without running statistics; all kinds of norm that look at the image.
 _lkc_funet = registry.network("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
-SYSTEMS = {"cddfuse": CDDFUSE, "refusion": REFUSION, "lkc_funet": _lkc_funet}
+# Both heads, both kinds of guidance, and shifted windows.
+_small = mgdn.Config(in_channels=(1, 1), out_channels=1, features=12, depths=(2,), heads=(3,))
+_mgdn_hdr = dataclasses.replace(
+    _small, inputs=3, in_channels=(1, 1, 1), guidance="reference", skip=1
+)
+SYSTEMS = {
+    "cddfuse": CDDFUSE,
+    "refusion": REFUSION,
+    "lkc_funet": _lkc_funet,
+    "mgdn": dataclasses.replace(_small, head="blend"),
+    "mgdn hdr": _mgdn_hdr,
+}
 
 
 SIZES = [(11, 7), (1, 9), (12, 1)]
@@ -26,9 +39,11 @@ SIZES = [(11, 7), (1, 9), (12, 1)]
 @functools.cache
 def exact(system):
     """Parameters, pairs of pictures of `SIZES`, and what is fused of each by itself."""
-    graphdef, params = drawn(system, SYSTEMS[system], 0.1)
+    config = SYSTEMS[system]
+    graphdef, params = drawn(config.system, config, 0.1)
     run = jax.jit(lambda *x: functional.apply(graphdef, params, {}, *x)[0][0])
-    pairs = [[noise(1, *size, 1, seed=seed) for seed in (0, 1)] for size in SIZES]
+    seeds = range(len(config.in_channels))
+    pairs = [[noise(1, *size, 1, seed=seed) for seed in seeds] for size in SIZES]
     return graphdef, params, pairs, [run(*pair)[0] for pair in pairs]
 
 
@@ -41,26 +56,58 @@ def exact(system):
         ("refusion", restormer.STRIP_PIXELS, 1e-6),
         ("refusion", 30, 1e-6),
         ("lkc_funet", restormer.STRIP_PIXELS, 5e-6),
+        ("mgdn", mgdn._STRIP_PIXELS, 1e-6),
+        ("mgdn", 30, 1e-6),
+        ("mgdn hdr", mgdn._STRIP_PIXELS, 1e-6),
     ],
 )
 def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, monkeypatch):
     graphdef, params, pairs, wanted = exact(system)
     rng = np.random.default_rng(0)
-    full = [rng.random((len(SIZES), 12, 9, 1)).astype(np.float32) for _ in "ab"]
+    full = [rng.random((len(SIZES), 12, 9, 1)).astype(np.float32) for _ in pairs[0]]
     full[0][0, 11:] = np.inf  # whatever stands there
     for i, (h, w) in enumerate(SIZES):
         for whole, picture in zip(full, pairs[i], strict=True):
             whole[i, :h, :w] = picture[0]
     monkeypatch.setattr(restormer, "STRIP_PIXELS", pixels)
+    monkeypatch.setattr(mgdn, "_STRIP_PIXELS", pixels)
 
-    def padded(a, b, extent):
-        return functional.apply(graphdef, params, {}, a, b, extent=extent)[0][0]
+    def padded(extent, *images):
+        return functional.apply(graphdef, params, {}, *images, extent=extent)[0][0]
 
-    fused = jax.jit(padded)(*map(jnp.asarray, full), jnp.asarray(SIZES, jnp.int32))
+    fused = jax.jit(padded)(jnp.asarray(SIZES, jnp.int32), *map(jnp.asarray, full))
     for result, answer, (h, w) in zip(fused, wanted, SIZES, strict=True):
         error = float(jnp.abs(result[:h, :w] - answer).max())
         print(f"{system} {h}x{w}, strips of {pixels}: {error:.1e}")
         assert error <= bound
+
+
+@pytest.mark.parametrize("system", ["mgdn", "refusion", "cddfuse"])
+def test_pixels_without_weight_are_not_in_the_statistics(system):
+    """What is missing from a picture does not show far from there: one call, no second pass.
+
+    Weights are 0 as far as convolutions and windows carry what stands in the hole.
+    """
+    graphdef, params, *_ = exact(system)
+    size, width = (12, 72), 64
+    a, b = (noise(1, *size, 1, seed=seed) for seed in (0, 1))
+    weights = jnp.ones((1, *size, 1)).at[:, :, :34].set(0)
+
+    @jax.jit
+    def run(a, weights):
+        kw = {"pixel_weights": weights, "extent": jnp.asarray([[12, width]], jnp.int32)}
+        fused, aux = functional.apply(graphdef, params, {}, a, b, **kw)[0]
+        return fused[:, :, 44:width], aux["context"]
+
+    hidden = a.at[:, :, :4].set(1.0)
+    (seen, sums), (again, _) = run(a, weights), run(hidden, weights)
+    away = float(jnp.abs(again - seen).max())
+    counted = float(jnp.abs(run(hidden, jnp.ones_like(weights))[0] - seen).max())
+    print(f"{system}: far from what is missing {away:.1e}, if it counts {counted:.1e}")
+    assert away <= 1e-6
+    assert counted > 20 * away
+    counts = {float(v[0]) for k, v in sums.items() if k.endswith("count")}
+    assert counts <= {12.0 * (width - 34)}
 
 
 def test_strips_equal_the_whole_picture(monkeypatch):

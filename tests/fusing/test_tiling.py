@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mgdn_jax.fusing import tiling
+from mgdn_jax.fusing import assembly, tiling
+from mgdn_jax.fusing.options import FuseOptions
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,21 @@ def test_impossible_cuts_and_modes_raise():
             tiling.cut(*arguments)
     with pytest.raises(ValueError, match="unknown padding"):
         tiling.extend(4, 8, "wrap")
+
+
+def test_pixels_without_weight_are_not_summed_nor_tiles_of_them_measured():
+    picture = np.random.default_rng(0).random((40, 60, 1))
+    weights = np.ones((40, 60))
+    weights[:, :38] = 0
+    plan = tiling.plan(40, 60, FuseOptions(tile=16, overlap=4), grid=4)
+    measured, ticks = [], []
+
+    def measure(tile, owned):
+        measured.append(owned.sum())
+        return {"sum": (tile[0][..., 0] * owned).sum(), "count": owned.sum()}
+
+    total = assembly.sums([picture], plan, measure, lambda: ticks.append(1), weights)
+    assert all(measured)
+    assert len(measured) < len(ticks) == plan.tiles
+    assert total["count"] == weights.sum()
+    np.testing.assert_allclose(total["sum"], (picture[..., 0] * weights).sum(), rtol=1e-6)

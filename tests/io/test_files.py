@@ -122,39 +122,6 @@ def test_outputs_that_cannot_be(tmp_path, monkeypatch):
         files.check_output(tmp_path / "deep" / "out.png")
 
 
-def test_folders_are_matched_by_stem(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    for folder, names in ((a, ("s10.png", "s9.png", "only.png")), (b, ("s9.tif", "s10.png"))):
-        folder.mkdir()
-        for name in names:
-            save(folder / name)
-        (folder / "notes.txt").touch()
-        (folder / ".hidden.png").touch()
-    groups, gaps = files.pair_folders([a, b])
-    assert list(groups) == ["s9", "s10"]
-    assert groups["s9"] == (a / "s9.png", b / "s9.tif")
-    assert gaps == {"only": (str(b),)}
-    assert files.no_partner("only", gaps["only"]) == f"only has no partner in {b}."
-    save(a / "s9.bmp")
-    with pytest.raises(InputError, match=r"holds both s9\.bmp and s9\.png"):
-        files.pair_folders([a, b])
-
-
-def test_folders_that_cannot_be_matched(tmp_path):
-    for name, inside in (("a", "x.png"), ("b", "y.png")):
-        (tmp_path / name).mkdir()
-        save(tmp_path / name / inside)
-    (tmp_path / "c").mkdir()
-    with pytest.raises(InputError, match="has the same name"):
-        files.pair_folders([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(InputError, match="holds no image"):
-        files.list_images(tmp_path / "c")
-    with pytest.raises(InputError, match="does not exist"):
-        files.list_images(tmp_path / "d")
-    with pytest.raises(InputError, match="cannot be listed"):
-        files.list_images(tmp_path / "a" / "x.png")
-
-
 @pytest.mark.parametrize(
     ("second", "message"),
     [

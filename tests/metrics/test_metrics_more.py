@@ -253,6 +253,19 @@ def test_an_inverted_picture_scores_zero_for_exposures():
     assert metrics.exposure_similarity(255 - x, x, x) == 0
 
 
+def test_pictures_of_all_exposures_by_name():
+    f, *sources = (picture(k) for k in range(4))
+    assert metrics.mef_ssim(f, sources) == metrics.exposure_similarity(f, *sources)
+    two = metrics.evaluate(f, *sources[:2], ("MEF_SSIM",))["MEF_SSIM"]
+    assert metrics.mef_ssim(f, sources[:2]) == two
+    colour = np.stack([f, sources[0], sources[1]], -1).astype(np.uint8)
+    gray = metrics.luminance(colour)
+    assert metrics.mef_ssim(colour, sources) == metrics.exposure_similarity(gray, *sources)
+    with pytest.raises(InputError, match="two or more sources, got 1"):
+        metrics.mef_ssim(f, sources[:1])
+    assert [m.name for m in metrics.METRICS.values() if m.takes_many] == ["MEF_SSIM"]
+
+
 def test_one_exposure_is_refused():
     x = picture(7)
     with pytest.raises(InputError, match="two or more sources, got 1"):

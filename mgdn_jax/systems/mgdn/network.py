@@ -27,7 +27,13 @@ from mgdn_jax.layers.attention import (
 from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
 from mgdn_jax.layers.dynamic_filter import dynamic_filter
 from mgdn_jax.layers.functional import below
-from mgdn_jax.layers.padding import pad_to_multiple
+from mgdn_jax.layers.padding import (
+    Extent,
+    fill_to_multiple,
+    pad_to_multiple,
+    replicated,
+    zeroed,
+)
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 
 # Inference on maps above this many pixels runs the transformer blocks strip by strip.
@@ -168,10 +174,12 @@ class KernelPredictor(nnx.Module):
         self.convs = nnx.List([Conv2d(features, features, 3, rngs=rngs) for _ in range(2)])
         self.out = Conv2d(features, 49, 1, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w 49"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], extent: Extent = None
+    ) -> Float[Array, "b h w 49"]:
         """Predict; neither normalised nor centred."""
         for conv in self.convs:
-            x = _leaky(conv(x), 0.1)
+            x = _leaky(conv(zeroed(x, extent)), 0.1)
         return self.out(x)
 
 
@@ -197,6 +205,7 @@ class MutualGuidedFilter(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[list[Float[Array, "b h w c"]], dict[str, Any]]:
         """Filter the branches.
 
@@ -214,16 +223,21 @@ class MutualGuidedFilter(nnx.Module):
         sums: dict[str, Array] = {}
         for i, (guide, operand, branch) in enumerate(directions):
             attended, own = self.attention(
-                guide, operand, context=below(context, str(i)), pixel_weights=pixel_weights
+                guide,
+                operand,
+                context=below(context, str(i)),
+                pixel_weights=pixel_weights,
+                extent=extent,
             )
-            kernel = self.predictors[i](attended)
-            filtered.append(_leaky(self.outs[i](dynamic_filter(branch, kernel)), 0.1))
+            kernel = self.predictors[i](attended, extent)
+            mixed = dynamic_filter(replicated(branch, extent), kernel)  # its border replicates
+            filtered.append(_leaky(self.outs[i](mixed), 0.1))
             kernels.append(kernel)
             sums |= {f"{i}/{k}": v for k, v in own.items()}
         if self.reference:
             static = features[1]
             for conv in self.reference:
-                static = _leaky(conv(static), 0.1)
+                static = _leaky(conv(zeroed(static, extent)), 0.1)
             filtered.insert(1, static)
         return filtered, {"kernels": kernels, "context": sums}
 
@@ -249,20 +263,23 @@ class LocalContext(nnx.Module):
         *,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
         """Extract; returns features and the gate's sums ``{"sum": (b, c), "count": (b,)}``."""
         wide = jnp.promote_types(x.dtype, jnp.float32)
         for conv in self.convs:
-            x = conv(x)
+            x = conv(zeroed(x, extent))
         x = _leaky(x, 0.2)
         b, h, w, _ = x.shape
         own: dict[str, Array] = {}
         if context is None or pixel_weights is not None:
-            own["sum"] = jnp.sum(weighted(x, pixel_weights).astype(wide), (1, 2))
-            if pixel_weights is None:
-                own["count"] = jnp.full((b,), h * w, wide)
-            else:
+            own["sum"] = jnp.sum(weighted(zeroed(x, extent), pixel_weights).astype(wide), (1, 2))
+            if pixel_weights is not None:
                 own["count"] = jnp.sum(pixel_weights.astype(wide), (1, 2, 3))
+            elif extent is not None:
+                own["count"] = jnp.prod(extent, 1).astype(wide)
+            else:
+                own["count"] = jnp.full((b,), h * w, wide)
         sums = own if context is None else context
         mean = sums["sum"] / sums["count"][:, None]
         gate = jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))
@@ -299,22 +316,26 @@ class ContextAwareBlock(nnx.Module):
         keys: Key[Array, " b"] | None = None,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
         """Transform; ``keys`` (one per example) switch stochastic depth on."""
-        local, own = self.local(self.norm1(x), context=context, pixel_weights=pixel_weights)
+        local, own = self.local(
+            self.norm1(x), context=context, pixel_weights=pixel_weights, extent=extent
+        )
         s = self.shift
         rolled = jnp.roll(x, (-s, -s), (1, 2)) if s else x
-        y = self._transform(rolled, keys)
+        y = self._transform(rolled, keys, extent)
         y = jnp.roll(y, (s, s), (1, 2)) if s else y
         return y + local, own
 
-    def _transform(self, x: Array, keys: Array | None) -> Array:
+    def _transform(self, x: Array, keys: Array | None, extent: Extent) -> Array:
         """Attention and MLP of the (rolled) map; large maps strip by strip, to stay in cache."""
         h, w = x.shape[1:3]
         apart = None
         if self.shift:
-            by_row, by_column = shift_masks(h, w, self.window, self.shift)
-            apart = jnp.asarray(by_row), jnp.asarray(by_column)
+            size = h, w, self.window, self.shift
+            masks = shift_masks(*size) if extent is None else shift_masks(*size, extent)
+            apart = jnp.asarray(masks[0]), jnp.asarray(masks[1])
         if keys is not None or h * w <= _STRIP_PIXELS:
             return self._tokens(x, apart, keys)
         # Everything here is local to a window, so strips of whole window rows are independent and
@@ -328,7 +349,7 @@ class ContextAwareBlock(nnx.Module):
             strip = jax.lax.dynamic_slice_in_dim(x, i * height, height, 1)
             mine = apart
             if apart is not None:
-                here = jax.lax.dynamic_slice_in_dim(apart[0], i * per_strip, per_strip, 0)
+                here = jax.lax.dynamic_slice_in_dim(apart[0], i * per_strip, per_strip, -3)
                 mine = here, apart[1]
             # Without the barrier the strip is fused into the update, which runs on one core.
             strip = jax.lax.optimization_barrier(self._tokens(strip, mine, None))
@@ -383,10 +404,11 @@ class Stage(nnx.Module):
         keys: Key[Array, " b"] | None = None,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[list[Float[Array, "b h w c"]], dict[str, Any]]:
         """Next features of every branch, and what happened on the way (``filtered``, ...)."""
         filtered, aux = self.mgdf(
-            features, context=below(context, "mgdf"), pixel_weights=pixel_weights
+            features, context=below(context, "mgdf"), pixel_weights=pixel_weights, extent=extent
         )
         sums = {f"mgdf/{k}": v for k, v in aux["context"].items()}
         x = self.merge(jnp.concatenate(filtered, -1))
@@ -397,9 +419,10 @@ class Stage(nnx.Module):
                 keys=block_keys,
                 context=below(context, f"blocks/{j}"),
                 pixel_weights=pixel_weights,
+                extent=extent,
             )
             sums |= {f"blocks/{j}/{k}": v for k, v in own.items()}
-        x = self.dilated(x)
+        x = self.dilated(zeroed(x, extent))
         out = [
             conv(jnp.concatenate([x, branch], -1))
             for conv, branch in zip(self.branches, filtered, strict=True)
@@ -415,7 +438,7 @@ class Stage(nnx.Module):
 class Network(nnx.Module):
     """The whole network; see `Config` for its forms (MGDN Fig. 2)."""
 
-    takes: ClassVar[frozenset[str]] = frozenset({"context"})
+    takes: ClassVar[frozenset[str]] = frozenset({"context", "extent"})
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -448,6 +471,7 @@ class Network(nnx.Module):
         keys: Key[Array, " b"] | None = None,
         context: dict[str, Array] | None = None,
         pixel_weights: Float[Array, "b h w 1"] | None = None,
+        extent: Extent = None,
     ) -> tuple[Float[Array, "b h w o"], dict[str, Any]]:
         """Fuse.
 
@@ -457,6 +481,8 @@ class Network(nnx.Module):
             context: sums over pixels of a whole picture (``aux["context"]``, added over its
                 tiles), used in place of this call's own: how tiles agree with each other.
             pixel_weights: (B, H, W, 1) weight of every pixel in the sums returned.
+            extent: (B, 2) height and width of the images in the upper left corners, the rest being
+                padding that changes nothing in them; None where they fill everything.
 
         Returns:
             ``(fused, aux)``: fused (B, H, W, out_channels) in (0, 1), float32; aux has ``stages``
@@ -480,9 +506,15 @@ class Network(nnx.Module):
         padded = [pad_to_multiple(image.astype(dtype), config.window) for image in images]
         if pixel_weights is not None:
             grow = [(0, p - n) for p, n in zip(padded[0].shape[1:3], (h, w), strict=True)]
-            pixel_weights = jnp.pad(pixel_weights, ((0, 0), *grow, (0, 0)))
+            pixel_weights = zeroed(jnp.pad(pixel_weights, ((0, 0), *grow, (0, 0))), extent)
+        if extent is not None:
+            # The images are grown to whole windows, which count as image from here on.
+            padded = [fill_to_multiple(image, extent, config.window) for image in padded]
+            extent = extent + -extent % config.window
         stem_of = range(len(images)) if len(self.stems) > 1 else [0] * len(images)
-        stems = [self.stems[s](image) for s, image in zip(stem_of, padded, strict=True)]
+        stems = [
+            self.stems[s](zeroed(image, extent)) for s, image in zip(stem_of, padded, strict=True)
+        ]
         features, stages = stems, []
         sums: dict[str, Array] = {}
         for i, layer in enumerate(self.layers):
@@ -492,11 +524,14 @@ class Network(nnx.Module):
                 keys=layer_keys,
                 context=below(context, f"layers/{i}"),
                 pixel_weights=pixel_weights,
+                extent=extent,
             )
             sums |= {f"layers/{i}/{k}": v for k, v in stage.pop("context").items()}
             stages.append(stage)
-        body = _leaky(self.body(jnp.concatenate(features, -1)), 0.2) + stems[config.skip]
-        last = self.last(body)[:, :h, :w].astype(jnp.promote_types(dtype, jnp.float32))
+        body = self.body(zeroed(jnp.concatenate(features, -1), extent))
+        body = _leaky(body, 0.2) + stems[config.skip]
+        last = self.last(zeroed(body, extent))[:, :h, :w]
+        last = last.astype(jnp.promote_types(dtype, jnp.float32))
         aux: dict[str, Any] = {"stages": stages, "context": sums}
         if config.head == "direct":
             return jax.nn.sigmoid(last), aux

@@ -1,0 +1,166 @@
+"""What `mgdn fuse` says: results on stdout, warnings, progress and failures on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mgdn_jax.cli import progress
+from mgdn_jax.cli.output import print_json, warn
+from mgdn_jax.fusing.report import Report
+
+COMPILING = "compiling (first time for this size)"
+_MOST_WARNINGS = 10
+"""Warnings about a folder that are said one by one; all are in `--json`."""
+
+
+class Voice:
+    """What `mgdn fuse` says: results on stdout, progress and failures on stderr."""
+
+    def __init__(
+        self, fuser: Any, model: str, total: int, rule: str, *, is_json: bool, is_quiet: bool
+    ):
+        """Says which network it is.
+
+        Args:
+          fuser: the network.
+          model: what the command line calls it.
+          total: number of results.
+          rule: how names were paired that are not equal, a sentence; or empty.
+          is_json: whether stdout is for one JSON object alone.
+          is_quiet: whether errors alone are said.
+        """
+        self._json, self._quiet = is_json, is_quiet
+        self._talks = not (is_json or is_quiet)
+        self._is_single = total == 1
+        self._warnings = 0
+        self._shared: dict[str, Any] | None = None
+        self._count = progress.Count("fused", total, "pictures") if total > 1 else None
+        self._sizes: set[Any] = set()  # those whose program is there
+        self._compiles = False
+        self._tiles, self._rule = "", rule
+        self._started = time.perf_counter()
+        self._model = {
+            "name": model,
+            "system": fuser.system,
+            "parameters": sum(int(leaf.size) for leaf in fuser.params.values()),
+        }
+        if self._talks:
+            print(
+                f"model   {model}: {fuser.system}, {self._model['parameters']:,} parameters",
+                flush=True,
+            )
+            if rule:
+                print(f"names   {rule}", flush=True)
+
+    @contextlib.contextmanager
+    def lines(self) -> Iterator[None]:
+        """A line every few seconds where there is no terminal."""
+        if not self._talks or sys.stderr.isatty():
+            yield
+            return
+        with progress.lines(self._status):
+            yield
+
+    def _status(self) -> str | None:
+        """What such a line says; a compilation is said once."""
+        if self._compiles:
+            self._compiles = False
+            return COMPILING
+        if self._count is not None:
+            return str(self._count)
+        return self._tiles or f"fusing, {time.perf_counter() - self._started:.0f} s so far"
+
+    def count(self) -> None:
+        """One more picture is done, or has failed."""
+        if self._count is not None:
+            self._count.advance()
+
+    @contextlib.contextmanager
+    def fusing(
+        self, scenes: int, sizes: set[tuple[int, int]]
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Says that a program is compiled, and shows the tiles to people at a terminal.
+
+        Args:
+          scenes: pictures that are fused at once.
+          sizes: of their tiles, or of the whole pictures with padding.
+
+        Yields:
+          What to call as (tiles done, tiles in all); at the end the terminal's line is wiped.
+        """
+        programs = {(scenes, size) for size in sizes}
+        is_new = not programs <= self._sizes
+        is_shown = not self._quiet and sys.stderr.isatty()
+        self._compiles = is_new
+
+        def show(text: str) -> None:
+            if is_shown:
+                sys.stderr.write(f"\r{text:<42}")
+                sys.stderr.flush()
+
+        def tick(done: int, total: int) -> None:
+            self._compiles = False
+            self._tiles = f"tile {done} of {total}" if total > 1 else ""
+            show(f"  tile {done} of {total} ")
+
+        if is_new:
+            show(f"  {COMPILING} ")
+        try:
+            yield tick
+        finally:
+            self._compiles, self._tiles = False, ""
+            show("")
+            if is_shown:
+                sys.stderr.write("\r")
+        self._sizes |= programs
+
+    def prepared(self, report: Report) -> None:
+        """What holds for all pictures of a folder."""
+        self._shared = report.content()
+        self._tell(self._shared)
+
+    def _tell(self, content: dict[str, Any]) -> None:
+        if self._talks:
+            for step in content["steps"]:
+                print(f"{step['step']:<7} {step['says']}")
+        for sentence in content["warnings"]:
+            self._warnings += 1
+            if not self._quiet and (self._is_single or self._warnings <= _MOST_WARNINGS):
+                warn(sentence)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """One picture is done."""
+        content = {"steps": result["steps"], "warnings": result["warnings"]}
+        self._tell(content if self._is_single else content | {"steps": []})
+        if not self._talks:
+            return
+        size = f"{result['width']}x{result['height']} {result['dtype']}"
+        tiles = f", {result['tiles']} tiles" if result["tiles"] > 1 else ""
+        tone = "" if result["stretch"] == "none" else f", stretched ({result['stretch']})"
+        mean = "" if result["ensemble"] == "none" else f", averaged ({result['ensemble']})"
+        done = f"{size}{tiles}{mean}{tone}, {result['seconds']:.1f} s"
+        print(f"fused   {' + '.join(result['inputs'])} ({done})")
+        print(f"result  {result['output']}")
+        if "scores" in result:
+            print("scores  " + "  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
+        sys.stdout.flush()
+
+    def end(self, done: list[dict[str, Any]], problems: list[str], seconds: float) -> None:
+        """All pictures are done; failures are said last, where they are seen."""
+        if self._json:
+            content = {"model": self._model, "results": done, "failed": problems}
+            content |= {"pairing": self._rule} if self._rule else {}
+            if self._shared is not None:
+                content["folder"] = self._shared
+            print_json(content | {"seconds": round(seconds, 3)})
+        elif self._talks and len(done) != 1:
+            print(f"done    {len(done)} pictures in {seconds:.1f} s", flush=True)
+        left = self._warnings - _MOST_WARNINGS
+        if not self._is_single and left > 0 and not self._quiet:
+            warn(f"{left} more warnings are in the output of --json.")
+        for problem in problems:
+            print(f"mgdn: error: {problem}", file=sys.stderr)

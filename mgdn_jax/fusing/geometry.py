@@ -1,0 +1,256 @@
+"""Where each source lies on the result: alignment, registration, stored transforms, sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mgdn_jax.errors import InputError
+from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.report import Report
+from mgdn_jax.fusing.resampling import resize, warp
+from mgdn_jax.fusing.transforms import Transform, common_area, read_transforms
+
+Size = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placing:
+    """How sources come onto the grid of the result.
+
+    Attributes:
+        size: height and width of the frame that all sources are brought into.
+        transforms: of each source, from its own pixels to the frame; None where it lies there.
+        resizes: whether sources of other sizes are only enlarged or reduced.
+        area: top, bottom, left and right of what is kept of the frame; None for all.
+    """
+
+    size: Size
+    transforms: tuple[Transform | None, ...]
+    resizes: bool = False
+    area: tuple[int, int, int, int] | None = None
+
+    @property
+    def shape(self) -> Size:
+        """Height and width of the result."""
+        if self.area is None:
+            return self.size
+        top, bottom, left, right = self.area
+        return bottom - top, right - left
+
+    def place(self, index: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """A source on the grid of the result.
+
+        Args:
+            index: which source.
+            pixels: (H, W, C), alpha included.
+
+        Returns:
+            The pixels, and where the source lies, (h, w), None for everywhere.
+        """
+        transform, mask = self.transforms[index], None
+        if transform is not None:
+            pixels, mask = warp(pixels, transform, self.size)
+            mask = None if mask.all() else mask
+        elif pixels.shape[:2] != self.size:
+            pixels = resize(pixels, self.size)
+        if self.area is not None:
+            top, bottom, left, right = self.area
+            pixels = pixels[top:bottom, left:right]
+            mask = None if mask is None else mask[top:bottom, left:right]
+            mask = None if mask is None or mask.all() else mask
+        return pixels, mask
+
+
+def place(
+    load: Callable[[int], np.ndarray],
+    names: Sequence[str],
+    sizes: Sequence[Size],
+    options: FuseOptions,
+    report: Report,
+) -> Placing:
+    """Decides where the sources lie.
+
+    Args:
+        load: (H, W, C) pixels of a source, without alpha.
+        names: what messages call the sources.
+        sizes: heights and widths.
+        options: of the call.
+        report: takes what was done.
+
+    Raises:
+        InputError: sizes that differ and nothing asked for that brings them together, more than
+            one way asked for, or pictures that do not fit together.
+    """
+    ways = {
+        "--align": options.align,
+        "--register": options.register,
+        "--homography": options.homography is not None,
+        "--resize": options.resize,
+    }
+    chosen = [name for name, value in ways.items() if value]
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)} do not go together; choose one of them.")
+    if options.homography is not None:
+        placing = _stored(names, sizes, options.homography, report)
+    elif options.register:
+        placing = _registered(load, names, sizes, report)
+    elif options.align:
+        placing = _aligned(load, names, sizes, options, report)
+    elif options.resize:
+        placing = _resized(names, sizes, report)
+    else:
+        check_sizes(names, sizes)
+        return Placing(sizes[0], (None,) * len(sizes))
+    return _cut(placing, sizes, options, report)
+
+
+def check_sizes(names: Sequence[str], sizes: Sequence[Size]) -> None:
+    """Finds out whether pictures lie on one grid.
+
+    Raises:
+        InputError: they have several sizes; names what brings them together.
+    """
+    for name, size in zip(names[1:], sizes[1:], strict=True):
+        if size != sizes[0]:
+            raise InputError(
+                f"{name} is {_said(size)} but {names[0]} is {_said(sizes[0])}; pictures to fuse "
+                "must have the same size: bring them together with --register (infrared and "
+                "visible), --homography FILE or --resize."
+            )
+
+
+def reference(sizes: Sequence[Size]) -> int:
+    """The source whose frame the others are brought into: the largest, the last of equals."""
+    areas = [height * width for height, width in sizes]
+    return max(range(len(areas)), key=lambda i: (areas[i], i))
+
+
+def _said(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
+
+
+def _stored(names: Sequence[str], sizes: Sequence[Size], path: str, report: Report) -> Placing:
+    """Transforms of a file: one for the source that is not the reference, or one a source."""
+    stored = read_transforms(path)
+    frame = reference(sizes)
+    transforms: list[Transform | None] = [None] * len(sizes)
+    if len(stored) == 1 and len(sizes) == 2:
+        transforms[1 - frame] = next(iter(stored.values()))
+    else:
+        for index, name in enumerate(names):
+            keys = (name, name.rsplit("/", 1)[-1], str(index), index)
+            transforms[index] = next((stored[key] for key in keys if key in stored), None)
+        missing = [names[i] for i, t in enumerate(transforms) if t is None]
+        if len(missing) == len(names) or len(missing) > 1:
+            raise InputError(
+                f"{path} holds {len(stored)} transforms, but none for {missing[0]}; store one for "
+                "each picture but the reference, under its file name."
+            )
+        if missing:
+            frame = names.index(missing[0])
+    for name, transform in zip(names, transforms, strict=True):
+        if transform is not None:
+            report.note(
+                "homography", f"{name} was laid onto {names[frame]} by {path}.", source=name,
+                matrix=transform.matrix.tolist(),
+            )  # fmt: skip
+    return Placing(sizes[frame], tuple(transforms))
+
+
+def _registered(
+    load: Callable[[int], np.ndarray], names: Sequence[str], sizes: Sequence[Size], report: Report
+) -> Placing:
+    from mgdn_jax.fusing.register import register
+
+    frame = reference(sizes)
+    fixed = load(frame)
+    transforms: list[Transform | None] = [None] * len(sizes)
+    for index, name in enumerate(names):
+        if index == frame:
+            continue
+        try:
+            result = register(load(index), fixed)
+        except InputError as error:
+            raise InputError(f"{name} and {names[frame]}: {error}") from None
+        transforms[index] = result.transform
+        report.note(
+            "register",
+            f"{name} was registered to {names[frame]} ({result.model}, score {result.score:.3g}).",
+            source=name,
+            matrix=result.transform.matrix.tolist(),
+            score=float(result.score),
+        )
+        if result.remark:
+            report.warn(f"{name}: {result.remark}")
+    return Placing(sizes[frame], tuple(transforms))
+
+
+def _aligned(
+    load: Callable[[int], np.ndarray],
+    names: Sequence[str],
+    sizes: Sequence[Size],
+    options: FuseOptions,
+    report: Report,
+) -> Placing:
+    from mgdn_jax.fusing.align import align_stack
+
+    check_sizes(names, sizes)
+    results = align_stack(load, len(sizes), model=options.align_model or "auto")
+    # The chain starts in the middle, but people expect the first picture to stay where it is.
+    back = results[0].transform.inverse()
+    transforms: list[Transform | None] = []
+    for index, (name, result) in enumerate(zip(names, results, strict=True)):
+        transform = back.compose(result.transform) if index else Transform.identity()
+        moved = transform.corner_shift(sizes[0])
+        transforms.append(transform if index else None)
+        report.note(
+            "align",
+            f"{name} was moved by up to {moved:.1f} px ({result.model}).",
+            source=name,
+            model=result.model,
+            pixels=round(moved, 3),
+            matrix=transform.matrix.tolist(),
+        )
+        if result.remark:
+            report.warn(f"{name}: {result.remark}")
+    return Placing(sizes[0], tuple(transforms))
+
+
+def _resized(names: Sequence[str], sizes: Sequence[Size], report: Report) -> Placing:
+    size = sizes[reference(sizes)]
+    for name, other in zip(names, sizes, strict=True):
+        if other != size:
+            report.note(
+                "resize", f"{name} was enlarged from {_said(other)} to {_said(size)}.", source=name
+            )
+            ratios = size[0] / other[0], size[1] / other[1]
+            if abs(ratios[0] / ratios[1] - 1) > 0.02:
+                report.warn(
+                    f"{name} is {_said(other)}, of another shape than {_said(size)}, and was "
+                    "stretched by --resize; --register or --homography FILE keeps its proportions."
+                )
+    return Placing(size, (None,) * len(sizes), resizes=True)
+
+
+def _cut(placing: Placing, sizes: Sequence[Size], options: FuseOptions, report: Report) -> Placing:
+    """Leaves the area that all sources share, where that is asked for or usual."""
+    wanted = options.area or ("common" if options.align else "full")
+    if wanted == "full" or all(t is None for t in placing.transforms):
+        return placing
+    transforms = [t if t is not None else Transform(np.eye(3)) for t in placing.transforms]
+    area = common_area(transforms, sizes, frame=placing.size)
+    top, bottom, left, right = area
+    if bottom - top < 8 or right - left < 8:
+        raise InputError("the pictures share no area; leave out --area common.")
+    if (top, left) == (0, 0) and (bottom, right) == placing.size:
+        return placing
+    report.note(
+        "area",
+        f"the result is the area that all pictures share, {right - left}x{bottom - top} of "
+        f"{_said(placing.size)}.",
+        box=[left, top, right, bottom],
+    )
+    return dataclasses.replace(placing, area=area)

@@ -1,0 +1,183 @@
+"""What the pictures of a folder share: the ranges of its sources and, in a sequence, one tone.
+
+A range or a tone of each picture's own makes a still wall flicker when something bright walks in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mgdn_jax import image
+from mgdn_jax.errors import InputError
+from mgdn_jax.fusing import ranges
+from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.options import limits as tone_limits
+from mgdn_jax.fusing.report import Report
+from mgdn_jax.fusing.sources import Sources, letter
+from mgdn_jax.io.codec import downscale
+from mgdn_jax.io.pixels import without_alpha
+
+USUAL = FuseOptions(tone="auto")
+"""What holds for folders where neither the call nor the card says otherwise."""
+SAMPLE = 8
+"""Scenes of a folder, evenly spread, that the common range and tone are taken from."""
+ALIKE = 0.8
+"""Rank correlation of small copies from which on neighbours count as frames of a sequence."""
+
+TAIL = 0.01
+"""Percent of a folder's values that its limits leave out: single pixels, not small hot things."""
+MOST_GAIN = 3.0
+"""Contrast that a common tone adds at most."""
+
+_SIDE = 32
+_VALUES = 200_000
+
+
+def settle(
+    fuser: Any, groups: Sequence[Sequence[Any] | Sources], options: FuseOptions, report: Report
+) -> FuseOptions:
+    """The options of a folder, with common limits in place of those of each picture.
+
+    Args:
+        fuser: the network, a `Fuser`.
+        groups: sources of every scene, as `Fuser.fuse` takes them.
+        options: as `Fuser.resolve` gives them.
+        report: takes what was done.
+
+    Returns:
+        Options whose `range` and `tone` hold for all scenes.
+    """
+    places = _spread(len(groups))
+    sample = _readable([_opened(groups[place]) for place in places])
+    if len(sample) < 2:
+        return options
+    options = _with_ranges(sample, options, report)
+    is_open = options.stretch != "none" and tone_limits(options.tone) is None
+    if not is_open or options.tone not in ("folder", "auto"):
+        return options
+    if options.tone == "auto" and not is_sequence(groups):
+        return options
+    return _with_tone(fuser, sample, options, report)
+
+
+def is_sequence(groups: Sequence[Sequence[Any] | Sources]) -> bool:
+    """Whether neighbouring scenes are frames of one film: alike in some source, and of one size."""
+    places = [place for place in _spread(len(groups) - 1) if place + 1 < len(groups)]
+    count = 0
+    for place in places:
+        pairs = _readable([_opened(groups[place]), _opened(groups[place + 1])])
+        if len(pairs) < 2:
+            continue
+        first, second = pairs
+        if first[0].pixels.shape[:2] != second[0].pixels.shape[:2]:
+            return False
+        likeness = [_likeness(first[i].pixels, second[i].pixels) for i in range(len(first))]
+        if max(likeness) < ALIKE:
+            return False
+        count += 1
+    return count > 0
+
+
+def _likeness(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation of small copies of two pictures; a small bright thing hardly counts."""
+    small = []
+    for pixels in (first, second):
+        gray = np.asarray(image.luminance(without_alpha(pixels).astype(np.float32)))
+        height, width = gray.shape[:2]
+        plane = downscale(gray, min(_SIDE, height), min(_SIDE, width))
+        ranks = stats.rankdata(plane)
+        small.append(ranks - ranks.mean())
+    if small[0].shape != small[1].shape:
+        return 0.0
+    power = float(np.sqrt((small[0] ** 2).sum() * (small[1] ** 2).sum()))
+    return float((small[0] * small[1]).sum()) / power if power > 0 else 1.0
+
+
+def _opened(group: Sequence[Any] | Sources) -> Sources:
+    return group if isinstance(group, Sources) else Sources(group)
+
+
+def _spread(count: int) -> list[int]:
+    """Up to `SAMPLE` of so many places, evenly spread, both ends included."""
+    if count <= 0:
+        return []
+    return sorted({round(x) for x in np.linspace(0, count - 1, min(SAMPLE, count))})
+
+
+def _readable(scenes: Sequence[Sources]) -> list[Sources]:
+    """Those that can be read; what is wrong with the others is said when they are fused."""
+    good = []
+    for scene in scenes:
+        try:
+            for index in range(len(scene)):
+                scene[index]
+        except InputError:
+            continue
+        good.append(scene)
+    return good
+
+
+def _with_ranges(sample: Sequence[Sources], options: FuseOptions, report: Report) -> FuseOptions:
+    """Limits of each source over the whole folder, where they depend on its values."""
+    count = len(sample[0])
+    rules = ranges.rules(options.range, count, "type")
+    for index, rule in enumerate(rules):
+        if rule == "type" or rule[0].isdigit() or rule[0] in "+-.":
+            continue
+        pictures = [scene[index] for scene in sample]
+        if len({p.pixels.dtype for p in pictures}) > 1 or any(p.window for p in pictures):
+            continue
+        name = f"source {letter(index)}"
+        together = ranges.pooled([ranges.of_picture(picture) for picture in pictures])
+        asked = ranges.percentages(rule)
+        values = None
+        if asked is not None:
+            parts = [ranges.percentiles(without_alpha(p.pixels), None, asked) for p in pictures]
+            values = min(low for low, _ in parts), max(high for _, high in parts)
+        chosen, said, warning = ranges.choose(name, together, rule, percentiles=values)
+        if chosen.rule in ("percentile", "bits"):
+            rules[index] = f"{chosen.low!r},{chosen.high!r}"
+            report.note("range", f"{said[:-1]}, the same in all pictures.", source=letter(index),
+                        low=chosen.low, high=chosen.high, rule=chosen.rule)  # fmt: skip
+            report.warn(*([warning] if warning else []))
+    words = ";".join(f"{letter(index)}:{rule}" for index, rule in enumerate(rules))
+    return FuseOptions(range=words).otherwise(options)
+
+
+def _with_tone(
+    fuser: Any, sample: Sequence[Sources], options: FuseOptions, report: Report
+) -> FuseOptions:
+    """Robust limits of the network's values over the folder."""
+    plain = FuseOptions(tone="picture", checks=False).otherwise(options)
+    values = []
+    for scene in sample:
+        try:
+            fused = fuser.values(scene, options=plain)
+        except InputError:
+            continue  # it is said when its turn comes
+        flat = np.asarray(image.luminance(fused)).reshape(-1)
+        values.append(flat[:: max(1, flat.size // _VALUES)])
+    if not values:
+        return options
+    together = np.concatenate(values)
+    if options.stretch == "fill":
+        together = np.clip(together, 0.0, 1.0)
+    low, high = (float(x) for x in np.percentile(together, (TAIL, 100 - TAIL)))
+    # A network's statistics of the whole picture move a little with what walks in; spread over
+    # the whole range, a dull scene would show it.
+    middle, width = (low + high) / 2, max(high - low, 1 / MOST_GAIN)
+    middle = min(max(middle, width / 2), max(1 - width / 2, width / 2))
+    low, high = middle - width / 2, middle + width / 2
+    tone = f"{float(low)!r},{float(high)!r}"
+    report.note(
+        "tone",
+        f"the pictures are a sequence, so all share the limits {low:.3f} to {high:.3f}; "
+        "--tone picture gives each its own.",
+        low=float(low),
+        high=float(high),
+    )
+    return FuseOptions(tone=tone).otherwise(options)

@@ -1,0 +1,113 @@
+"""Limits on what is read, and one sentence for whatever a decoder raises."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from mgdn_jax.errors import InputError
+
+MAX_PIXELS = 1_000_000_000
+"""Pictures above this many pixels are refused (Pillow's own limit stops at 179 megapixels)."""
+MAX_BYTES = 16 * 2**30
+"""Files above this many bytes are refused."""
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Refuses what a file declares before anything of that size is made.
+
+    Args:
+        height: rows of one page.
+        width: columns of one page.
+        name: what messages call the file.
+
+    Raises:
+        InputError: no pixels, or more than `MAX_PIXELS`.
+    """
+    if height < 1 or width < 1:
+        raise InputError(f"{name} has no pixels; export it again.")
+    if height * width > MAX_PIXELS:
+        raise too_large(name)
+
+
+def too_large(name: str) -> InputError:
+    """The sentence about a picture above `MAX_PIXELS`."""
+    return InputError(
+        f"{name} has more than {MAX_PIXELS / 10**6:g} megapixels; scale or cut it first."
+    )
+
+
+def check_page(page: int, pages: int, name: str) -> None:
+    """Refuses a page that a file does not have.
+
+    Args:
+        page: the page, from 0.
+        pages: how many the file has.
+        name: what messages call the file.
+
+    Raises:
+        InputError: there is no such page.
+    """
+    if not 0 <= page < pages:
+        raise InputError(f"{name} has no page {page}; choose one from 0 to {pages - 1}.")
+
+
+def further_pages(pages: int, name: str, noun: str = "page") -> tuple[str, ...]:
+    """The remark about pages that are left out when the first one is read.
+
+    Args:
+        pages: how many pages the file has.
+        name: what messages call the file.
+        noun: what a page is called in such files.
+
+    Returns:
+        One sentence, or none where there is one page.
+    """
+    if pages < 2:
+        return ()
+    others = f"the other {pages - 1} were" if pages > 2 else "the other one was"
+    return (
+        f"{name} has {pages} {noun}s of which the first was read and {others} left out; "
+        f"give the file alone to fuse its {noun}s as a stack.",
+    )
+
+
+@contextlib.contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Turns whatever a decoder raises for a broken file into one sentence.
+
+    Args:
+        name: what messages call the file.
+
+    Raises:
+        InputError: in place of any exception inside.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{name} does not fit into memory; scale or cut it first.") from None
+    except Exception as error:  # decoders raise a dozen types for broken files
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise InputError(
+            f"{name} is damaged or truncated ({reason}); export or download it again."
+        ) from None
+
+
+def extra(name: str, kind: str, group: str, error: ImportError) -> InputError:
+    """The sentence about a kind of file that needs an extra.
+
+    Args:
+        name: what messages call the file.
+        kind: what it is, "a camera RAW file".
+        group: the extra in pyproject.toml.
+        error: what the import raised.
+
+    Returns:
+        The error to raise.
+    """
+    missing = f" ({error.name} is missing)" if error.name else ""
+    return InputError(
+        f'{name} is {kind}, which needs an extra{missing}: pip install "mgdn-jax[{group}]".'
+    )
