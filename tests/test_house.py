@@ -34,6 +34,7 @@ OWNERS = {
     "pydicom": "io/dicom.py",
     "nibabel": "io/nifti.py",
     "OpenEXR": "io/exr.py",
+    "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
 }

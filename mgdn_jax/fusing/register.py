@@ -34,8 +34,9 @@ _OVERLAP = 0.35
 _SIZE_POWER = 0.25
 _FINDS, _KEPT = 8, 4
 _SMOOTH, _RIM = 1.5, 4
-# A richer model must explain this share of what the poorer one leaves.
-_WORTH = {"affine": 0.01, "homography": 0.02}
+# A richer model must explain this share of what the poorer one leaves; at the corners, where edges
+# are few, its freedom costs several pixels.
+_WORTH = {"affine": 0.03, "homography": 0.1}
 # What is trusted: the correlation, the best rival's rank as a share, the share of small motions
 # that lower the mutual information, and by how much they do; then the shape of the transform.
 _LEAST_AGREEMENT, _RIVAL, _LOWER, _DROP = 0.25, 0.8, 0.9, 1.05

@@ -6,7 +6,6 @@ OpenCV makes the warps where it is installed (extra ``align``), SciPy elsewhere,
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,10 @@ _BAND_ROWS = 1024
 def opencv() -> Any:
     """The module `cv2`, or None where the extra ``align`` is not installed."""
     try:
-        return importlib.import_module("cv2")
+        import cv2
     except ImportError:
         return None
+    return cv2
 
 
 def needed_opencv(purpose: str) -> Any:
