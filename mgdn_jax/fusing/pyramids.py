@@ -226,9 +226,8 @@ def blended(
         weights: of each of `others`, as `weight_pyramid` makes them.
         write: takes the blended values, float32.
     """
-    kind = {"uint8": np.dtype(np.int16), "uint16": np.dtype(np.int32)}.get(
-        base.dtype.name, np.dtype(np.float32)
-    )
+    kinds = {"uint8": np.int16, "uint16": np.int32}
+    kind = np.dtype(kinds.get(base.dtype.name, np.float32))
     height, width = base.shape
     gaps = [_difference(plane, base, kind) for plane in others]
     coarse = [shrunk(gap) for gap in gaps]
