@@ -73,21 +73,31 @@ def choose(
     }
 
 
-def shared(size: Size, padded: Mapping[Size, Size]) -> Size | None:
+def shared(padded: Mapping[Size, Size]) -> dict[Size, Size | None]:
+    """What `choose` returns, but None for a size that shares with no other.
+
+    A size can be padded to itself: then its pictures take the program of those that are smaller.
+    """
+    users = collections.Counter(padded.values())
+    return {size: room if users[room] > 1 else None for size, room in padded.items()}
+
+
+def room(size: Size, rooms: Mapping[Size, Size | None]) -> Size | None:
     """The padded size for a picture, which may have been cut since `choose`.
 
     Args:
         size: of the picture.
-        padded: as `choose` returns it.
+        rooms: as `shared` returns it.
 
     Returns:
         What it is padded to; for a size that was not there, the smallest one that holds it. None
-        if there is none.
+        if it is not padded.
     """
-    if size in padded:
-        return padded[size]
-    fits = [room for room in padded.values() if room[0] >= size[0] and room[1] >= size[1]]
-    return min(fits, key=lambda room: room[0] * room[1], default=None)
+    if size in rooms:
+        return rooms[size]
+    there = {padded or alone for alone, padded in rooms.items()}
+    fits = [place for place in there if place[0] >= size[0] and place[1] >= size[1]]
+    return min(fits, key=lambda place: place[0] * place[1], default=None)
 
 
 def _tightened(members: list[Size], limit: int) -> dict[Size, Size]:

@@ -92,7 +92,7 @@ class Fuser:
         takes = registry.network(system).Network.takes
         self._has_context = CONTEXT in takes
         self.has_buckets = EXTENT in takes
-        self.padded_sizes: Mapping[buckets.Size, buckets.Size] = {}
+        self.padded_sizes: Mapping[buckets.Size, buckets.Size | None] = {}
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
         def fuse(params, stats, images, abilities):
@@ -340,7 +340,8 @@ class Fuser:
         ]
         largest = max((height * width for height, width in seen), default=0)
         fuser = copy.copy(self)
-        fuser.padded_sizes = buckets.choose(seen, limit=max(largest, tiling.AUTO_TILE_PIXELS))
+        limit = max(largest, tiling.AUTO_TILE_PIXELS)
+        fuser.padded_sizes = buckets.shared(buckets.choose(seen, limit=limit))
         return fuser
 
     def values(

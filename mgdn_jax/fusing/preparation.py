@@ -170,7 +170,11 @@ class Prepared:
         if self.scale is not None or self.dtype != colour.dtype:
             colour = self.ranges[index].apply(colour).astype(self.dtype, copy=False)
         if self.curves[index] is not None:
-            colour = self.curves[index].apply(colour)
+            # Highlights that this picture cuts off may be there in the one whose tone it takes.
+            first = self.picture(self.order.index(0))
+            colour = self.curves[index].apply(
+                colour, first if first.shape == colour.shape else None
+            )
         if len(self._last) >= 2:
             self._last.pop(next(iter(self._last)))
         self._last[position] = colour, lies, alpha

@@ -180,7 +180,7 @@ def plan(
     grid: int,
     has_context: bool = False,
     has_buckets: bool = False,
-    padded_sizes: Mapping[buckets.Size, buckets.Size] | None = None,
+    padded_sizes: Mapping[buckets.Size, buckets.Size | None] | None = None,
     blends: bool = False,
 ) -> Plan:
     """How a picture of one size is padded and tiled.
@@ -192,7 +192,7 @@ def plan(
         grid: sides that the network works on are multiples of it.
         has_context: whether the network can use sums over the whole picture for each tile.
         has_buckets: whether the network can leave out padding.
-        padded_sizes: what pictures are padded to (`buckets.choose`) where the options name no
+        padded_sizes: what pictures are padded to (`buckets.shared`) where the options name no
             bucket; without effect on networks that cannot leave out padding.
         blends: whether the network weighs its inputs, so that it can judge reduced pictures.
 
@@ -208,11 +208,11 @@ def plan(
     seen = seen_size(height, width, options.padding, grid)
     bucketed = False
     if has_buckets and tile == 0:
-        room = buckets.shared(seen, padded_sizes or {})
+        room = buckets.room(seen, padded_sizes or {})
         if options.bucket:
             padded = [-(-n // options.bucket) * options.bucket for n in padded]
             bucketed = True
-        elif room is not None and room != seen:
+        elif room is not None:
             padded = [max(-(-n // grid) * grid, p) for n, p in zip(room, padded, strict=True)]
             bucketed = True
     sizes, overlap = padded, 0
