@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -376,12 +377,14 @@ class Fuser:
         options, count = prepared.options, len(prepared)
         calls = jobs.calls(count, len(self.config.in_channels), plan, options)
         job = Job(plan, options, Ticks(progress, calls))
-        fused, depth = self._fuse_loaded(
+        result = self._fuse_loaded(
             prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
         )
+        result.note(prepared.report)
+        depth = result.depth
         if depth is not None:
             depth = np.asarray(prepared.order, depth.dtype)[depth]
-        return Fused(prepared.finish(fused), prepared.report, prepared.labels, depth)
+        return Fused(prepared.finish(result.picture), prepared.report, prepared.labels, depth)
 
     def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
         """What scenes have in common that are fused in one run: padded size and type.
@@ -494,7 +497,7 @@ class Fuser:
         dtype: np.dtype | None,
         coverage: stacks.Coverage = stacks.everywhere,
         has_depth: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Pictures of one scene that are loaded when they are needed.
 
         Args:
@@ -505,8 +508,6 @@ class Fuser:
           coverage: number -> (H, W) bool where the picture is there; None is everywhere.
           has_depth: whether the number of the sharpest picture is wanted for every pixel.
 
-        Returns:
-          (H, W, C), and (H, W) uint16 or None.
         """
         scene = photographs.Scene(count, load, coverage)
         if job.plan.reduced:
@@ -518,11 +519,12 @@ class Fuser:
             return self._fuse_scene(pictures, job, kind)
 
         inputs = len(self.config.in_channels)
-        return stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather), depth
+        fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather)
+        return photographs.Result(fused, depth, "network", job.plan.padded)
 
     def _fuse_photographs(
         self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Coarse to fine: the network weighs reduced pictures, evidence does the rest."""
         options = job.options
         is_stretched = options.stretch != "none" and dtype is not None
@@ -536,9 +538,10 @@ class Fuser:
             tick=job.ticks.tick,
         )
         if not is_stretched:
-            return result.picture, result.depth
+            return result
         channels = result.picture.shape[-1]
-        return rendering.picture(result.picture, None, options, dtype, channels), result.depth
+        picture = rendering.picture(result.picture, None, options, dtype, channels)
+        return dataclasses.replace(result, picture=picture)
 
     def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
         """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
@@ -546,10 +549,11 @@ class Fuser:
         if height > width:
             turned = self._weights([x.swapaxes(0, 1) for x in pictures], options)
             return turned.swapaxes(0, 1)
-        views = rendering.views(options.ensemble)
-        inputs = (self._to_network([x[view] for x in pictures]) for view in views)
-        parts = (np.array(self._call(self._weigh, images)[0]) for images in inputs)
-        return rendering.mean(part[view] for part, view in zip(parts, views, strict=True))
+
+        def weigh(images: Sequence[np.ndarray]) -> np.ndarray:
+            return np.array(self._call(self._weigh, self._to_network(images))[0])
+
+        return rendering.averaged(weigh, pictures, options.ensemble)
 
     def _fuse_scene(
         self, pictures: Sequence[np.ndarray], job: Job, dtype: np.dtype | None

@@ -7,7 +7,9 @@ depends on its positions alone, never on how the picture was cut.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -44,14 +46,23 @@ def spread(work: Callable[[slice, slice], None], height: int, width: int) -> Non
 def run(work: Callable[..., None], jobs: Iterable[tuple]) -> None:
     """Calls `work` with each of `jobs`, in as many threads as there are cores."""
     jobs = list(jobs)
-    workers = min(os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            work(*job)
+    if len(jobs) == 1:
+        work(*jobs[0])
         return
-    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="mgdn-strips") as pool:
-        for future in [pool.submit(work, *job) for job in jobs]:
-            future.result()
+    pool = _pool()
+    for future in [pool.submit(work, *job) for job in jobs]:
+        future.result()
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads, kept: what new ones leave behind in the allocator adds up to a gigabyte."""
+    cores = os.cpu_count() or 1
+    return concurrent.futures.ThreadPoolExecutor(cores, thread_name_prefix="mgdn-strips")
+
+
+if sys.platform != "win32":  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def mirrored(start: int, stop: int, length: int) -> np.ndarray:
