@@ -208,7 +208,9 @@ def _aligned(
         transforms.append(transform if index else None)
         report.note(
             "align",
-            f"{name} was moved by up to {moved:.1f} px ({result.model}).",
+            f"{name} was moved by up to {moved:.1f} px ({result.model})."
+            if index
+            else f"{name} stays where it is; the others were laid onto it.",
             source=name,
             model=result.model,
             pixels=round(moved, 3),

@@ -119,7 +119,8 @@ def test_a_shaken_stack_warns_and_is_sharp_once_aligned(capsys):
     for step, place in zip(steps, places, strict=True):
         where = np.array(step["matrix"]) @ corners
         np.testing.assert_allclose(where[:2] / where[2], (place @ corners)[:2], atol=0.3)
-    left, top, right, bottom = result["steps"][-1]["box"]
+    (area,) = (step for step in result["steps"] if step["step"] == "area")
+    left, top, right, bottom = area["box"]
     fused = files.read_image("out.png")
     assert fused.shape == (bottom - top, right - left, 3)
     truth = u8(sharp)[top:bottom, left:right]
