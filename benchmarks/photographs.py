@@ -218,9 +218,11 @@ def child(arguments: argparse.Namespace) -> None:
 
 def timing(arguments: argparse.Namespace, folder: Path) -> None:
     """Seconds and peak memory of a 24-megapixel pair, in turns with enfuse; medians."""
-    files = sorted(Path(arguments.natural).glob("*.jpg"))
-    names = _stored_pair(folder, scene(0, files, 4000, 6000, 24)[0])
-    command = [sys.executable, __file__, "--natural", arguments.natural, "--child", *names]
+    # A process starts as large as the one that starts it, so the scene is made elsewhere.
+    command = [sys.executable, __file__, "--natural", arguments.natural]
+    subprocess.run([*command, "--make", folder], check=True)
+    names = [str(folder / f"{name}.png") for name in ("a", "b")]
+    command += ["--child", *names]
     ours, theirs, peaks = [], [], [0.0]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -255,8 +257,13 @@ def main() -> None:
     parser.add_argument("--crop", action="store_true", help="and the network at full size")
     parser.add_argument("--csv", help="where the rows go")
     parser.add_argument("--time", type=int, default=0, help="turns of timing, instead of quality")
+    parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.make:
+        files = sorted(Path(arguments.natural).glob("*.jpg"))
+        _stored_pair(Path(arguments.make), scene(0, files, 4000, 6000, 24)[0])
+        return
     if arguments.child:
         child(arguments)
         return

@@ -318,6 +318,14 @@ def weights(members: Sequence[Evidence], rows: slice, columns: slice) -> list[np
     Returns:
         (h, w) float32 for each picture.
     """
+    if len(members) == 2 and all(member.coverage is None for member in members):
+        gap = members[1].score(rows, columns, REACH)
+        gap -= members[0].score(rows, columns, REACH)
+        gap *= np.float32(STEEPNESS)
+        np.exp(np.minimum(gap, np.float32(80), out=gap), out=gap)
+        gap += 1
+        first = strips.filtered(np.reciprocal(gap, out=gap), _WEIGHT_TAPS)
+        return [first, 1 - first]
     level = reference(members, rows, columns, REACH)
     parts = [smoothed(member, level, rows, columns) for member in members]
     if any(member.coverage is not None for member in members):

@@ -291,7 +291,7 @@ class _Fused:
         self.depth = np.zeros((height, width), np.uint16) if has_depth else None
         self._dtype, self._scale = dtype, np.float32(survey.scale)
 
-    def write(self, rows: slice, columns: slice, channel: int, values: np.ndarray) -> None:
+    def write(self, channel: int, rows: slice, columns: slice, values: np.ndarray) -> None:
         """Stores values in units of the sources."""
         target = self.picture[rows, columns, channel]
         if target.dtype.kind == "u" and np.iinfo(target.dtype).max == self._scale:
@@ -317,7 +317,7 @@ def _mix_together(survey: _Survey, fused: _Fused, tick: Callable[[], None]) -> N
             total = 0.0
             for member, part in zip(members, parts, strict=True):
                 total = total + part * _plane(member.picture[rows, columns], channel)
-            fused.write(rows, columns, channel, np.asarray(total, np.float32))
+            fused.write(channel, rows, columns, np.asarray(total, np.float32))
         if fused.depth is not None:
             fused.depth[rows, columns] = np.argmax(parts, 0)
 
@@ -329,25 +329,26 @@ def _mix_together(survey: _Survey, fused: _Fused, tick: Callable[[], None]) -> N
 def _blend_together(survey: _Survey, fused: _Fused, levels: int, tick: Callable[[], None]) -> None:
     """Pictures that are held together, scale by scale; one channel after the other."""
     height, width = survey.shape[:2]
-    maps = [np.empty((height, width), np.float32) for _ in survey.members]
+    *members, base = survey.members
+    maps = [np.empty((height, width), np.float32) for _ in members]
 
     def weigh(rows: slice, columns: slice) -> None:
         parts = evidence.weights(survey.members, rows, columns)
-        for target, part in zip(maps, parts, strict=True):
+        for target, part in zip(maps, parts, strict=False):  # the last one is the remainder
             target[rows, columns] = part
         if fused.depth is not None:
             fused.depth[rows, columns] = np.argmax(parts, 0)
 
     strips.spread(weigh, height, width)
-    pictures = [member.picture for member in survey.members]
-    survey.members = []  # their coarser scales are not needed any more
     shares = [pyramids.weight_pyramid(x, levels) for x in maps]
     for channel in range(survey.shape[2]):
-        blend = pyramids.Blend(height, width, levels)
-        for picture, share in zip(pictures, shares, strict=True):
-            blend.add(_plane(picture, channel), share)
-        _store(fused, channel, blend.collapse())
-    for _ in pictures:
+        pyramids.blended(
+            _plane(base.picture, channel),
+            [_plane(member.picture, channel) for member in members],
+            shares,
+            functools.partial(fused.write, channel),
+        )
+    for _ in survey.members:
         tick()
 
 
@@ -395,7 +396,7 @@ def _note_best(weight: np.ndarray, best: np.ndarray, depth: np.ndarray, number: 
 
 def _store(fused: _Fused, channel: int, plane: np.ndarray) -> None:
     def work(rows: slice, columns: slice) -> None:
-        fused.write(rows, columns, channel, plane[rows, columns])
+        fused.write(channel, rows, columns, plane[rows, columns])
 
     strips.spread(work, *plane.shape)
 

@@ -59,7 +59,7 @@ def reduced(picture: np.ndarray, height: int, width: int) -> np.ndarray:
         band = _means(band, columns, every, 0, width, picture.shape[1], 1)
         np.multiply(band, np.float32(1 / scale), out=out[piece])
 
-    step = max(1, 8 * strips.SIDE * height // picture.shape[0] // 16)
+    step = max(1, strips.ROWS * height // picture.shape[0])
     strips.run(work, ((slice(k, min(k + step, height)),) for k in range(0, height, step)))
     return out
 

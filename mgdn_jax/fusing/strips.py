@@ -14,21 +14,20 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-SIDE = 512
-"""Longest edge of a piece: a few float maps of it fit into the second-level cache."""
+ROWS, COLUMNS = 256, 512
+"""Largest size of a piece: a few float maps of it fit into the second-level cache."""
 
 
-def pieces(height: int, width: int, side: int = SIDE) -> Iterator[tuple[slice, slice]]:
+def pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of pieces that cover a picture without overlap.
 
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        side: longest edge of a piece.
     """
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            bottom, right = min(top + side, height), min(left + side, width)
+    for top in range(0, height, ROWS):
+        for left in range(0, width, COLUMNS):
+            bottom, right = min(top + ROWS, height), min(left + COLUMNS, width)
             yield slice(top, bottom), slice(left, right)
 
 
