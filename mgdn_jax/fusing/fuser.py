@@ -232,7 +232,7 @@ class Fuser:
         profile = choice.profile or "keep"
         sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
         prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
-        self._plan(prepared.shape, choice)  # options that do not fit, before work
+        self._plan(prepared.shape, choice, len(prepared))  # options that do not fit, before work
         return prepared
 
     def batch(
@@ -283,7 +283,7 @@ class Fuser:
         """
         if not scenes:
             return []
-        plans = [self._plan(scene.shape, scene.options) for scene in scenes]
+        plans = [self._plan(scene.shape, scene.options, len(scene)) for scene in scenes]
         if has_depth or not self._is_one_program(scenes, plans):
             return [
                 self._fuse_alone(scene, plan, progress, has_depth)
@@ -392,18 +392,31 @@ class Fuser:
         Args:
           prepared: pictures of one scene.
         """
-        plan = self._plan(prepared.shape, prepared.options)
+        plan = self._plan(prepared.shape, prepared.options, len(prepared))
         return plan.padded, plan.bucketed, prepared.dtype
 
     def plan(
-        self, height: int, width: int, *, options: FuseOptions | None = None, **changes: Any
+        self,
+        height: int,
+        width: int,
+        *,
+        count: int = 0,
+        options: FuseOptions | None = None,
+        **changes: Any,
     ) -> tiling.Plan:
-        """How a picture of this size would be padded and tiled; options as in a call.
+        """How a picture of this size would be padded and tiled.
+
+        Args:
+          height: rows.
+          width: columns.
+          count: of pictures; 0 for as many as the network takes.
+          options: as in a call.
+          **changes: as in a call.
 
         Raises:
           InputError: an option that does not fit.
         """
-        return self._plan((height, width), self.resolve(options, **changes))
+        return self._plan((height, width), self.resolve(options, **changes), count)
 
     def resolve(self, options: FuseOptions | None = None, **changes: Any) -> FuseOptions:
         """The options of a call, what it leaves open taken from `self.options`.
@@ -416,7 +429,7 @@ class Fuser:
             choice = choice.otherwise(options)
         return choice.otherwise(self.options)
 
-    def _plan(self, shape: Sequence[int], options: FuseOptions) -> tiling.Plan:
+    def _plan(self, shape: Sequence[int], options: FuseOptions, count: int = 0) -> tiling.Plan:
         return tiling.plan(
             shape[0],
             shape[1],
@@ -426,6 +439,7 @@ class Fuser:
             has_buckets=self.has_buckets,
             padded_sizes=self.padded_sizes,
             blends=self.config.blends,
+            is_stack=count > len(self.config.in_channels),
         )
 
     @property
