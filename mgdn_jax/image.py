@@ -86,6 +86,34 @@ def ycrcb_published_to_rgb(ycrcb: Any) -> Any:
     return xp.concat(planes, axis=-1)
 
 
+def mertens_weight(picture: Any) -> Any:
+    """How well each pixel of an exposure shows the scene: contrast, saturation, exposedness.
+
+    The product of the absolute Laplacian of luminance, the deviation of the channels (left out
+    for one channel) and a Gaussian of deviation 0.2 around middle gray for every channel, plus
+    1e-12. Source: Mertens, Kautz, Van Reeth 2007, all exponents one.
+
+    Args:
+        picture: (h, w, 1 or 3) in [0, 1]; mirrored at its border pixels.
+
+    Returns:
+        (h, w), at least 1e-12; weights of several exposures are divided by their sum.
+    """
+    xp = picture.__array_namespace__()
+    y = luminance(picture)[..., 0]
+    sides = -4.0 * y
+    for x, axis in ((y, 0), (y, 1)):
+        second = 1 if x.shape[axis] > 1 else 0
+        rows = xp.moveaxis(x, axis, 0)
+        before = xp.concat([rows[second : second + 1], rows[:-1]], axis=0)
+        after = xp.concat([rows[1:], rows[-1 - second : len(rows) - second]], axis=0)
+        sides = sides + xp.moveaxis(before + after, 0, axis)
+    weight = abs(sides)
+    if picture.shape[-1] == 3:
+        weight = weight * xp.std(picture, axis=-1)
+    return weight * xp.exp(-xp.sum((picture - 0.5) ** 2, axis=-1) / 0.08) + 1e-12
+
+
 def gaussian_window(size: int, sigma: float) -> np.ndarray:
     """Normalised 1-D Gaussian of odd ``size`` taps, float64; its outer product is the 2-D one."""
     if size % 2 == 0:

@@ -16,6 +16,7 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import (
     assembly,
+    brackets,
     buckets,
     jobs,
     masks,
@@ -448,6 +449,12 @@ class Fuser:
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
 
     @property
+    def _fuses_exposures(self) -> bool:
+        """Whether the weights were trained for exposures: more than two are a bracket."""
+        task = tasks.of_card(self.card)
+        return task is not None and task.name == "exposure"
+
+    @property
     def _feather(self) -> int:
         """Pixels over which a result fades into a picture that is alone."""
         # Networks that choose between pictures have no tone of their own.
@@ -533,6 +540,14 @@ class Fuser:
             return self._fuse_scene(pictures, job, kind)
 
         inputs = len(self.config.in_channels)
+        if count > inputs and self._fuses_exposures:
+            exposures = [load(number) for number in range(count)]
+            channels = max(picture.shape[-1] for picture in exposures)
+            exposures = [np.broadcast_to(x, (*x.shape[:2], channels)) for x in exposures]
+            covers = [coverage(number) for number in range(count)]
+            floats = np.dtype(np.float32)
+            blended = brackets.fuse_bracket(exposures, lambda a, b: fuse([a, b], floats), covers)
+            return photographs.Result(from_float(blended, dtype), depth, "bracket", job.plan.padded)
         fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather)
         return photographs.Result(fused, depth, "network", job.plan.padded)
 

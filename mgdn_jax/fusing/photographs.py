@@ -58,8 +58,8 @@ class Result:
     Attributes:
         picture: (H, W, C).
         depth: (H, W) uint16, the number of the picture with the largest weight; None unless asked.
-        blend: ``"direct"``, ``"pyramid"`` (scale by scale), or ``"network"`` where the network
-            itself made the picture.
+        blend: ``"direct"``, ``"pyramid"`` (scale by scale), ``"network"`` where the network itself
+            made the picture, or ``"bracket"`` (`brackets`).
         size: height and width of what the network saw; zeros without a network.
         blur: estimated radius of the widest blur, in pixels; None where it was not measured.
     """
@@ -73,6 +73,12 @@ class Result:
     def note(self, report: Report) -> None:
         """Puts into the report how the picture came about, where it is not the network's."""
         if self.blend == "network":
+            return
+        if self.blend == "bracket":
+            report.note(
+                "bracket",
+                "the exposures and what the network made of neighbours were blended scale by scale.",
+            )
             return
         height, width = self.size
         manner = {"direct": "directly", "pyramid": "scale by scale"}[self.blend]

@@ -60,7 +60,9 @@ def doubled(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     return _interleaved(array, rows, columns, even, odd)
 
 
-def expanded(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+def expanded(
+    array: np.ndarray, rows: slice, columns: slice, border: strips.Border = strips.mirrored
+) -> np.ndarray:
     """As `doubled`, by the taps 1 4 6 4 1 with gain 4; the partner of `shrunk`."""
 
     def even(before, here, after):
@@ -70,14 +72,19 @@ def expanded(array: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         del before
         return _PIXELS(0.5) * (here + after)
 
-    return _interleaved(array, rows, columns, even, odd)
+    return _interleaved(array, rows, columns, even, odd, border)
 
 
 def _interleaved(
-    array: np.ndarray, rows: slice, columns: slice, even: Callable, odd: Callable
+    array: np.ndarray,
+    rows: slice,
+    columns: slice,
+    even: Callable,
+    odd: Callable,
+    border: strips.Border = strips.mirrored,
 ) -> np.ndarray:
     """Two lines of a large map for each line of a small one, along both axes."""
-    x = strips.window(array, _half(rows), _half(columns), 1)
+    x = strips.window(array, _half(rows), _half(columns), 1, border)
     for axis, wanted in enumerate((rows, columns)):
         x = x if axis == 0 else x.T
         lines = len(x) - 2
@@ -94,13 +101,13 @@ def _half(positions: slice) -> slice:
     return slice(positions.start // 2, (positions.stop + 1) // 2)
 
 
-def shrunk(array: np.ndarray) -> np.ndarray:
+def shrunk(array: np.ndarray, border: strips.Border = strips.mirrored) -> np.ndarray:
     """Low-pass with 1 4 6 4 1 and every second line, (H, W) -> (ceil(H/2), ceil(W/2)) float32."""
     height, width = ((n + 1) // 2 for n in array.shape)
     out = np.empty((height, width), _PIXELS)
 
     def work(rows: slice, columns: slice) -> None:
-        x = strips.window(array, _around(rows), _around(columns))
+        x = strips.window(array, _around(rows), _around(columns), border=border)
         for _ in range(2):
             lines = [x[k : len(x) - 4 + k : 2] for k in range(5)]
             middle = _PIXELS(6) * lines[2]

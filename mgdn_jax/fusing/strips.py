@@ -70,7 +70,20 @@ def mirrored(start: int, stop: int, length: int) -> np.ndarray:
     return np.minimum(positions, 2 * length - 1 - positions)
 
 
-def window(array: np.ndarray, rows: slice, columns: slice, margin: int = 0) -> np.ndarray:
+def reflected(start: int, stop: int, length: int) -> np.ndarray:
+    """As `mirrored`, but at the middle of the last positions, which are not repeated."""
+    if length == 1:
+        return np.zeros(stop - start, int)
+    positions = np.arange(start, stop) % (2 * length - 2)
+    return np.minimum(positions, 2 * length - 2 - positions)
+
+
+Border = Callable[[int, int, int], np.ndarray]
+
+
+def window(
+    array: np.ndarray, rows: slice, columns: slice, margin: int = 0, border: Border = mirrored
+) -> np.ndarray:
     """A piece of a map with a margin; beyond the map's edge it is mirrored.
 
     Args:
@@ -78,6 +91,7 @@ def window(array: np.ndarray, rows: slice, columns: slice, margin: int = 0) -> n
         rows: of the piece; may lie outside.
         columns: of the piece; may lie outside.
         margin: positions added on every side.
+        border: what stands beyond the edge, `mirrored` or like it.
 
     Returns:
         (rows + 2 margin, columns + 2 margin[, C]); a view where nothing is mirrored.
@@ -88,10 +102,10 @@ def window(array: np.ndarray, rows: slice, columns: slice, margin: int = 0) -> n
     if top >= 0 and bottom <= height:
         array = array[top:bottom]
     else:
-        array = array[mirrored(top, bottom, height)]
+        array = array[border(top, bottom, height)]
     if left >= 0 and right <= width:
         return array[:, left:right]
-    return array[:, mirrored(left, right, width)]
+    return array[:, border(left, right, width)]
 
 
 def filtered(array: np.ndarray, taps: np.ndarray) -> np.ndarray:

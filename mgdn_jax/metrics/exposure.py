@@ -16,7 +16,7 @@ _SIZE, _SIGMA = 11, 1.5
 _PIXELS = _SIZE**2
 _C = (0.03 * 255) ** 2
 _EPS = float(np.finfo(np.float64).eps)
-_EXPONENTS = (0.0448, 0.2856, 0.3001)
+EXPONENTS = (0.0448, 0.2856, 0.3001)
 MIN_SIDE = 44  # the window fits once at the third scale
 
 
@@ -93,7 +93,7 @@ def _structure(sources: tuple[Gray, ...]) -> tuple[list[Plane], Plane]:
     return coefficients, quadratic(coefficients, covariance)
 
 
-def _scale_score(fused: Gray, sources: tuple[Gray, ...]) -> float:
+def _scale_map(fused: Gray, sources: tuple[Gray, ...]) -> Plane:
     # The reference structure is the sources' own: kept for the next fused image.
     coefficients, variance = sources[0].keep(
         ("mef_structure", *sources[1:]), lambda: _structure(sources)
@@ -103,20 +103,30 @@ def _scale_score(fused: Gray, sources: tuple[Gray, ...]) -> float:
         for c, source in zip(coefficients, sources, strict=True)
     )
     v_f = gaussian_moments(fused, _SIZE, _SIGMA)[1]
-    return float(np.mean((2 * covariance + _C) / (variance + v_f + _C)))
+    return (2 * covariance + _C) / (variance + v_f + _C)
+
+
+def exposure_similarity_maps(f: GrayLike, *sources: GrayLike) -> tuple[Plane, ...]:
+    """Where `exposure_similarity` comes from: the scores of all patches at the three scales.
+
+    Returns:
+        Three arrays, the finest first, each `(h - 10, w - 10)` of an image that is halved from
+        scale to scale (an odd side rounded up).
+    """
+    if len(sources) < 2:
+        raise InputError(f"MEF_SSIM needs two or more sources, got {len(sources)}: give them all.")
+    fused, *exposures = checked("MEF_SSIM", f, *sources, min_side=MIN_SIDE)
+    maps = []
+    for scale in range(len(EXPONENTS)):
+        if scale:
+            fused, exposures = _halved(fused), [_halved(x) for x in exposures]
+        maps.append(_scale_map(fused, tuple(exposures)))
+    return tuple(maps)
 
 
 def exposure_similarity_by_scale(f: GrayLike, *sources: GrayLike) -> tuple[float, ...]:
     """The three scale scores behind `exposure_similarity`, each in -1..1, the finest first."""
-    if len(sources) < 2:
-        raise InputError(f"MEF_SSIM needs two or more sources, got {len(sources)}: give them all.")
-    fused, *exposures = checked("MEF_SSIM", f, *sources, min_side=MIN_SIDE)
-    scores = []
-    for scale in range(len(_EXPONENTS)):
-        if scale:
-            fused, exposures = _halved(fused), [_halved(x) for x in exposures]
-        scores.append(_scale_score(fused, tuple(exposures)))
-    return tuple(scores)
+    return tuple(float(np.mean(plane)) for plane in exposure_similarity_maps(f, *sources))
 
 
 def exposure_similarity(f: GrayLike, *sources: GrayLike) -> float:
@@ -137,9 +147,9 @@ def exposure_similarity(f: GrayLike, *sources: GrayLike) -> float:
     Source: Ma, Zeng, Wang 2015. Needs 44x44 pixels. Degenerate: always finite.
     """
     scores = exposure_similarity_by_scale(f, *sources)
-    total = sum(_EXPONENTS)
+    total = sum(EXPONENTS)
     return math.prod(
-        max(score, 0.0) ** (e / total) for score, e in zip(scores, _EXPONENTS, strict=True)
+        max(score, 0.0) ** (e / total) for score, e in zip(scores, EXPONENTS, strict=True)
     )
 
 
