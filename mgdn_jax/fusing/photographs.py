@@ -77,7 +77,7 @@ class Result:
         if self.blend == "bracket":
             report.note(
                 "bracket",
-                "the exposures and what the network made of neighbours were blended scale by scale.",
+                "the exposures, and what the network made of neighbours, were blended by scales.",
             )
             return
         height, width = self.size
