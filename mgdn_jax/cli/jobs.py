@@ -16,7 +16,7 @@ from mgdn_jax.fusing.geometry import check_sizes
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey, survey
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import codec, files, medical, pairing
+from mgdn_jax.io import files, medical, pairing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Job:
             return prepared
         channels = prepared.channels + int(all(prepared.survey.has_alpha))
         sample = np.zeros((1, 1, channels), prepared.target)
-        codec.encode(sample, self.target.suffix)
+        files.check_pixels(self.target, sample)
         return prepared
 
 

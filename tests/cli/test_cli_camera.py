@@ -295,6 +295,23 @@ def test_what_photographs_say_goes_on(suffix, capsys):
         assert "icc_profile" not in image.info
 
 
+def test_what_a_format_has_no_place_for_is_said(capsys):
+    near, far = u8(scene(24, 32)), u8(scene(24, 32, seed=2))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save_labelled("near.jpg", near, profile)
+    save_labelled("far.jpg", far, profile)
+    (warning,) = report(f"fuse near.jpg far.jpg -o out.bmp {MODEL}", capsys)["warnings"]
+    assert warning.startswith("out.bmp cannot hold the colour profile and EXIF of the sources")
+    assert report(f"fuse near.jpg far.jpg -o out.png {MODEL}", capsys)["warnings"] == []
+
+
+def test_openexr_to_openexr(capsys):
+    for name, seed in (("a.exr", 1), ("b.exr", 2)):
+        files.write_image(name, scene(24, 32, seed=seed).astype(np.float32))
+    report(f"fuse a.exr b.exr -o out.exr {MODEL}", capsys)
+    assert files.read_image("out.exr").dtype == np.float32
+
+
 def test_profiles_that_differ_are_said_or_converted(capsys):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     pixels = u8(scene(40, 50))
