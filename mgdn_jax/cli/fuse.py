@@ -82,6 +82,8 @@ class Settings:
         usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
         words = {name: values[name] for name in FuseOptions.names()}
         words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}
+        if words["range"] is not None:  # a rule for one source leaves the others what is usual
+            words["range"] = f"{USUAL.range};{words['range']}"
         return cls(
             inputs=tuple(arguments.inputs),
             output=arguments.output,
@@ -243,7 +245,10 @@ class _Work:
     def fuse(self, scenes: Sequence[Prepared]) -> list[_Timed]:
         """Results, each with its share of the time."""
         started = time.perf_counter()
-        plans = (self.fuser.plan(*scene.shape, options=self.options) for scene in scenes)
+        plans = (
+            self.fuser.plan(*scene.shape, count=len(scene), options=self.options)
+            for scene in scenes
+        )
         sizes = {(plan.rows.size, plan.columns.size) for plan in plans}
         with self.voice.fusing(len(scenes), sizes) as tick:
             results = self.fuser.fuse_prepared(
@@ -268,7 +273,9 @@ class _Work:
             "width": width,
             "height": height,
             "dtype": str(fused.pixels.dtype),
-            "tiles": self.fuser.plan(height, width, options=self.options).tiles,
+            "tiles": self.fuser.plan(
+                height, width, count=len(prepared), options=self.options
+            ).tiles,
             "stretch": self.options.stretch,
             "ensemble": self.options.ensemble,
             "seconds": round(timed.seconds, 3),

@@ -16,7 +16,7 @@ from mgdn_jax.fusing.geometry import check_sizes
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey, survey
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import codec, files, medical, pairing
+from mgdn_jax.io import files, medical, pairing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Job:
         (path,) = self.sources
         pages = files.read_pages(path)
         if pages < 2:
-            raise InputError(f"{path} is alone; give at least two pictures or a folder.")
+            raise _alone(path)
         readers = [functools.partial(files.read_picture, path, page) for page in range(pages)]
         names = [f"{path} page {page + 1}" for page in range(pages)]
         return Sources(readers, names, profile)
@@ -101,7 +101,7 @@ class Job:
             return prepared
         channels = prepared.channels + int(all(prepared.survey.has_alpha))
         sample = np.zeros((1, 1, channels), prepared.target)
-        codec.encode(sample, self.target.suffix)
+        files.check_pixels(self.target, sample)
         return prepared
 
 
@@ -124,6 +124,13 @@ class Work:
     volume: Path | None = None
 
 
+def _alone(path: str | Path) -> InputError:
+    """The complaint about a single picture, with what was noticed of its pages."""
+    cure = "give at least two pictures or a folder"
+    noticed = " ".join(files.read_picture(path).remarks).rstrip(".")
+    return InputError(f"{path} is alone; {cure}{f' ({noticed})' if noticed else ''}.")
+
+
 def plan(inputs: Sequence[str], output: str) -> Work:
     """Finds the jobs.
 
@@ -139,7 +146,7 @@ def plan(inputs: Sequence[str], output: str) -> Work:
     folders = [os.path.isdir(name) for name in inputs]
     if not any(folders):
         if len(inputs) < 2 and files.read_pages(inputs[0]) < 2:
-            raise InputError(f"{inputs[0]} is alone; give at least two pictures or a folder.")
+            raise _alone(inputs[0])
         return Work([Job(tuple(map(Path, inputs)), Path(output))], [], False)
     if not all(folders):
         raise InputError("the inputs are files and folders mixed; give only files or only folders.")

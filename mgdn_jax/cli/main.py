@@ -11,6 +11,7 @@ import errno
 import importlib
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
+_NUMBERS = ("--range", "--window", "--tone")  # options whose value may start with a minus
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -261,7 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[:1] == ["train"]:
             arguments = argparse.Namespace(run="train:train", argv=words)
         else:
-            arguments = build_parser().parse_args(words, argparse.Namespace(argv=words))
+            joined = _with_negatives(words)
+            arguments = build_parser().parse_args(joined, argparse.Namespace(argv=words))
     except SystemExit as stop:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")
@@ -288,6 +291,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _drop_output()
         return _complain(f"the output cannot be written ({error.strerror}).", EXIT_INPUT)
+
+
+def _with_negatives(words: Sequence[str]) -> list[str]:
+    """Joins an option to numbers that start with a minus: `--window -600,1500` has no sign of `=`.
+
+    The parser takes such a word for an option of its own.
+    """
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in _NUMBERS and re.match(r"-[0-9.]+,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _drop_output() -> None:

@@ -9,6 +9,7 @@ large.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -251,7 +252,7 @@ def _sampled(cv2: Any, level: _Level, points: _Points, matrix: np.ndarray) -> An
 def _correlation(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> float:
     """Correlation of two lists of values of mean zero."""
     energy = float((weight * first * first).sum()) * float((weight * second * second).sum())
-    return float((weight * first * second).sum()) / np.sqrt(energy + 1e-12)
+    return float((weight * first * second).sum()) / math.sqrt(energy + 1e-12)
 
 
 def _score(cv2: Any, reference: _Level, moving: _Level, matrix: np.ndarray) -> float:

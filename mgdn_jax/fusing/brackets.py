@@ -39,7 +39,8 @@ _MARGIN = 0.085  # a place may be so much darker than the exposure that shows it
 _SHADOWS = (0.32, 0.25, 0.18, 0.12, 0.08)  # nothing above this is lifted
 _HIGHLIGHTS = (0.12, 0.08)  # nothing this far below white is lowered
 _EDGE = 0.001  # by which the result has to be above Mertens' method
-_COST = 0.01  # what a lift may take from the score
+_COSTS = 0.02, 0.01  # what lifting shadows and lowering highlights may take from the score
+_KEPT = 0.35  # of what the score is above Mertens' method
 
 
 def fuse_bracket(
@@ -204,6 +205,7 @@ def _lifts(
     Args:
         fused: (h, w, C).
         colours: the exposures in float, dark to bright.
+        caps: values of the exposures above which nothing is lifted.
     """
     radius = max(8, min(fused.shape[:2]) // 30)
     means = [_smoothed(np.asarray(image.luminance(x))[..., 0], radius) for x in colours]

@@ -4,11 +4,12 @@ The energy E of a picture is the sum of its squared second differences along x a
 smoothed by a Gaussian of deviation 1.5; the picture is mirrored at its edge, the border pixel
 included. Its score is
 
-    s = log(E + n^2) + 0.3 (the same at 1/2, 1/4 and 1/8 of the size, enlarged) + 0.3 log(prior)
+    s = log(E + n^2) + 0.3 (the same at 1/2, 1/4 and 1/8 of the size, enlarged) + p log(prior)
 
-with n = 0.012, about three levels of 8 bits: less is noise. Of all pictures the weights are
-softmax(4 s), smoothed by a Gaussian of deviation 1. For two pictures that is the sigmoid of four
-times the difference of their scores.
+with n = 0.012, about three levels of 8 bits: less is noise. The share p is 0.3, and less where the
+blur is so narrow that fine evidence knows better than a reduced picture (`prior_share`). Of all
+pictures the weights are softmax(4 s), smoothed by a Gaussian of deviation 1. For two pictures that
+is the sigmoid of four times the difference of their scores.
 
 Where a coverage says that a picture is not there, no difference that touches such a place counts,
 the energy is the mean over the others (normalised filtering), and the weight is zero.
@@ -30,7 +31,7 @@ NOISE = 0.012
 COARSE = 0.3
 """Share of each coarser scale."""
 PRIOR = 0.3
-"""Share of the logarithm of the prior."""
+"""Share of the logarithm of the prior, at most."""
 STEEPNESS = 4.0
 """Of the softmax over scores."""
 FLOOR = 0.03
@@ -90,6 +91,14 @@ MARGIN = _RADIUS + 1
 """Positions around a piece that its energy needs."""
 
 
+def prior_share(blur: float) -> float:
+    """Share of the prior's logarithm: none up to a blur radius of 6 pixels, `PRIOR` from 16 on.
+
+    Where the blur is narrow, evidence at full size is better alone: by 0.1 dB at radius 4.
+    """
+    return PRIOR * min(max((blur - 6) / 10, 0.0), 1.0)
+
+
 class Evidence:
     """The evidence of one picture, ready to be asked for pieces of its score.
 
@@ -121,13 +130,14 @@ class Evidence:
         self.energies = maps[1:]
         self._coarse = _gathered(maps[: LEVELS - 1])
 
-    def add_prior(self, prior: np.ndarray) -> None:
+    def add_prior(self, prior: np.ndarray, share: float = PRIOR) -> None:
         """Adds the share of the prior to the score.
 
         Args:
             prior: (h, w) float32, at least 0; of any size, stretched over the picture.
+            share: of its logarithm.
         """
-        logarithm = np.float32(PRIOR) * np.log(prior.astype(np.float32) + np.float32(FLOOR))
+        logarithm = np.float32(share) * np.log(prior.astype(np.float32) + np.float32(FLOOR))
         coarse = self._coarse
 
         def work(rows: slice, columns: slice) -> None:
@@ -311,6 +321,14 @@ def weights(members: Sequence[Evidence], rows: slice, columns: slice) -> list[np
     Returns:
         (h, w) float32 for each picture.
     """
+    if len(members) == 2 and all(member.coverage is None for member in members):
+        gap = members[1].score(rows, columns, REACH)
+        gap -= members[0].score(rows, columns, REACH)
+        gap *= np.float32(STEEPNESS)
+        np.exp(np.minimum(gap, np.float32(80), out=gap), out=gap)
+        gap += 1
+        first = strips.filtered(np.reciprocal(gap, out=gap), _WEIGHT_TAPS)
+        return [first, 1 - first]
     level = reference(members, rows, columns, REACH)
     parts = [smoothed(member, level, rows, columns) for member in members]
     if any(member.coverage is not None for member in members):

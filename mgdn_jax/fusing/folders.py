@@ -87,8 +87,8 @@ def fuse_folders(
 
     def write(number: int, prepared: Prepared, fused: Fused) -> Path:
         del prepared
-        report.warn(*fused.warnings)
         fused.save(targets[names[number]])
+        report.warn(*fused.warnings)
         return targets[names[number]]
 
     results = Written(

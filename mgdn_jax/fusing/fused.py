@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mgdn_jax.fusing.report import Report
-from mgdn_jax.io import files
+from mgdn_jax.io import codec, files
 from mgdn_jax.io.pictures import Labels
 
 
@@ -37,6 +37,8 @@ class Fused:
     def save(self, path: str | os.PathLike[str], *, quality: int = 95) -> Path:
         """Writes the picture with its labels, whole or not at all.
 
+        Labels that the format has no place for are a warning of the report.
+
         Args:
             path: its suffix is its format.
             quality: 1 to 100, for JPEG and WebP.
@@ -44,4 +46,7 @@ class Fused:
         Raises:
             InputError: as `io.files.write_image`.
         """
-        return files.write_image(path, self.pixels, quality=quality, labels=self.labels)
+        target = files.write_image(path, self.pixels, quality=quality, labels=self.labels)
+        lost = codec.left_out(self.labels, os.fspath(path))
+        self.report.warn(*([lost] if lost else []))
+        return target

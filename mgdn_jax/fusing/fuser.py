@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import (
     assembly,
+    brackets,
     buckets,
     jobs,
     masks,
@@ -231,7 +233,7 @@ class Fuser:
         profile = choice.profile or "keep"
         sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
         prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
-        self._plan(prepared.shape, choice)  # options that do not fit, before work
+        self._plan(prepared.shape, choice, len(prepared))  # options that do not fit, before work
         return prepared
 
     def batch(
@@ -282,7 +284,7 @@ class Fuser:
         """
         if not scenes:
             return []
-        plans = [self._plan(scene.shape, scene.options) for scene in scenes]
+        plans = [self._plan(scene.shape, scene.options, len(scene)) for scene in scenes]
         if has_depth or not self._is_one_program(scenes, plans):
             return [
                 self._fuse_alone(scene, plan, progress, has_depth)
@@ -376,12 +378,14 @@ class Fuser:
         options, count = prepared.options, len(prepared)
         calls = jobs.calls(count, len(self.config.in_channels), plan, options)
         job = Job(plan, options, Ticks(progress, calls))
-        fused, depth = self._fuse_loaded(
+        result = self._fuse_loaded(
             prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
         )
+        result.note(prepared.report)
+        depth = result.depth
         if depth is not None:
             depth = np.asarray(prepared.order, depth.dtype)[depth]
-        return Fused(prepared.finish(fused), prepared.report, prepared.labels, depth)
+        return Fused(prepared.finish(result.picture), prepared.report, prepared.labels, depth)
 
     def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
         """What scenes have in common that are fused in one run: padded size and type.
@@ -389,18 +393,31 @@ class Fuser:
         Args:
           prepared: pictures of one scene.
         """
-        plan = self._plan(prepared.shape, prepared.options)
+        plan = self._plan(prepared.shape, prepared.options, len(prepared))
         return plan.padded, plan.bucketed, prepared.dtype
 
     def plan(
-        self, height: int, width: int, *, options: FuseOptions | None = None, **changes: Any
+        self,
+        height: int,
+        width: int,
+        *,
+        count: int = 0,
+        options: FuseOptions | None = None,
+        **changes: Any,
     ) -> tiling.Plan:
-        """How a picture of this size would be padded and tiled; options as in a call.
+        """How a picture of this size would be padded and tiled.
+
+        Args:
+          height: rows.
+          width: columns.
+          count: of pictures; 0 for as many as the network takes.
+          options: as in a call.
+          **changes: as in a call.
 
         Raises:
           InputError: an option that does not fit.
         """
-        return self._plan((height, width), self.resolve(options, **changes))
+        return self._plan((height, width), self.resolve(options, **changes), count)
 
     def resolve(self, options: FuseOptions | None = None, **changes: Any) -> FuseOptions:
         """The options of a call, what it leaves open taken from `self.options`.
@@ -413,7 +430,7 @@ class Fuser:
             choice = choice.otherwise(options)
         return choice.otherwise(self.options)
 
-    def _plan(self, shape: Sequence[int], options: FuseOptions) -> tiling.Plan:
+    def _plan(self, shape: Sequence[int], options: FuseOptions, count: int = 0) -> tiling.Plan:
         return tiling.plan(
             shape[0],
             shape[1],
@@ -423,12 +440,19 @@ class Fuser:
             has_buckets=self.has_buckets,
             padded_sizes=self.padded_sizes,
             blends=self.config.blends,
+            is_stack=count > len(self.config.in_channels),
         )
 
     @property
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
+
+    @property
+    def _fuses_exposures(self) -> bool:
+        """Whether the weights were trained for exposures: more than two are a bracket."""
+        task = tasks.of_card(self.card)
+        return task is not None and task.name == "exposure"
 
     @property
     def _feather(self) -> int:
@@ -494,7 +518,7 @@ class Fuser:
         dtype: np.dtype | None,
         coverage: stacks.Coverage = stacks.everywhere,
         has_depth: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Pictures of one scene that are loaded when they are needed.
 
         Args:
@@ -505,8 +529,6 @@ class Fuser:
           coverage: number -> (H, W) bool where the picture is there; None is everywhere.
           has_depth: whether the number of the sharpest picture is wanted for every pixel.
 
-        Returns:
-          (H, W, C), and (H, W) uint16 or None.
         """
         scene = photographs.Scene(count, load, coverage)
         if job.plan.reduced:
@@ -518,11 +540,20 @@ class Fuser:
             return self._fuse_scene(pictures, job, kind)
 
         inputs = len(self.config.in_channels)
-        return stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather), depth
+        if count > inputs and self._fuses_exposures:
+            exposures = [load(number) for number in range(count)]
+            channels = max(picture.shape[-1] for picture in exposures)
+            exposures = [np.broadcast_to(x, (*x.shape[:2], channels)) for x in exposures]
+            covers = [coverage(number) for number in range(count)]
+            floats = np.dtype(np.float32)
+            blended = brackets.fuse_bracket(exposures, lambda a, b: fuse([a, b], floats), covers)
+            return photographs.Result(from_float(blended, dtype), depth, "bracket", job.plan.padded)
+        fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather)
+        return photographs.Result(fused, depth, "network", job.plan.padded)
 
     def _fuse_photographs(
         self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> photographs.Result:
         """Coarse to fine: the network weighs reduced pictures, evidence does the rest."""
         options = job.options
         is_stretched = options.stretch != "none" and dtype is not None
@@ -536,9 +567,10 @@ class Fuser:
             tick=job.ticks.tick,
         )
         if not is_stretched:
-            return result.picture, result.depth
+            return result
         channels = result.picture.shape[-1]
-        return rendering.picture(result.picture, None, options, dtype, channels), result.depth
+        picture = rendering.picture(result.picture, None, options, dtype, channels)
+        return dataclasses.replace(result, picture=picture)
 
     def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
         """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
@@ -546,10 +578,11 @@ class Fuser:
         if height > width:
             turned = self._weights([x.swapaxes(0, 1) for x in pictures], options)
             return turned.swapaxes(0, 1)
-        views = rendering.views(options.ensemble)
-        inputs = (self._to_network([x[view] for x in pictures]) for view in views)
-        parts = (np.array(self._call(self._weigh, images)[0]) for images in inputs)
-        return rendering.mean(part[view] for part, view in zip(parts, views, strict=True))
+
+        def weigh(images: Sequence[np.ndarray]) -> np.ndarray:
+            return np.array(self._call(self._weigh, self._to_network(images))[0])
+
+        return rendering.averaged(weigh, pictures, options.ensemble)
 
     def _fuse_scene(
         self, pictures: Sequence[np.ndarray], job: Job, dtype: np.dtype | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -198,7 +199,11 @@ def _aligned(
     from mgdn_jax.fusing.align import align_stack
 
     check_sizes(names, sizes)
-    results = align_stack(load, len(sizes), model=options.align_model or "auto")
+    try:
+        results = align_stack(load, len(sizes), model=options.align_model or "auto")
+    except InputError as error:
+        said = re.sub(r"picture (\d+)", lambda m: names[int(m[1]) - 1], str(error)).rstrip(".")
+        raise InputError(f"{said}; --no-align fuses the pictures as they lie.") from None
     # The chain starts in the middle, but people expect the first picture to stay where it is.
     back = results[0].transform.inverse()
     transforms: list[Transform | None] = []
@@ -208,7 +213,9 @@ def _aligned(
         transforms.append(transform if index else None)
         report.note(
             "align",
-            f"{name} was moved by up to {moved:.1f} px ({result.model}).",
+            f"{name} was moved by up to {moved:.1f} px ({result.model})."
+            if index
+            else f"{name} stays where it is; the others were laid onto it.",
             source=name,
             model=result.model,
             pixels=round(moved, 3),

@@ -15,8 +15,6 @@ from mgdn_jax.fusing.likeness import looks_like
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.tasks import Task
 
-PIXELS = 1.0
-"""A shift above this is said."""
 STOPS = 0.1
 """A difference of exposure above this is said of pictures that should have one exposure."""
 
@@ -73,9 +71,15 @@ def curves(load: Load, mask: Callable[[int], Any], names: Sequence[str], report:
         report.note("match", f"{names[index]} was {-stops:+.2f} stops from {names[0]} and got its "
                     "tone.", source=names[index], stops=round(-stops, 4),
                     kind=curve.kind)  # fmt: skip
-        result.append(chain)
+        result.append(None if _is_idle(chain) else chain)
         previous, there = current, here
     return result
+
+
+def _is_idle(curve: Any) -> bool:
+    """Whether a curve changes no level of 8 bits."""
+    grid = np.linspace(0, 1, curve.table.shape[-1])
+    return bool(np.abs(curve.table - grid).max() < 0.5 / 255)
 
 
 def check(
@@ -136,7 +140,7 @@ def _shifts(load: Load, names: Sequence[str], kind: str, report: Report) -> None
     for index in range(1, len(names)):
         current = load(index)
         found = shifts.shift(previous, current, kind="cross" if is_cross else "same")
-        if found.is_sure and found.largest > PIXELS:
+        if found.is_noticeable:
             moved.append(
                 f"{names[index]} by {found.largest:.1f} px ({found.x:+.1f}, {found.y:+.1f})"
             )

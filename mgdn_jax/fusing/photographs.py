@@ -12,6 +12,7 @@ their number.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 
 from mgdn_jax.fusing import evidence, pyramids, reduction, strips
 from mgdn_jax.fusing.evidence import Evidence
+from mgdn_jax.fusing.report import Report
 from mgdn_jax.io.pixels import from_float
 
 Weigh = Callable[[list[np.ndarray]], np.ndarray]
@@ -51,21 +53,44 @@ class Scene:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A fused photograph.
+    """A fused picture, and how it came about.
 
     Attributes:
         picture: (H, W, C).
         depth: (H, W) uint16, the number of the picture with the largest weight; None unless asked.
-        blur: estimated radius of the widest blur, in pixels.
-        blend: ``"direct"``, or ``"pyramid"`` for scale by scale.
-        size: height and width of what the network saw.
+        blend: ``"direct"``, ``"pyramid"`` (scale by scale), ``"network"`` where the network itself
+            made the picture, or ``"bracket"`` (`brackets`).
+        size: height and width of what the network saw; zeros without a network.
+        blur: estimated radius of the widest blur, in pixels; None where it was not measured.
     """
 
     picture: np.ndarray
     depth: np.ndarray | None
-    blur: float
     blend: str
     size: tuple[int, int]
+    blur: float | None = None
+
+    def note(self, report: Report) -> None:
+        """Puts into the report how the picture came about, where it is not the network's."""
+        if self.blend == "network":
+            return
+        if self.blend == "bracket":
+            report.note(
+                "bracket",
+                "the exposures, and what the network made of neighbours, were blended by scales.",
+            )
+            return
+        height, width = self.size
+        manner = {"direct": "directly", "pyramid": "scale by scale"}[self.blend]
+        report.note(
+            "scale",
+            f"the network judged the pictures at {width}x{height}, and evidence at full size did"
+            f" the rest: blur of about {self.blur:.0f} pixels, blended {manner}",
+            width=width,
+            height=height,
+            blur=round(self.blur or 0.0, 1),
+            blend=self.blend,
+        )
 
 
 def fuse(
@@ -92,8 +117,7 @@ def fuse(
     with tempfile.SpooledTemporaryFile(_SPOOL) as store:
         survey = _Survey(scene, weigh, inputs, factor, tick, store)
         survey.run()
-        blur = blur_radius(survey.largest, survey.smallest)
-        levels = _levels(blur)
+        levels = _levels(survey.blur)
         fused = _Fused(survey, dtype, has_depth)
         if not survey.members:
             _add_up(survey, fused, levels, tick)
@@ -102,7 +126,7 @@ def fuse(
         else:
             _mix_together(survey, fused, tick)
     blend = "pyramid" if levels else "direct"
-    return Result(fused.picture, fused.depth, blur, blend, survey.size)
+    return Result(fused.picture, fused.depth, blend, survey.size, survey.blur)
 
 
 def ticks(count: int, inputs: int = 2) -> int:
@@ -132,8 +156,8 @@ class _Survey:
         self.size = (0, 0)
         self.shape: tuple[int, ...] = ()
         self.scale = 1.0
-        self.largest: list[np.ndarray] = []
-        self.smallest: list[np.ndarray] = []
+        self._largest: list[np.ndarray] = []
+        self._smallest: list[np.ndarray] = []
         self._weigh, self._inputs, self._factor, self._tick = weigh, inputs, factor, tick
         self._nodes: dict[tuple[int, int], int] = {}
         self._store = store
@@ -141,54 +165,69 @@ class _Survey:
     def run(self) -> None:
         """Sees all pictures; what is held together has its prior afterwards."""
         count = self.scene.count
-        if self._weigh is None:
-            for number in range(count):
-                self._leaf(number)
-        elif count == self._inputs:
-            weights = self._weighed([self._leaf(number) for number in range(count)])
-            for number, member in enumerate(self.members):
-                member.add_prior(weights[..., number])
-        else:
+        if count > self._inputs and self._weigh is not None:
             self._branch(0, count)
+            return
+        if count != self._inputs:
+            for number in range(count):
+                self._sum(self._measure(*self._loaded(number)))
+            return
+        loaded = [self._loaded(number) for number in range(count)]
+        weights = None
+        if self._weigh is not None:  # before the evidence, which takes memory too
+            weights = self._weighed([self._small(picture) for picture, _ in loaded])
+        self.members = [self._measure(*sources) for sources in loaded]
+        if weights is not None:
+            share = evidence.prior_share(self.blur)
+            for number, member in enumerate(self.members):
+                member.add_prior(weights[..., number], share)
+
+    @functools.cached_property
+    def blur(self) -> float:
+        """Radius of the widest blur; asked for when all pictures were seen."""
+        return blur_radius(self._largest, self._smallest)
 
     def member(self, number: int) -> Evidence:
         """A picture's evidence, loaded again."""
-        member = Evidence(*self._loaded(number)[:2])
+        member = Evidence(*self._loaded(number))
         if self._weigh is not None:
-            member.add_prior(self._prior(number))
+            member.add_prior(self._prior(number), evidence.prior_share(self.blur))
         return member
 
-    def _loaded(self, number: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Picture, coverage, and the picture without holes."""
+    def _loaded(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A picture, its holes filled, and where it is there."""
         picture, coverage = self.scene.load(number), self.scene.coverage(number)
         if coverage is None or coverage.all():
-            return picture, None, picture
-        whole = pyramids.filled(picture, coverage)
-        return whole, coverage, whole
+            return picture, None
+        return pyramids.filled(picture, coverage), coverage
 
     def _leaf(self, number: int) -> np.ndarray:
-        """A picture as the network sees it."""
-        picture, coverage, whole = self._loaded(number)
+        """A picture of a stack: measured, and as the network sees it."""
+        picture, coverage = self._loaded(number)
+        self._sum(self._measure(picture, coverage))
+        return self._small(picture)
+
+    def _small(self, picture: np.ndarray) -> np.ndarray:
         height, width = picture.shape[:2]
         self.size = reduction.size(height, width, self._factor)
-        self.shape = (height, width, max(picture.shape[-1], *self.shape[2:], 1))
+        return reduction.reduced(picture, *self.size)
+
+    def _measure(self, picture: np.ndarray, coverage: np.ndarray | None) -> Evidence:
+        """A picture's evidence, after what the scene keeps of it."""
+        self.shape = (*picture.shape[:2], max(picture.shape[-1], *self.shape[2:], 1))
         self.scale = float(np.iinfo(picture.dtype).max) if picture.dtype.kind == "u" else 1.0
         member = Evidence(picture, coverage, depth=_DEPTH)
         self._note(member)
-        if self.scene.count == self._inputs:
-            self.members.append(member)
-        else:
-            self._sum(member)
         self._tick()
-        return reduction.reduced(whole, *self.size)
+        return member
 
     def _note(self, member: Evidence) -> None:
         """Keeps the largest and the smallest energy of each scale."""
         maps, member.energies = member.energies, []
-        if not self.largest:
-            self.largest, self.smallest = maps, [x.copy() for x in maps]
+        if not self._largest:
+            self._largest, self._smallest = maps, [x.copy() for x in maps]
             return
-        for large, small, energy in zip(self.largest, self.smallest, maps, strict=True):
+        for large, small, energy in zip(self._largest, self._smallest, maps, strict=True):
             np.maximum(large, energy, out=large)
             np.minimum(small, energy, out=small)
 
@@ -258,7 +297,7 @@ class _Fused:
         self.depth = np.zeros((height, width), np.uint16) if has_depth else None
         self._dtype, self._scale = dtype, np.float32(survey.scale)
 
-    def write(self, rows: slice, columns: slice, channel: int, values: np.ndarray) -> None:
+    def write(self, channel: int, rows: slice, columns: slice, values: np.ndarray) -> None:
         """Stores values in units of the sources."""
         target = self.picture[rows, columns, channel]
         if target.dtype.kind == "u" and np.iinfo(target.dtype).max == self._scale:
@@ -284,7 +323,7 @@ def _mix_together(survey: _Survey, fused: _Fused, tick: Callable[[], None]) -> N
             total = 0.0
             for member, part in zip(members, parts, strict=True):
                 total = total + part * _plane(member.picture[rows, columns], channel)
-            fused.write(rows, columns, channel, np.asarray(total, np.float32))
+            fused.write(channel, rows, columns, np.asarray(total, np.float32))
         if fused.depth is not None:
             fused.depth[rows, columns] = np.argmax(parts, 0)
 
@@ -296,25 +335,26 @@ def _mix_together(survey: _Survey, fused: _Fused, tick: Callable[[], None]) -> N
 def _blend_together(survey: _Survey, fused: _Fused, levels: int, tick: Callable[[], None]) -> None:
     """Pictures that are held together, scale by scale; one channel after the other."""
     height, width = survey.shape[:2]
-    maps = [np.empty((height, width), np.float32) for _ in survey.members]
+    *members, base = survey.members
+    maps = [np.empty((height, width), np.float32) for _ in members]
 
     def weigh(rows: slice, columns: slice) -> None:
         parts = evidence.weights(survey.members, rows, columns)
-        for target, part in zip(maps, parts, strict=True):
+        for target, part in zip(maps, parts, strict=False):  # the last one is the remainder
             target[rows, columns] = part
         if fused.depth is not None:
             fused.depth[rows, columns] = np.argmax(parts, 0)
 
     strips.spread(weigh, height, width)
-    pictures = [member.picture for member in survey.members]
-    survey.members = []  # their coarser scales are not needed any more
     shares = [pyramids.weight_pyramid(x, levels) for x in maps]
     for channel in range(survey.shape[2]):
-        blend = pyramids.Blend(height, width, levels)
-        for picture, share in zip(pictures, shares, strict=True):
-            blend.add(_plane(picture, channel), share)
-        _store(fused, channel, blend.collapse())
-    for _ in pictures:
+        pyramids.blended(
+            _plane(base.picture, channel),
+            [_plane(member.picture, channel) for member in members],
+            shares,
+            functools.partial(fused.write, channel),
+        )
+    for _ in survey.members:
         tick()
 
 
@@ -362,7 +402,7 @@ def _note_best(weight: np.ndarray, best: np.ndarray, depth: np.ndarray, number: 
 
 def _store(fused: _Fused, channel: int, plane: np.ndarray) -> None:
     def work(rows: slice, columns: slice) -> None:
-        fused.write(rows, columns, channel, plane[rows, columns])
+        fused.write(channel, rows, columns, plane[rows, columns])
 
     strips.spread(work, *plane.shape)
 

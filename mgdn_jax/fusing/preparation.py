@@ -337,20 +337,13 @@ def _ranges(
     """The range of every source, and what there is to say about it."""
     count = len(about.names)
     rules = ranges.rules(options.range, count, "type")
-    levels = ranges.windows(options.window, count)
-    for index, level in enumerate(levels):
-        is_hounsfield = about.statistics[index].unit == "HU" or about.statistics[index].low < 0
-        if not (is_hounsfield or ranges.names_source(options.window, index)):
-            levels[index] = None
-        elif level is not None and rules[index] == "type":
-            rules[index] = "auto"
-    if options.window and not any(levels):
-        raise InputError(
-            f"window {options.window!r} is for Hounsfield units, but no source holds any; write "
-            "--window A:WINDOW to use it on the first one all the same."
-        )
-    shared = _of_one_camera(about, rules, task)
-    contrast = None if shared is not None else _contrast(about, rules)
+    levels = windows(options.window, about.statistics)
+    rules = [
+        "auto" if level is not None and rule == "type" else rule
+        for level, rule in zip(levels, rules, strict=True)
+    ]
+    shared = of_one_camera(about.statistics, rules, task)
+    middle = None if shared is not None else contrast(about.statistics, rules, levels)
     chosen = []
     for index, name in enumerate(about.names):
         statistics = shared if shared is not None else about.statistics[index]
@@ -365,7 +358,7 @@ def _ranges(
             rules[index],
             window=levels[index],
             percentiles=values,
-            contrast=contrast,
+            contrast=middle,
         )
         if said:
             report.note("range", said, source=name, low=range_.low, high=range_.high,
@@ -376,40 +369,80 @@ def _ranges(
     return chosen
 
 
-def _contrast(about: Survey, rules: Sequence[str]) -> tuple[float, float] | None:
-    """Where the values lie of those sources whose type says what is black and white.
+def windows(
+    text: str | None, parts: Sequence[ranges.Statistics]
+) -> list[tuple[float, float] | None]:
+    """Level and width of the window of each source; None for sources without Hounsfield units.
+
+    Args:
+        text: as of `FuseOptions.window`.
+        parts: values of every source.
+
+    Raises:
+        InputError: a window that does not exist, or one for no source.
+    """
+    levels = ranges.windows(text, len(parts))
+    for index, about in enumerate(parts):
+        is_hounsfield = about.unit == "HU" or about.low < 0
+        if not (is_hounsfield or ranges.names_source(text, index)):
+            levels[index] = None
+    if text and not any(levels):
+        raise InputError(
+            f"window {text!r} is for Hounsfield units, but no source holds any; write "
+            "--window A:WINDOW to use it on the first one all the same."
+        )
+    return levels
+
+
+def contrast(
+    parts: Sequence[ranges.Statistics],
+    rules: Sequence[str],
+    levels: Sequence[tuple[float, float] | None],
+) -> tuple[float, float] | None:
+    """Where in [0, 1] the values of those sources lie whose black and white are settled.
 
     A narrow source is spread over no more than that: with twice the contrast of the photograph
     beside it, it would be all that is left.
+
+    Args:
+        parts: values of every source.
+        rules: of every source, as `ranges.rules` gives them.
+        levels: as `windows` gives them.
     """
-    parts = []
-    for statistics, rule in zip(about.statistics, rules, strict=True):
-        low, high = statistics.full
-        if rule in ("type", "auto") and statistics.is_plain and statistics.used >= ranges.NARROW:
-            limits = ranges.Range(low, high)
-            if statistics.dtype == np.uint16:
-                limits = ranges.choose("", statistics, "auto")[0]
-            parts.append([(x - limits.low) / (limits.high - limits.low) for x in statistics.robust])
-    if not parts:
+    ends = []
+    for about, rule, level in zip(parts, rules, levels, strict=True):
+        if level is None and rule == "type" and not about.is_plain:
+            continue  # it is refused in a moment
+        limits = ranges.choose("", about, rule, window=level)[0]
+        is_whole = limits.rule == "type" and about.used >= ranges.NARROW
+        if is_whole or limits.rule in ("declared", "bits", "window", "given"):
+            scaled = [(x - limits.low) / (limits.high - limits.low) for x in about.robust]
+            ends.append(np.clip(scaled, 0.0, 1.0))
+    if not ends:
         return None
-    low, high = min(p[0] for p in parts), max(p[1] for p in parts)
+    low, high = float(np.min(ends)), float(np.max(ends))
     span = max(high - low, ranges.LEAST_CONTRAST)
     middle = float(np.clip((low + high) / 2, span / 2, 1 - span / 2))
     return middle - span / 2, middle + span / 2
 
 
-def _of_one_camera(
-    about: Survey, rules: Sequence[str], task: tasks.Task | None
+def of_one_camera(
+    parts: Sequence[ranges.Statistics], rules: Sequence[str], task: tasks.Task | None
 ) -> ranges.Statistics | None:
-    """Statistics of all sources together, where one range must hold for all of them.
+    """Statistics of all sources together, where one range must hold for all of them; else None.
 
     A dark exposure of a bracket is dark because it is: it must not be spread over the range.
+
+    Args:
+        parts: values of every source.
+        rules: of every source, as `ranges.rules` gives them.
+        task: what the network was trained for.
     """
-    is_alike = len({(s.dtype, s.span, s.unit) for s in about.statistics}) == 1
+    is_alike = len({(s.dtype, s.span, s.unit) for s in parts}) == 1
     if task is None or task.name not in ("focus", "exposure") or not is_alike:
         return None
-    together = ranges.pooled(about.statistics)
-    narrow = [s.used < ranges.NARROW for s in about.statistics]
+    together = ranges.pooled(parts)
+    narrow = [s.used < ranges.NARROW for s in parts]
     if task.name == "focus" and any(narrow) and not all(narrow):
         return None
     return together if len(set(rules)) == 1 else None

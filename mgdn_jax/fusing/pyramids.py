@@ -213,6 +213,60 @@ def _add_expanded(plane: np.ndarray, coarse: np.ndarray) -> None:
     strips.spread(work, *plane.shape)
 
 
+Write = Callable[[slice, slice, np.ndarray], None]
+"""Rows, columns and values of a piece that is complete."""
+
+
+def blended(
+    base: np.ndarray,
+    others: Sequence[np.ndarray],
+    weights: Sequence[Sequence[np.ndarray]],
+    write: Write,
+) -> None:
+    """Blends planes that are held together, whose weights sum to one.
+
+    A pyramid is linear, so the base needs none: the others' differences from it are blended.
+
+    Args:
+        base: (H, W), uint8, uint16 or float32.
+        others: (H, W) of the same type.
+        weights: of each of `others`, as `weight_pyramid` makes them.
+        write: takes the blended values, float32.
+    """
+    kinds = {"uint8": np.int16, "uint16": np.int32}
+    kind = np.dtype(kinds.get(base.dtype.name, np.float32))
+    height, width = base.shape
+    gaps = [_difference(plane, base, kind) for plane in others]
+    coarse = [shrunk(gap) for gap in gaps]
+    rows_below, columns_below = coarse[0].shape
+    sums = Blend(rows_below, columns_below, len(weights[0]) - 2)
+    for plane, maps in zip(coarse, weights, strict=True):
+        sums.add(plane, maps[1:])
+    below = sums.collapse()
+
+    def work(rows: slice, columns: slice) -> None:
+        total = expanded(below, rows, columns)
+        total += base[rows, columns]
+        for gap, plane, maps in zip(gaps, coarse, weights, strict=True):
+            detail = expanded(plane, rows, columns)
+            np.subtract(gap[rows, columns], detail, out=detail)
+            detail *= maps[0][rows, columns]
+            total += detail
+        write(rows, columns, total)
+
+    strips.spread(work, height, width)
+
+
+def _difference(plane: np.ndarray, base: np.ndarray, kind: np.dtype) -> np.ndarray:
+    out = np.empty(base.shape, kind)
+
+    def work(rows: slice, columns: slice) -> None:
+        np.subtract(plane[rows, columns], base[rows, columns], out=out[rows, columns], dtype=kind)
+
+    strips.spread(work, *base.shape)
+    return out
+
+
 def filled(picture: np.ndarray, coverage: np.ndarray) -> np.ndarray:
     """A picture whose empty places continue their surroundings smoothly (pull and push).
 

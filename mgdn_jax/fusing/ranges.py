@@ -373,12 +373,11 @@ def _of_type(name: str, about: Statistics) -> tuple[Range, str, str]:
             "uint16 or float32, or say which values are black and white (--range LO,HI or auto)."
         )
     advice = "say which values are black and white with --range LO,HI, or try --range percentile"
-    return Range(*about.full), "", _narrow(name, about, advice)
+    is_narrow = about.used < NARROW and about.high > about.low
+    return Range(*about.full), "", _narrow(name, about, advice) if is_narrow else ""
 
 
 def _narrow(name: str, about: Statistics, rest: str) -> str:
-    if about.used >= NARROW or about.high == about.low:
-        return ""
     return (
         f"{name} uses {100 * about.used:.2g} % of the range of its type "
         f"({about.robust[0]:g} to {about.robust[1]:g} of {about.dtype}); {rest}."
@@ -405,22 +404,33 @@ def _automatic(
         return chosen, f"{name}: {chosen}, as the file says.", ""
     if not about.is_plain:
         return _odd(name, about, contrast)
+    bits = 16
     if about.dtype == np.uint16 and about.high > 0:
         bits = next((b for b in _BITS if about.high < 2**b), 16)
-        width = (about.robust[1] - about.robust[0]) / (2**bits - 1)
-        if bits < 16 and width >= NARROW:
-            chosen = Range(0, 2**bits - 1, "bits")
-            warning = (
-                f"{name} has no value above {about.high:g}, so it was read as {bits} bits "
-                f"(0 to {2**bits - 1}) in a file of 16; --range type takes all 16."
-            )
-            return chosen, f"{name}: {bits} bits, {chosen}.", warning
-    if about.used < NARROW and about.high > about.low and about.dtype != np.uint8:
+    white = 2**bits - 1 if about.dtype == np.uint16 else about.full[1]
+    width = (about.robust[1] - about.robust[0]) / white
+    is_narrow = width < NARROW or _is_band(about, white, contrast)
+    if is_narrow and about.high > about.low and about.dtype != np.uint8:
         chosen = _spread(about, contrast)
         said = f"{chosen} was taken as black to white; --range LO,HI chooses others"
         return chosen, f"{name}: percentiles, {chosen}.", _narrow(name, about, said)
+    if bits < 16 and not is_narrow:
+        chosen = Range(0, white, "bits")
+        warning = (
+            f"{name} has no value above {about.high:g}, so it was read as {bits} bits "
+            f"(0 to {white}) in a file of 16; --range type takes all 16."
+        )
+        return chosen, f"{name}: {bits} bits, {chosen}.", warning
     chosen, said, warning = _of_type(name, about)
     return chosen, said, warning
+
+
+def _is_band(about: Statistics, white: float, contrast: tuple[float, float] | None) -> bool:
+    """Whether values lie in a band far from black, with a third of the contrast beside them."""
+    low, high = about.robust
+    if contrast is None or low <= high - low:
+        return False
+    return (high - low) / white < (contrast[1] - contrast[0]) / 3
 
 
 def _spread(about: Statistics, contrast: tuple[float, float] | None) -> Range:

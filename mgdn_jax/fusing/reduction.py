@@ -8,11 +8,11 @@ import numpy as np
 
 from mgdn_jax.fusing import strips
 
-PIXELS = 350_000
-"""Of a reduced picture, about."""
+PIXELS = 375_000
+"""Of a reduced picture, at most, before its sides are rounded down; an eighth of 24 megapixels."""
 MOST = 8.0
-"""A side is divided by no more than this."""
-STEP = 32
+"""A side is divided by no more than this, before it is rounded down."""
+STEP = 64
 """Sides of reduced pictures are multiples of it, so that pictures of many sizes share programs."""
 
 
@@ -31,7 +31,7 @@ def size(height: int, width: int, factor: float = 0.0) -> tuple[int, int]:
     """
     if not factor:
         factor = min(max(math.sqrt(height * width / PIXELS), 1.0), MOST)
-    sides = (max(STEP, round(n / factor / STEP) * STEP) for n in (height, width))
+    sides = (max(STEP, int(n / factor) // STEP * STEP) for n in (height, width))
     rows, columns = (min(side, n) for side, n in zip(sides, (height, width), strict=True))
     return rows, columns
 
@@ -59,7 +59,7 @@ def reduced(picture: np.ndarray, height: int, width: int) -> np.ndarray:
         band = _means(band, columns, every, 0, width, picture.shape[1], 1)
         np.multiply(band, np.float32(1 / scale), out=out[piece])
 
-    step = max(1, 8 * strips.SIDE * height // picture.shape[0] // 16)
+    step = max(1, strips.ROWS * height // picture.shape[0])
     strips.run(work, ((slice(k, min(k + step, height)),) for k in range(0, height, step)))
     return out
 

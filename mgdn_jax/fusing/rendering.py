@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -44,6 +44,21 @@ def mean(parts: Iterable[np.ndarray]) -> np.ndarray:
     if count > 1:
         total /= np.float32(count)
     return total
+
+
+def averaged(
+    run: Callable[[Sequence[np.ndarray]], np.ndarray],
+    pictures: Sequence[np.ndarray],
+    ensemble: str | None,
+) -> np.ndarray:
+    """Mean of what comes of all views, each turned back.
+
+    Args:
+        run: pictures -> a float map of their size that may be changed.
+        pictures: (H, W, C) each.
+        ensemble: of `options.ENSEMBLES`.
+    """
+    return mean(run([x[view] for x in pictures])[view] for view in views(ensemble))
 
 
 def gray_if_equal(picture: np.ndarray) -> np.ndarray:

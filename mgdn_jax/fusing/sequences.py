@@ -13,7 +13,7 @@ from scipy import stats
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import ranges
+from mgdn_jax.fusing import masks, preparation, ranges, tasks
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.fusing.report import Report
@@ -24,7 +24,9 @@ from mgdn_jax.io.pixels import without_alpha
 USUAL = FuseOptions(tone="auto")
 """What holds for folders where neither the call nor the card says otherwise."""
 SAMPLE = 8
-"""Scenes of a folder, evenly spread, that the common range and tone are taken from."""
+"""Scenes of a folder, evenly spread, that the common tone is taken from."""
+LOOKED = 64
+"""Scenes that the common range is taken from, where sources have more than 8 bits."""
 ALIKE = 0.8
 """Rank correlation of small copies from which on neighbours count as frames of a sequence."""
 
@@ -51,17 +53,14 @@ def settle(
     Returns:
         Options whose `range` and `tone` hold for all scenes.
     """
-    places = _spread(len(groups))
-    sample = _readable([_opened(groups[place]) for place in places])
-    if len(sample) < 2:
-        return options
-    options = _with_ranges(sample, options, report)
+    options = _with_ranges(groups, tasks.of_card(fuser.card), options, report)
     is_open = options.stretch != "none" and tone_limits(options.tone) is None
     if not is_open or options.tone not in ("folder", "auto"):
         return options
     if options.tone == "auto" and not is_sequence(groups):
         return options
-    return _with_tone(fuser, sample, options, report)
+    sample = _readable([_opened(groups[place]) for place in _spread(len(groups))])
+    return options if len(sample) < 2 else _with_tone(fuser, sample, options, report)
 
 
 def is_sequence(groups: Sequence[Sequence[Any] | Sources]) -> bool:
@@ -101,11 +100,11 @@ def _opened(group: Sequence[Any] | Sources) -> Sources:
     return group if isinstance(group, Sources) else Sources(group)
 
 
-def _spread(count: int) -> list[int]:
-    """Up to `SAMPLE` of so many places, evenly spread, both ends included."""
+def _spread(count: int, most: int = SAMPLE) -> list[int]:
+    """Up to `most` of so many places, evenly spread, both ends included."""
     if count <= 0:
         return []
-    return sorted({round(x) for x in np.linspace(0, count - 1, min(SAMPLE, count))})
+    return sorted({round(x) for x in np.linspace(0, count - 1, min(most, count))})
 
 
 def _readable(scenes: Sequence[Sources]) -> list[Sources]:
@@ -121,29 +120,75 @@ def _readable(scenes: Sequence[Sources]) -> list[Sources]:
     return good
 
 
-def _with_ranges(sample: Sequence[Sources], options: FuseOptions, report: Report) -> FuseOptions:
+_Facts = list[tuple[ranges.Statistics, tuple[float, float] | None]]
+
+
+def _facts(group: Sequence[Any] | Sources, rules: Sequence[str]) -> _Facts | None:
+    """Values of the sources of one scene, and the percentiles that rules ask for; None: unread."""
+    scene = _opened(group)
+    facts: _Facts = []
+    try:
+        for index, rule in enumerate(rules):
+            picture, asked = scene[index], ranges.percentages(rule)
+            colour, mask = without_alpha(picture.pixels), masks.of_alpha(picture.pixels)
+            values = None if asked is None else ranges.percentiles(colour, mask, asked)
+            facts.append((ranges.of_picture(picture), values))
+    except InputError:
+        return None  # it is said when its turn comes
+    return facts
+
+
+def _looked_at(groups: Sequence[Sequence[Any] | Sources], rules: Sequence[str]) -> list[_Facts]:
+    """Facts of a few scenes; of many, where their values decide: what is beyond is cut off."""
+    few = _spread(len(groups))
+    scenes = {place: _facts(groups[place], rules) for place in few}
+    read = [facts for facts in scenes.values() if facts is not None]
+    is_bytes = all(about.dtype == np.uint8 for facts in read for about, _ in facts)
+    if not is_bytes or any(values is not None for facts in read for _, values in facts):
+        for place in _spread(len(groups), LOOKED):
+            if place not in scenes:
+                scenes[place] = _facts(groups[place], rules)
+    return [facts for _, facts in sorted(scenes.items()) if facts is not None]
+
+
+def _with_ranges(
+    groups: Sequence[Sequence[Any] | Sources],
+    task: tasks.Task | None,
+    options: FuseOptions,
+    report: Report,
+) -> FuseOptions:
     """Limits of each source over the whole folder, where they depend on its values."""
-    count = len(sample[0])
-    rules = ranges.rules(options.range, count, "type")
-    for index, rule in enumerate(rules):
-        if rule == "type" or rule[0].isdigit() or rule[0] in "+-.":
+    rules = ranges.rules(options.range, len(groups[0]), "type")
+    if not any(rule.startswith(("auto", "percentile")) for rule in rules):
+        return options
+    scenes = _looked_at(groups, rules)
+    if len(scenes) < 2:
+        return options
+    columns = list(zip(*scenes, strict=True))
+    parts = [ranges.pooled([about for about, _ in column]) for column in columns]
+    levels = preparation.windows(options.window, parts)
+    shared = preparation.of_one_camera(parts, rules, task)
+    middle = None if shared is not None else preparation.contrast(parts, rules, levels)
+    for index, (rule, column) in enumerate(zip(list(rules), columns, strict=True)):
+        if levels[index] is not None or not rule.startswith(("auto", "percentile")):
             continue
-        pictures = [scene[index] for scene in sample]
-        if len({p.pixels.dtype for p in pictures}) > 1 or any(p.window for p in pictures):
+        if len({about.dtype for about, _ in column}) > 1 or any(a.window for a, _ in column):
             continue
-        name = f"source {letter(index)}"
-        together = ranges.pooled([ranges.of_picture(picture) for picture in pictures])
-        asked = ranges.percentages(rule)
-        values = None
-        if asked is not None:
-            parts = [ranges.percentiles(without_alpha(p.pixels), None, asked) for p in pictures]
-            values = min(low for low, _ in parts), max(high for _, high in parts)
-        chosen, said, warning = ranges.choose(name, together, rule, percentiles=values)
+        asked = [values for _, values in column if values is not None]
+        chosen, said, warning = ranges.choose(
+            f"source {letter(index)}",
+            shared or parts[index],
+            rule,
+            percentiles=(min(v[0] for v in asked), max(v[1] for v in asked)) if asked else None,
+            contrast=middle,
+        )
         if chosen.rule in ("percentile", "bits"):
             rules[index] = f"{chosen.low!r},{chosen.high!r}"
             report.note("range", f"{said[:-1]}, the same in all pictures.", source=letter(index),
                         low=chosen.low, high=chosen.high, rule=chosen.rule)  # fmt: skip
             report.warn(*([warning] if warning else []))
+        elif chosen.rule == "type" and parts[index].dtype == np.uint16:
+            rules[index] = "type"  # a dull frame among them has no range of its own
     words = ";".join(f"{letter(index)}:{rule}" for index, rule in enumerate(rules))
     return FuseOptions(range=words).otherwise(options)
 

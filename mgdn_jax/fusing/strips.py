@@ -7,26 +7,27 @@ depends on its positions alone, never on how the picture was cut.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-SIDE = 512
-"""Longest edge of a piece: a few float maps of it fit into the second-level cache."""
+ROWS, COLUMNS = 256, 512
+"""Largest size of a piece: a few float maps of it fit into the second-level cache."""
 
 
-def pieces(height: int, width: int, side: int = SIDE) -> Iterator[tuple[slice, slice]]:
+def pieces(height: int, width: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of pieces that cover a picture without overlap.
 
     Args:
         height: rows of the picture.
         width: columns of the picture.
-        side: longest edge of a piece.
     """
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            bottom, right = min(top + side, height), min(left + side, width)
+    for top in range(0, height, ROWS):
+        for left in range(0, width, COLUMNS):
+            bottom, right = min(top + ROWS, height), min(left + COLUMNS, width)
             yield slice(top, bottom), slice(left, right)
 
 
@@ -44,14 +45,23 @@ def spread(work: Callable[[slice, slice], None], height: int, width: int) -> Non
 def run(work: Callable[..., None], jobs: Iterable[tuple]) -> None:
     """Calls `work` with each of `jobs`, in as many threads as there are cores."""
     jobs = list(jobs)
-    workers = min(os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
-        for job in jobs:
-            work(*job)
+    if len(jobs) == 1:
+        work(*jobs[0])
         return
-    with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="mgdn-strips") as pool:
-        for future in [pool.submit(work, *job) for job in jobs]:
-            future.result()
+    pool = _pool()
+    for future in [pool.submit(work, *job) for job in jobs]:
+        future.result()
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads, kept: what new ones leave behind in the allocator adds up to a gigabyte."""
+    cores = os.cpu_count() or 1
+    return concurrent.futures.ThreadPoolExecutor(cores, thread_name_prefix="mgdn-strips")
+
+
+if sys.platform != "win32":  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def mirrored(start: int, stop: int, length: int) -> np.ndarray:

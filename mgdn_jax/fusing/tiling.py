@@ -182,6 +182,7 @@ def plan(
     has_buckets: bool = False,
     padded_sizes: Mapping[buckets.Size, buckets.Size | None] | None = None,
     blends: bool = False,
+    is_stack: bool = False,
 ) -> Plan:
     """How a picture of one size is padded and tiled.
 
@@ -195,11 +196,12 @@ def plan(
         padded_sizes: what pictures are padded to (`buckets.shared`) where the options name no
             bucket; without effect on networks that cannot leave out padding.
         blends: whether the network weighs its inputs, so that it can judge reduced pictures.
+        is_stack: whether there are more pictures than the network takes.
 
     Raises:
         InputError: tiles or an overlap that do not fit the network.
     """
-    if blends and _is_reduced(height * width, options):
+    if blends and _is_reduced(height * width, options, is_stack):
         sides = reduction.size(height, width, options.scale or 0)
         rows, columns = (cut(n, n, 0, 1) for n in sides)
         return Plan(height, width, rows, columns, "reflect", False, sides, reduced=True)
@@ -253,10 +255,11 @@ def seen_size(height: int, width: int, padding: str | None, grid: int) -> tuple[
     return rows, columns
 
 
-def _is_reduced(pixels: int, options: FuseOptions) -> bool:
+def _is_reduced(pixels: int, options: FuseOptions, is_stack: bool) -> bool:
     if options.scale:
         return options.scale > 1
-    return options.tile is None and pixels > AUTO_TILE_PIXELS
+    # In what no picture of a stack shows sharply, a tree of pairs leaves blotches.
+    return options.tile is None and (is_stack or pixels > AUTO_TILE_PIXELS)
 
 
 def _padded(size: tuple[int, int], padding: str | None, grid: int) -> list[int]:

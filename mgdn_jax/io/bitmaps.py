@@ -23,7 +23,7 @@ from mgdn_jax.io.metadata import ORIENTATION, labels_of
 from mgdn_jax.io.pictures import Labels, Picture
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "PPM")
-_ANIMATED = ("PNG", "WEBP", "TIFF", "AVIF")
+_ANIMATED = ("PNG", "WEBP", "AVIF")
 _PLAIN = ("L", "LA", "RGB", "RGBA")
 _CONVERT = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 _open_lock = threading.Lock()
@@ -48,10 +48,11 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         InputError: damaged, too large, or of a kind that cannot be read without loss.
     """
     with guard.decoding(name), opened(file, name) as image:
-        pages = _pages(image)
-        guard.check_page(page or 0, pages, name)
-        tiff = image.format == "TIFF"
-        remarks = () if page is not None or tiff else guard.further_pages(pages, name, "frame")
+        remarks: tuple[str, ...] = ()
+        if image.format != "TIFF":  # its pages are counted by `tiff`; Pillow refuses some of them
+            pages = _pages(image)
+            guard.check_page(page or 0, pages, name)
+            remarks = guard.further_pages(pages, name, "frame") if page is None else ()
         if page:
             image.seek(page)
         array, loaded = _pixels(file, image, name, page or 0)

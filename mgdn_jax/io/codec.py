@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -25,9 +26,11 @@ __all__ = [
     "encode",
     "encode_jpeg",
     "encode_png",
+    "left_out",
 ]
 MAX_PIXELS = guard.MAX_PIXELS
 _DEEP = (np.int16, np.int32, np.uint32)
+_MOST_EXIF = 65_499  # bytes that a segment of JPEG has room for
 _STRIP = 1 << 20  # bytes of a strip before it is compressed
 
 
@@ -132,6 +135,29 @@ def encode(
     return _save(array, "PPM")
 
 
+def left_out(labels: Labels, name: str) -> str | None:
+    """What labels lose in a file, in a sentence; None where it holds them all.
+
+    Args:
+      labels: what was to be embedded.
+      name: of the file; its suffix is its format.
+    """
+    suffix = Path(name).suffix.lower()
+    if suffix in (".bmp", ".ppm", ".pgm", ".exr"):
+        lost = {"colour profile": labels.profile, "EXIF": labels.exif}
+        words = [word for word, value in lost.items() if value]
+    elif suffix in (".jpg", ".jpeg") and len(labels.exif or b"") > _MOST_EXIF:
+        words = ["EXIF"]
+    else:
+        return None
+    if not words:
+        return None
+    return (
+        f"{name} cannot hold the {' and '.join(words)} of the sources, which got lost; "
+        "choose .png or .tif to keep them."
+    )
+
+
 def _fitting(labels: Labels | None, channels: int) -> Labels:
     """Labels without a profile for other pixels than these."""
     if labels is None:
@@ -231,7 +257,7 @@ def encode_jpeg(
     options = _options(labels)
     if "dpi" in options:  # whole numbers only
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in options["dpi"])
-    if labels.exif is not None and len(labels.exif) < 65_500:
+    if labels.exif is not None and len(labels.exif) <= _MOST_EXIF:
         options["exif"] = metadata.with_prefix(labels.exif)
     return _save(array, "JPEG", quality=quality, subsampling=subsampling, optimize=True, **options)
 

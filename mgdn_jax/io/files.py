@@ -226,6 +226,21 @@ def write_image(
     return target
 
 
+def check_pixels(path: str | os.PathLike[str], sample: np.ndarray) -> None:
+    """Finds out before the work whether a file can hold pixels of a kind.
+
+    Args:
+      path: where they shall be written; nothing is.
+      sample: a small array of the dtype and the channels of the result.
+
+    Raises:
+      InputError: it cannot.
+    """
+    name = os.fspath(path)
+    if not name.lower().endswith((*medical.SLICES, *medical.VOLUMES)):  # these need a place as well
+        _encoded(name, sample, 95, None)
+
+
 def _encoded(name: str, array: np.ndarray, quality: int, labels: Labels | None) -> bytes:
     ending = name.lower()
     if ending.endswith((*medical.SLICES, *medical.VOLUMES)):

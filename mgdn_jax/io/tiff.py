@@ -70,10 +70,12 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
             guard.check_size(leaf.imagelength, leaf.imagewidth, name)
             remarks = () if page is not None else guard.further_pages(len(stack), name)
             if strangers and page is None:
-                remarks += (
-                    f"{name} has {strangers} further pages of another kind or size, which were "
-                    "left out; save them as files of their own.",
+                which, cure = (
+                    ("a further page", "was left out; save it as a file of its own")
+                    if strangers == 1
+                    else (f"{strangers} further pages", "were left out; save them as files")
                 )
+                remarks += (f"{name} has {which} of another kind or size, which {cure}.",)
             _check_bands(leaf, len(stack), name)
             if _is_plain(leaf) and not shift:
                 picture = bitmaps.read(file, name, number)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from helpers_cli import mgdn, save_model
 from PIL import Image, ImageCms
 from scipy import ndimage
@@ -119,7 +120,8 @@ def test_a_shaken_stack_warns_and_is_sharp_once_aligned(capsys):
     for step, place in zip(steps, places, strict=True):
         where = np.array(step["matrix"]) @ corners
         np.testing.assert_allclose(where[:2] / where[2], (place @ corners)[:2], atol=0.3)
-    left, top, right, bottom = result["steps"][-1]["box"]
+    (area,) = (step for step in result["steps"] if step["step"] == "area")
+    left, top, right, bottom = area["box"]
     fused = files.read_image("out.png")
     assert fused.shape == (bottom - top, right - left, 3)
     truth = u8(sharp)[top:bottom, left:right]
@@ -152,6 +154,15 @@ def test_pages_of_a_file_are_a_stack(capsys):
     pages[0].save("one.png")
     (warning,) = report(f"fuse pages.tif one.png -o out.png {MODEL}", capsys)["warnings"]
     assert "pages.tif has 3 pages" in warning
+
+
+def test_planes_that_may_be_pages_are_named_where_a_file_is_alone(capsys):
+    stack = u8(scene(20, 24, channels=1))[None, ..., 0].repeat(3, 0)
+    tifffile.imwrite("three.tif", stack, photometric="rgb", planarconfig="separate")
+    assert mgdn(f"fuse three.tif -o out.tif {MODEL}") == 2
+    error = capsys.readouterr().err
+    assert "three.tif is alone; give at least two pictures" in error
+    assert 'if they are pages of a stack, write them with photometric="minisblack"' in error
 
 
 def test_a_step_of_exposure_warns_and_is_matched(capsys):
@@ -233,6 +244,25 @@ def test_counts_kelvin_and_hounsfield(capsys):
     assert (result["steps"][0]["low"], result["steps"][0]["high"]) == (-150, 250)
 
 
+def test_a_range_of_one_source_leaves_the_others_what_is_usual(capsys):
+    kelvin = (288 + 12 * scene(24, 32, seed=1, channels=1)[..., 0]).astype(np.float32)
+    files.write_image("a.tif", kelvin)
+    files.write_image("b.png", u8(scene(24, 32, seed=2, channels=1)[..., 0]))
+    steps = report(f"fuse a.tif b.png -o out.tif {MODEL} --range B:0,200", capsys)["steps"]
+    assert [(step["source"], step["rule"]) for step in steps[:2]] == [
+        ("a.tif", "percentile"),
+        ("b.png", "given"),
+    ]
+
+
+def test_limits_may_start_with_a_minus(capsys):
+    scan = np.rint(3000 * scene(24, 32, seed=1, channels=1)[..., 0] - 1000).astype(np.int16)
+    files.write_image("a.tif", scan)
+    for option, limits in (("--window -600,1500", (-1350, 150)), ("--range -500,900", (-500, 900))):
+        steps = report(f"fuse a.tif a.tif -o out.tif {MODEL} {option}", capsys)["steps"]
+        assert (steps[0]["low"], steps[0]["high"]) == limits
+
+
 # ------------------------------------------------------------------------------------- labels
 
 
@@ -263,6 +293,23 @@ def test_what_photographs_say_goes_on(suffix, capsys):
     report(f"fuse a.jpg b.jpg -o none.{suffix} {MODEL} --metadata none", capsys)
     with Image.open(f"none.{suffix}") as image:
         assert "icc_profile" not in image.info
+
+
+def test_what_a_format_has_no_place_for_is_said(capsys):
+    near, far = u8(scene(24, 32)), u8(scene(24, 32, seed=2))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save_labelled("near.jpg", near, profile)
+    save_labelled("far.jpg", far, profile)
+    (warning,) = report(f"fuse near.jpg far.jpg -o out.bmp {MODEL}", capsys)["warnings"]
+    assert warning.startswith("out.bmp cannot hold the colour profile and EXIF of the sources")
+    assert report(f"fuse near.jpg far.jpg -o out.png {MODEL}", capsys)["warnings"] == []
+
+
+def test_openexr_to_openexr(capsys):
+    for name, seed in (("a.exr", 1), ("b.exr", 2)):
+        files.write_image(name, scene(24, 32, seed=seed).astype(np.float32))
+    report(f"fuse a.exr b.exr -o out.exr {MODEL}", capsys)
+    assert files.read_image("out.exr").dtype == np.float32
 
 
 def test_profiles_that_differ_are_said_or_converted(capsys):

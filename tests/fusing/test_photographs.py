@@ -224,6 +224,17 @@ def test_a_fuser_that_blends_reduces_when_asked():
     assert spread.max() == 255
 
 
+def test_the_report_says_how_it_came_about():
+    pictures, _ = sweep(2)
+    fuser = make()
+    (step,) = [s for s in fuser.fuse(*pictures, scale=2).report.steps if s["step"] == "scale"]
+    assert (step["width"], step["height"]) == (64, 64)
+    assert "at 64x64" in step["says"]
+    assert step["blend"] == "direct"
+    plain = fuser.fuse(*pictures)
+    assert "scale" not in {s["step"] for s in plain.report.steps}
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_types_and_layouts_come_back(dtype):
     pictures, _ = sweep(2)

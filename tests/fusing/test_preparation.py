@@ -135,6 +135,16 @@ def test_narrow_counts_come_through_and_the_scale_is_said():
         assert np.corrcoef(fused.pixels.ravel(), source.ravel())[0, 1] > 0.3
 
 
+def test_few_bits_beside_it_do_not_drown_in_a_narrow_source():
+    scan = np.rint(3000 * scene(seed=3, channels=1) - 1000).astype(np.int16)
+    other = np.rint(1000 + 2200 * scene(seed=4, channels=1)).astype(np.uint16)
+    fused = make(**GRAY).fuse(scan, other, options=AUTO)
+    low, high = fused.report.steps[0]["low"], fused.report.steps[0]["high"]
+    assert high - low > 1.5 * np.ptp(np.percentile(scan, (0.1, 99.9)))
+    for source in (scan, other):
+        assert np.corrcoef(fused.pixels.ravel(), source.ravel())[0, 1] > 0.3
+
+
 def test_twelve_bits_come_back_as_twelve_bits():
     a, b = (np.rint(4095 * scene(seed=s, channels=1)).astype(np.uint16) for s in (1, 2))
     fused = make(**GRAY).fuse(a, b, options=AUTO)

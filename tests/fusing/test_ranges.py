@@ -145,6 +145,20 @@ def test_percentages_of_the_pixels():
     assert ranges.percentages("percentile") is None
 
 
+@pytest.mark.parametrize(("low", "high"), [(7300, 9300), (30000, 36000)])
+def test_a_band_far_from_black_is_spread_beside_others(low, high):
+    band = about(spread(low, high, np.uint16))
+    chosen, _, warning = ranges.choose("ir.tif", band, "auto", contrast=(0.2, 0.8))
+    assert chosen.rule == "percentile"
+    scaled = (np.array(band.robust) - chosen.low) / (chosen.high - chosen.low)
+    np.testing.assert_allclose(scaled, (0.2, 0.8))
+    assert "was taken as black to white" in warning
+    # Alone, or from black on, it may be a picture without contrast.
+    assert ranges.choose("ir.tif", band, "auto")[0].rule in ("bits", "type")
+    dark = about(spread(0, high - low, np.uint16))
+    assert ranges.choose("ir.tif", dark, "auto", contrast=(0.2, 0.8))[0].rule in ("bits", "type")
+
+
 def test_a_narrow_source_gets_the_contrast_of_the_others():
     counts = about(spread(17100, 18000, np.uint16))
     chosen = ranges.choose("ir.tif", counts, "auto", contrast=(0.25, 0.75))[0]

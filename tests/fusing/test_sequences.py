@@ -95,6 +95,46 @@ def test_counts_of_a_folder_share_a_range(tmp_path):
     assert ranges == {(low, high)}
 
 
+def counts(low, high, number):
+    x = np.random.default_rng(number).random((40, 40))
+    return np.rint(low + (high - low) * x).astype(np.uint16)
+
+
+def test_a_range_holds_every_frame_and_not_more_than_the_contrast_beside_it():
+    fuser, dull = make(), np.full((40, 40), 128, np.uint8)
+    dull[:20] = 96
+    groups = [(counts(9000, 9600 + 900 * (n == 5), n), dull) for n in range(20)]
+    options = fuser.resolve(FuseOptions(range="auto").otherwise(sequences.USUAL))
+    settled = sequences.settle(fuser, groups, options, Report())
+    low, high = (float(x) for x in settled.range.split(";")[0].removeprefix("A:").split(","))
+    assert high > 10400  # of the sixth frame, which is none of eight that are evenly spread
+    assert high - low > 1.8 * 1500
+    # One frame has 16 bits: the others are not read as 10.
+    groups = [(counts(0, 60000 if n == 5 else 1000, n), dull) for n in range(20)]
+    assert sequences.settle(fuser, groups, options, Report()).range == "A:type;B:auto"
+
+
+def test_exposures_of_a_folder_share_a_range():
+    card = {"task": "multi-exposure photographs"}
+    config = Config(in_channels=(1, 1), out_channels=1)
+    fuser = Fuser("fake_fusion", config, {"bias": np.zeros((), np.float32)}, {}, card)
+    groups = [(counts(0, 900, n), counts(0, 4000, n + 9)) for n in range(3)]
+    options = fuser.resolve(FuseOptions(range="auto").otherwise(sequences.USUAL))
+    assert sequences.settle(fuser, groups, options, Report()).range == "A:0,4095;B:0,4095"
+
+
+def test_a_window_leaves_nothing_to_warn_of():
+    fuser = make()
+    scans = [counts(0, 3000, n).astype(np.int16) - 1000 for n in range(3)]
+    options = FuseOptions(range="auto", window="A:lung").otherwise(sequences.USUAL)
+    report = Report()
+    settled = sequences.settle(
+        fuser, [(scan, scan.astype(np.uint8)) for scan in scans], fuser.resolve(options), report
+    )
+    assert settled.range == "A:auto;B:auto"
+    assert not report.warnings
+
+
 def test_what_is_a_sequence(folders, tmp_path):
     groups = [(folders / "ir" / f"{n}.png", folders / "vi" / f"{n}.png") for n in range(6)]
     assert sequences.is_sequence(groups)

@@ -245,8 +245,23 @@ def test_thumbnails_are_no_pages_and_strangers_are_said():
     picture = read(buffer)
     assert picture.pixels.shape == (12, 14)
     assert "has 2 pages" in picture.remarks[0]
-    assert "1 further pages of another kind or size" in picture.remarks[1]
+    assert "a further page of another kind or size" in picture.remarks[1]
     np.testing.assert_array_equal(read(buffer, 1).pixels, noise((12, 14), "u2", 1))
+
+
+def test_a_mask_that_pillow_refuses_costs_nothing():
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as tif:
+        tif.write(noise((12, 14, 3), "u1"), photometric="rgb", metadata=None)
+        tif.write(noise((12, 14), "u1"), subfiletype=1, metadata=None)
+    with tifffile.TiffFile(io.BytesIO(buffer.getvalue())) as tif:
+        places = [tif.pages[1].tags[number].valueoffset for number in (254, 262)]
+        for place in places:  # both are 4: a transparency mask
+            buffer.seek(place)
+            buffer.write(b"\4\0")
+    picture = read(buffer)
+    np.testing.assert_array_equal(picture.pixels, noise((12, 14, 3), "u1"))
+    assert picture.remarks == ()
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
