@@ -74,7 +74,7 @@ def test_a_set_with_jpeg_rows(tables, root, capsys):
     assert "base_mean: 18 of 19 columns equal" in text
     assert "largest difference 0.50000 (VIF" in text
     assert "base_max: 19 of 19 columns equal" in text
-    assert "of 11" in text  # 8 rules, theirs, ours twice
+    assert "of 13" in text  # 10 rules, theirs, ours twice
     page = (root / "page.md").read_text()
     assert page.count("| **ours") == 2
     assert "- ours: lowest Qabf" in page
