@@ -212,6 +212,17 @@ def test_sizes_that_differ_name_the_cures():
     assert fused.report.steps[0]["says"] == "image 2 was enlarged from 40x30 to 80x60."
 
 
+def test_a_picture_of_another_scene_is_said():
+    card = {"task": "multi-focus photographs"}
+    near, far = scene(120, 160, seed=1), scene(120, 160, seed=1)
+    near[:, 80:], far[:, :80] = (
+        ndimage.gaussian_filter(half, (3, 3, 0)) for half in (near[:, 80:], far[:, :80])
+    )
+    assert make(card).fuse(u8(near), u8(far)).warnings == ()
+    (warning,) = make(card).fuse(u8(near), u8(scene(120, 160, seed=7))).warnings
+    assert warning.startswith("these do not seem to show one scene: image 1 and image 2;")
+
+
 def test_transforms_of_two_cameras_serve_other_pictures_in_their_order(tmp_path):
     a, b = u8(scene()), u8(scene(seed=2))
     moved = Transform([[1, 0, 3], [0, 1, 0], [0, 0, 1]])
