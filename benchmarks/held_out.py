@@ -29,11 +29,11 @@ from benchmarks.bundle import SHOWN as COLUMNS  # noqa: E402
 from mgdn_jax import metrics  # noqa: E402
 from mgdn_jax.data import open_set  # noqa: E402
 from mgdn_jax.errors import InputError  # noqa: E402
-from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES  # noqa: E402
+from mgdn_jax.evaluation.baselines import BASELINES, EXPOSURE_RULES, FOCUS_RULES  # noqa: E402
 from mgdn_jax.evaluation.scores import mean_ranks  # noqa: E402
 from mgdn_jax.io.disk import write_atomically  # noqa: E402
 
-RULES = {name: rule for name, rule in BASELINES.items() if name not in FOCUS_RULES}
+RULES = {k: rule for k, rule in BASELINES.items() if k not in FOCUS_RULES + EXPOSURE_RULES}
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 Row = dict[str, float]
 

@@ -48,3 +48,19 @@ def test_gaussian_window():
     assert window[2] / window[1] == pytest.approx(np.exp(0.5))
     with pytest.raises(ValueError, match="odd"):
         image.gaussian_window(4, 1.0)
+
+
+def test_mertens_weight_by_hand():
+    x = np.full((3, 3, 3), 0.5)
+    x[1, 1] = 0.5, 0.7, 0.3
+    weight = image.mertens_weight(x)
+    luma = 0.2 * (image.LUMA[1] - image.LUMA[2])
+    middle = 4 * luma * np.std([0.5, 0.7, 0.3]) * np.exp(-0.08 / 0.08)
+    assert weight[1, 1] == pytest.approx(middle + 1e-12)
+    # Gray places have no saturation; in one channel it is left out.
+    assert weight[0] == pytest.approx(1e-12)
+    gray = image.mertens_weight(x[..., 1:2])
+    # The border pixel is not repeated: (1, 1) counts twice for (0, 1).
+    assert gray[0, 1] == pytest.approx(2 * 0.2)
+    assert gray[1, 1] == pytest.approx(4 * 0.2 * np.exp(-0.04 / 0.08))
+    assert image.mertens_weight(np.ones((1, 1, 3))).shape == (1, 1)

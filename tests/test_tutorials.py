@@ -28,7 +28,8 @@ def test_score_your_method(tutorial, tmp_path):
     means = tutorial("score_your_method").main(["--report", str(tmp_path / "report")])
     assert set(means) >= {"sharper", "base_mean", "base_max", "base_laplacian"}
     # Taking the sharper source is what a focus pair asks for.
-    assert means["sharper"]["Qabf"] == max(row["Qabf"] for row in means.values())
+    plain = ("base_mean", "base_max", "base_laplacian")
+    assert means["sharper"]["Qabf"] > max(means[name]["Qabf"] for name in plain)
     page = (tmp_path / "report" / "index.html").read_text()
     assert "sharper" in page
 

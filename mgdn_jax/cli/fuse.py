@@ -82,7 +82,8 @@ class Settings:
         usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
         words = {name: values[name] for name in FuseOptions.names()}
         words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}
-        if words["range"] is not None:  # a rule for one source leaves the others what is usual
+        # A rule for one source leaves the others what is usual.
+        if words["range"] and all(":" in part for part in words["range"].split(";")):
             words["range"] = f"{USUAL.range};{words['range']}"
         return cls(
             inputs=tuple(arguments.inputs),

@@ -180,7 +180,8 @@ def _add_eval(commands) -> None:
         default=[],
         metavar="NAME|FILE",
         help="fuse with these networks (see mgdn models) or rules (base_mean, base_max, "
-        "base_laplacian, base_focus_guided, base_focus_evidence) and score the results",
+        "base_laplacian, base_focus_guided, base_focus_evidence, base_mertens) and score the "
+        "results",
     )
     _add_trust(command)
     command.add_argument(

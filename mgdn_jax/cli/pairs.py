@@ -15,7 +15,7 @@ import numpy as np
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
 from mgdn_jax.evaluation.album import SOURCES
-from mgdn_jax.evaluation.baselines import BASELINES, FOCUS_RULES
+from mgdn_jax.evaluation.baselines import BASELINES, EXPOSURE_RULES, FOCUS_RULES
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 from mgdn_jax.io.pairing import find_results, pair_folders
@@ -178,12 +178,16 @@ def _places(
 
 
 def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
-    """The rules that every table carries; those for focus stacks where the task is one."""
-    focus = {"near", "far"} <= {Path(s).name.lower() for s in sources}
+    """The rules that every table carries; those for one task where the task is that."""
+    folders = {Path(s).name.lower() for s in sources}
+    focus, exposures = {"near", "far"} <= folders, {"under", "over"} <= folders
     for name in (_named(word)[1] for word in models):
         if name in zoo.bundled():
-            focus |= "focus" in str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
-    return [name for name in BASELINES if focus or name not in FOCUS_RULES]
+            task = str(zoo.describe(zoo.resolve(name))["card"].get("task", ""))
+            focus |= "focus" in task
+            exposures |= "exposure" in task
+    left_out = (() if focus else FOCUS_RULES) + (() if exposures else EXPOSURE_RULES)
+    return [name for name in BASELINES if name not in left_out]
 
 
 def _is_folder(sources: Sequence[str], truth: str | None) -> bool:

@@ -4,8 +4,8 @@ Pictures are ordered by brightness, and the network fuses each with the next bri
 results join the exposures as further sources of a blend (`blending`). How much each rule counts
 at a pixel is decided by the structure it keeps there: the score of MEF-SSIM (Ma et al. 2015). So
 the network counts where it is good, and the result is never below Mertens' method by that score.
-In the end places that came out darker than any exposure shows them well are lifted, as far as
-that costs little structure.
+In the end places that lost most of the brightness that the best exposure gives them are lifted,
+and highlights lowered, as far as that costs little structure.
 """
 
 from __future__ import annotations
@@ -158,12 +158,13 @@ class _Choice:
             if scores[best] > score:
                 self.shares, fused, score = alone[best], candidates[best], scores[best]
         self.lift = np.zeros_like(fused)
+        # Lowering a highlight is lifting a shadow of the negative.
         inverted = [1 - x for x in colours[::-1]]
         for sign, way, caps, cost in (
-            (1, colours, _SHADOWS, 0.02),
-            (-1, inverted, _HIGHLIGHTS, 0.01),
+            (1, colours, _SHADOWS, _COSTS[0]),
+            (-1, inverted, _HIGHLIGHTS, _COSTS[1]),
         ):
-            enough = max(least + _EDGE, least + 0.35 * (score - least), score - cost)
+            enough = max(least + _EDGE, least + _KEPT * (score - least), score - cost)
             plain = fused + self.lift
             for lift in _lifts(plain if sign > 0 else 1 - plain, way, caps):
                 new = self._score(plain + sign * lift)

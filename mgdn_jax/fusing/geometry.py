@@ -144,14 +144,19 @@ def _stored(names: Sequence[str], sizes: Sequence[Size], path: str, report: Repo
         for index, name in enumerate(names):
             keys = (name, name.rsplit("/", 1)[-1], str(index), index)
             transforms[index] = next((stored[key] for key in keys if key in stored), None)
+        if not any(transforms) and len(stored) == len(names):
+            transforms = [*stored.values()]  # of the same cameras, for other pictures
         missing = [names[i] for i, t in enumerate(transforms) if t is None]
         if len(missing) == len(names) or len(missing) > 1:
             raise InputError(
                 f"{path} holds {len(stored)} transforms, but none for {missing[0]}; store one for "
                 "each picture but the reference, under its file name."
             )
-        if missing:
-            frame = names.index(missing[0])
+        still = [i for i, t in enumerate(transforms) if t is None or t.is_identity]
+        if still and frame not in still:
+            frame = still[0]
+        if still:
+            transforms[frame] = None
     for name, transform in zip(names, transforms, strict=True):
         if transform is not None:
             report.note(

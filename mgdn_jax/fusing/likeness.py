@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, stats
 
+from mgdn_jax import image
 from mgdn_jax.fusing import cells, exposure
+from mgdn_jax.io.codec import downscale
 from mgdn_jax.io.pixels import to_float, without_alpha
 
 Kind = Literal["focus", "exposure", "cross-modal"]
 
 _SIDE = 160
+_SMALL_SIDE = 32  # of copies that a whole picture's light and shade is compared at
 _DULL = 0.08  # range of luminance below which a picture says little
 
 
@@ -194,3 +197,26 @@ def _sharpness(picture: np.ndarray) -> np.ndarray:
     rows, columns = plane.shape[0] // side, plane.shape[1] // side
     energy = ndimage.laplace(plane)[: rows * side, : columns * side] ** 2
     return energy.reshape(rows, side, columns, side).mean((1, 3)) + 1e-5
+
+
+def resemblance(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank correlation of small copies of two pictures; a small bright thing hardly counts.
+
+    Args:
+        first: (H, W) or (H, W, C), of any range.
+        second: likewise, of the same height and width.
+
+    Returns:
+        -1 to 1; 1 where one of them is flat, 0 for other sizes.
+    """
+    small = []
+    for pixels in (first, second):
+        gray = np.asarray(image.luminance(without_alpha(pixels).astype(np.float32)))
+        height, width = gray.shape[:2]
+        plane = downscale(gray, min(_SMALL_SIDE, height), min(_SMALL_SIDE, width))
+        ranks = stats.rankdata(plane)
+        small.append(ranks - ranks.mean())
+    if small[0].shape != small[1].shape:
+        return 0.0
+    power = float(np.sqrt((small[0] ** 2).sum() * (small[1] ** 2).sum()))
+    return float((small[0] * small[1]).sum()) / power if power > 0 else 1.0

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.fusing import cells, exposure, shifts
-from mgdn_jax.fusing.likeness import looks_like
+from mgdn_jax.fusing.likeness import looks_like, resemblance
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.tasks import Task
 
 STOPS = 0.1
 """A difference of exposure above this is said of pictures that should have one exposure."""
+
+STRANGE = 0.2
+"""Below this resemblance, and without a shift that is sure, pictures show other things."""
 
 CELLS = 160
 """Cells along the longer side of small copies."""
@@ -133,9 +136,9 @@ def _kind(load: Load, count: int, task: Task | None, report: Report) -> str | No
 
 
 def _shifts(load: Load, names: Sequence[str], kind: str, report: Report) -> None:
-    """One warning that names every picture that lies elsewhere than its neighbour."""
+    """Warns of pictures that lie elsewhere than their neighbours, or show other things."""
     is_cross = kind not in _ONE_CAMERA
-    moved = []
+    moved, strange = [], []
     previous = load(0)
     for index in range(1, len(names)):
         current = load(index)
@@ -144,7 +147,14 @@ def _shifts(load: Load, names: Sequence[str], kind: str, report: Report) -> None
             moved.append(
                 f"{names[index]} by {found.largest:.1f} px ({found.x:+.1f}, {found.y:+.1f})"
             )
+        elif not (is_cross or found.is_sure) and resemblance(previous, current) < STRANGE:
+            strange.append(f"{names[index - 1]} and {names[index]}")
         previous = current
+    if strange:
+        report.warn(
+            f"these do not seem to show one scene: {', '.join(strange)}; leave out what does not "
+            "belong, or try --align where large parts overlap."
+        )
     if not moved:
         return
     cure = "--register brings them together" if is_cross else "--align brings them together"

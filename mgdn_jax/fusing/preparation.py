@@ -302,10 +302,15 @@ def _look(prepared: Prepared, task: tasks.Task | None) -> None:
     if not (has_order or options.match_exposure or options.checks):
         return
 
-    names = prepared.survey.names
-    reduced = [
-        cells.cells(prepared.picture(i), looks.CELLS, prepared.mask(i)) for i in range(len(names))
-    ]
+    names, reduced = prepared.survey.names, []
+    for index, name in enumerate(names):
+        mask = prepared.mask(index)
+        reduced.append(cells.cells(prepared.picture(index), looks.CELLS, mask))
+        if mask is not None and not mask.any():
+            report.warn(
+                f"nothing of {name} is on the result: it is transparent everywhere, or lies "
+                "outside of the others; leave it out, or mend its alpha or its transform."
+            )
     if options.match_exposure:
         curves = looks.curves(prepared.picture, prepared.mask, names, report)
         prepared.change(curves=tuple(curves))

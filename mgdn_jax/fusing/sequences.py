@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import masks, preparation, ranges, tasks
+from mgdn_jax.fusing.likeness import resemblance
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources, letter
-from mgdn_jax.io.codec import downscale
 from mgdn_jax.io.pixels import without_alpha
 
 USUAL = FuseOptions(tone="auto")
@@ -35,7 +34,6 @@ TAIL = 0.01
 MOST_GAIN = 3.0
 """Contrast that a common tone adds at most."""
 
-_SIDE = 32
 _VALUES = 200_000
 
 
@@ -74,26 +72,11 @@ def is_sequence(groups: Sequence[Sequence[Any] | Sources]) -> bool:
         first, second = pairs
         if first[0].pixels.shape[:2] != second[0].pixels.shape[:2]:
             return False
-        likeness = [_likeness(first[i].pixels, second[i].pixels) for i in range(len(first))]
-        if max(likeness) < ALIKE:
+        alike = [resemblance(first[i].pixels, second[i].pixels) for i in range(len(first))]
+        if max(alike) < ALIKE:
             return False
         count += 1
     return count > 0
-
-
-def _likeness(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of small copies of two pictures; a small bright thing hardly counts."""
-    small = []
-    for pixels in (first, second):
-        gray = np.asarray(image.luminance(without_alpha(pixels).astype(np.float32)))
-        height, width = gray.shape[:2]
-        plane = downscale(gray, min(_SIDE, height), min(_SIDE, width))
-        ranks = stats.rankdata(plane)
-        small.append(ranks - ranks.mean())
-    if small[0].shape != small[1].shape:
-        return 0.0
-    power = float(np.sqrt((small[0] ** 2).sum() * (small[1] ** 2).sum()))
-    return float((small[0] * small[1]).sum()) / power if power > 0 else 1.0
 
 
 def _opened(group: Sequence[Any] | Sources) -> Sources:

@@ -65,6 +65,11 @@ class Transform:
         matrix.setflags(write=False)
         object.__setattr__(self, "matrix", matrix)
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every pixel stays where it is."""
+        return bool(np.array_equal(self.matrix, np.eye(3)))
+
     def __eq__(self, other: object) -> bool:
         """Two transforms are equal where all their numbers are."""
         if not isinstance(other, Transform):

@@ -338,6 +338,15 @@ def test_the_focus_rule_joins_for_near_and_far(capsys):
     assert "base_focus_guided" in lines(capsys.readouterr().out)
 
 
+def test_the_exposure_rule_joins_for_under_and_over(capsys):
+    os.rename("set/ir", "set/under")
+    os.rename("set/vi", "set/over")
+    assert mgdn("eval ours set/under set/over --metrics EN") == 0
+    rows = lines(capsys.readouterr().out)
+    assert "base_mertens" in rows
+    assert "base_focus_guided" not in rows
+
+
 def test_ground_truth(capsys):
     assert mgdn("eval ours --truth theirs --json") == 0
     content = json.loads(capsys.readouterr().out)

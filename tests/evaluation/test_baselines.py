@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import cv2
+import helpers_scenes as scenes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,6 +132,18 @@ def test_laplacian_restores_what_the_mean_blurs():
     a, b, sharp = scene()
     pyramid = np.abs(baselines.laplacian(a, b).astype(int) - sharp).mean()
     assert pyramid < 0.5 * np.abs(baselines.mean(a, b).astype(int) - sharp).mean()
+
+
+@pytest.mark.parametrize("size", [(120, 160), (77, 100)])
+def test_mertens_is_that_of_opencv(size):
+    _, (under, over) = scenes.bracket((-2, 2), 3, *size)
+    wanted = cv2.createMergeMertens(1, 1, 1).process([under, over])
+    difference = np.abs(baselines.mertens(under, over) - 255.0 * np.clip(wanted, 0, 1))
+    assert np.percentile(difference, 99) < 1
+    assert difference.mean() < 0.3
+    gray = [x[..., 1].copy() for x in (under, over)]
+    wanted = 255 * np.clip(cv2.createMergeMertens(1, 1, 1).process(gray), 0, 1)
+    assert np.percentile(np.abs(baselines.mertens(*gray) - wanted), 99) < 2
 
 
 def test_laplacian_prefers_the_first_on_ties():

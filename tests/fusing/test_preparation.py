@@ -9,6 +9,7 @@ from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.sources import KEPT_BYTES, Sources, letter
+from mgdn_jax.fusing.transforms import Transform, write_transforms
 from mgdn_jax.io.pictures import Picture
 
 RNG = np.random.default_rng(5)
@@ -209,6 +210,41 @@ def test_sizes_that_differ_name_the_cures():
     fused = make().fuse(u8(scene()), u8(scene(30, 40)), resize=True)
     assert fused.pixels.shape == (60, 80, 3)
     assert fused.report.steps[0]["says"] == "image 2 was enlarged from 40x30 to 80x60."
+
+
+def test_a_picture_of_another_scene_is_said():
+    card = {"task": "multi-focus photographs"}
+    near, far = scene(120, 160, seed=1), scene(120, 160, seed=1)
+    near[:, 80:], far[:, :80] = (
+        ndimage.gaussian_filter(half, (3, 3, 0)) for half in (near[:, 80:], far[:, :80])
+    )
+    assert make(card).fuse(u8(near), u8(far)).warnings == ()
+    (warning,) = make(card).fuse(u8(near), u8(scene(120, 160, seed=7))).warnings
+    assert warning.startswith("these do not seem to show one scene: image 1 and image 2;")
+
+
+def test_transforms_of_two_cameras_serve_other_pictures_in_their_order(tmp_path):
+    a, b = u8(scene()), u8(scene(seed=2))
+    moved = Transform([[1, 0, 3], [0, 1, 0], [0, 0, 1]])
+    sizes = dict.fromkeys(("ir.png", "vis.png"), ((60, 80), (60, 80)))
+    write_transforms(tmp_path / "t.json", {"ir.png": Transform.identity(), "vis.png": moved}, sizes)
+    fused = make().fuse(a, b, homography=str(tmp_path / "t.json"), checks=False)
+    (step,) = fused.report.steps
+    assert step["says"].startswith("image 2 was laid onto image 1 by ")
+    expected = FIRST * a[:, 3:] + (1 - FIRST) * b[:, :-3]
+    np.testing.assert_allclose(fused.pixels[:, 23:], expected[:, 20:], atol=1)
+
+
+@pytest.mark.parametrize("is_transparent", [True, False])
+def test_a_source_of_which_nothing_is_left_is_said(is_transparent, tmp_path):
+    a, b = u8(scene()), u8(scene(seed=2))
+    if is_transparent:
+        fused = make().fuse(with_alpha(a, np.zeros((60, 80), bool)), b)
+    else:
+        np.savetxt(tmp_path / "t.txt", [[1, 0, 900], [0, 1, 0], [0, 0, 1]])
+        fused = make().fuse(a, b, homography=str(tmp_path / "t.txt"))
+    assert fused.warnings[0].startswith("nothing of image 1 is on the result")
+    np.testing.assert_array_equal(fused.pixels, b)
 
 
 # ------------------------------------------------------------------------------------ sources

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from mgdn_jax import metrics
 from mgdn_jax.errors import InputError
+from mgdn_jax.metrics.exposure import exposure_similarity_maps
 from mgdn_jax.metrics.gray import min_max
 
 PAGE = Path(__file__).parents[2] / "docs" / "measure" / "metrics.md"
@@ -233,6 +234,15 @@ def test_exposure_similarity_equals_the_patch_loop(count):
     f, *sources = (picture(k, (44, 46)) for k in range(count + 1))
     finest = metrics.exposure_similarity_by_scale(f, *sources)[0]
     assert finest == pytest.approx(patch_score(f, sources), abs=1e-12)
+
+
+def test_exposure_similarity_is_the_mean_of_its_maps():
+    rng = np.random.default_rng(0)
+    f, *sources = (rng.integers(0, 256, (51, 60)).astype(float) for _ in range(4))
+    maps = exposure_similarity_maps(f, *sources)
+    assert [plane.shape for plane in maps] == [(41, 50), (16, 20), (3, 5)]
+    scores = metrics.exposure_similarity_by_scale(f, *sources)
+    assert [plane.mean() for plane in maps] == list(scores)
 
 
 @few(max_examples=8)
