@@ -149,7 +149,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     problems = list(work.problems)
     with voice.lines():
         if work.has_many:
-            options = _settled(work, fuser, options, voice)
+            fuser, options = _settled(work, fuser, options, voice)
         volume = _Volume(work.volume) if work.volume else None
         steps = _Work(work.jobs, fuser, options, settings, voice, volume)
         for result in _results(steps, looked):
@@ -197,14 +197,16 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     return work.jobs[0].look(settings.options)
 
 
-def _settled(work: jobs.Work, fuser: Any, options: FuseOptions, voice: Voice) -> FuseOptions:
-    """Options of a folder, once what holds for all of its pictures is known."""
+def _settled(
+    work: jobs.Work, fuser: Any, options: FuseOptions, voice: Voice
+) -> tuple[Any, FuseOptions]:
+    """Network and options of a folder, once what holds for all of its pictures is known."""
     report = Report()
-    settled = sequences.settle(
-        fuser, [job.open(options.profile or "keep") for job in work.jobs], options, report
-    )
+    groups = [job.open(options.profile or "keep") for job in work.jobs]
+    settled = sequences.settle(fuser, groups, options, report)
+    fuser = sequences.steadied(fuser, groups, settled, options.tone, report)
     voice.prepared(report)
-    return settled
+    return fuser, settled
 
 
 def _results(

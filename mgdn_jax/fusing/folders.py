@@ -77,7 +77,9 @@ def fuse_folders(
     targets = paired.targets(output)
     names = list(paired.groups)
     report = Report()
-    choice = sequences.settle(fuser, list(paired.groups.values()), choice, report)
+    groups = list(paired.groups.values())
+    tone, choice = choice.tone, sequences.settle(fuser, groups, choice, report)
+    fuser = sequences.steadied(fuser, groups, choice, tone, report)
 
     def read(number: int) -> Prepared:
         sources, target = paired.groups[names[number]], targets[names[number]]

@@ -94,6 +94,7 @@ class Fuser:
         takes = registry.network(system).Network.takes
         self._has_context = CONTEXT in takes
         self.has_buckets = EXTENT in takes
+        self._steady: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self.padded_sizes: Mapping[buckets.Size, buckets.Size | None] = {}
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
@@ -387,6 +388,46 @@ class Fuser:
             depth = np.asarray(prepared.order, depth.dtype)[depth]
         return Fused(prepared.finish(result.picture), prepared.report, prepared.labels, depth)
 
+    def steadied(
+        self, scenes: Sequence[Sequence[Picture] | Sources], *, options: FuseOptions | None = None
+    ) -> Fuser:
+        """This network with one set of statistics for all frames of a sequence.
+
+        Networks that sum over the whole picture answer to a bright thing that walks in with
+        another tone everywhere. Pictures of another size, and those in buckets, keep their own.
+
+        Args:
+          scenes: a few frames, of one size.
+          options: as in a call.
+
+        Returns:
+          A `Fuser` that shares weights and programs; this one itself where there is nothing to
+          share.
+
+        Raises:
+          InputError: as a call, for any of the frames.
+        """
+        if not self._has_context:
+            return self
+        total: dict[str, np.ndarray] = {}
+        size = None
+        for images in scenes:
+            scene = self.prepare(images, options=options)
+            plan = self._plan(scene.shape, scene.options)
+            if plan.bucketed or plan.reduced or size not in (None, scene.shape):
+                return self
+            size = scene.shape
+            pictures = [scene.picture(i) for i in range(len(scene))]
+            filled = masks.filled(pictures, scene.masks())
+            sums = assembly.sums(self._reduced(filled), plan, self._measure_tile, lambda: None)
+            for name, value in sums.items():
+                total[name] = total.get(name, np.float32(0)) + value / np.float32(len(scenes))
+        if size is None or not total:
+            return self
+        fuser = copy.copy(self)
+        fuser._steady = size, total
+        return fuser
+
     def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
         """What scenes have in common that are fused in one run: padded size and type.
 
@@ -476,6 +517,7 @@ class Fuser:
         first, wanted = plans[0], self.config.in_channels
         return (
             len(scenes) > 1
+            and self._steady is None
             and all(len(scene) == len(wanted) for scene in scenes)
             and all(scene.options == scenes[0].options for scene in scenes)
             and all(mask is None for scene in scenes for mask in scene.masks())
@@ -633,9 +675,13 @@ class Fuser:
         """What the network makes of all tiles of one view, (H, W, C) in `dtype`."""
         plan, ticks = job.plan, job.ticks
         abilities: dict[str, Any] = {}
-        if plan.streamed:
+        sums: Mapping[str, np.ndarray] = {}
+        if self._steady is not None and self._steady[0] == (plan.height, plan.width):
+            sums = self._steady[1]
+        elif plan.streamed:
             sums = assembly.sums(pictures, plan, self._measure_tile, ticks.tick)
-            abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}} if sums else {}
+        if sums:
+            abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}}
         abilities |= jobs.extent([plan])
         channels = self.config.out_channels if self._keeps_channels(scene) else 1
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)

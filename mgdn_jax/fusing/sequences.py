@@ -61,6 +61,35 @@ def settle(
     return options if len(sample) < 2 else _with_tone(fuser, sample, options, report)
 
 
+def steadied(
+    fuser: Any,
+    groups: Sequence[Sequence[Any] | Sources],
+    options: FuseOptions,
+    tone: str | None,
+    report: Report,
+) -> Any:
+    """The network with one set of statistics for all frames, where the folder is a sequence.
+
+    Args:
+        fuser: the network, a `Fuser`.
+        groups: sources of every scene.
+        options: as `settle` returns them.
+        tone: the option as it was before that.
+        report: takes what was done.
+    """
+    if tone not in ("folder", "auto") or not is_sequence(groups):
+        return fuser
+    sample = _readable([_opened(groups[place]) for place in _spread(len(groups))])
+    plain = FuseOptions(checks=False).otherwise(options)
+    try:
+        steady = fuser.steadied(sample, options=plain)
+    except InputError:
+        return fuser  # it is said when its turn comes
+    if steady is not fuser:
+        report.note("frames", "the network's statistics of whole pictures are those of all frames.")
+    return steady
+
+
 def is_sequence(groups: Sequence[Sequence[Any] | Sources]) -> bool:
     """Whether neighbouring scenes are frames of one film: alike in some source, and of one size."""
     places = [place for place in _spread(len(groups) - 1) if place + 1 < len(groups)]

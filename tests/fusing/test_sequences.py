@@ -13,9 +13,9 @@ from mgdn_jax.fusing.report import Report
 from mgdn_jax.io import files
 
 
-def make(stretch="none"):
+def make(stretch="none", **fields):
     card = {"inference": {"stretch": stretch}}
-    config = Config(in_channels=(1, 1), out_channels=1)
+    config = Config(in_channels=(1, 1), out_channels=1, **fields)
     return Fuser("fake_fusion", config, {"bias": np.zeros((), np.float32)}, {}, card)
 
 
@@ -160,3 +160,25 @@ def test_a_dull_sequence_is_not_blown_up(tmp_path):
     low, high = limits(options.tone)
     assert high - low == pytest.approx(1 / sequences.MOST_GAIN)
     assert low < 100 / 255 < high
+
+
+def test_statistics_of_whole_pictures_are_those_of_all_frames(folders):
+    """A network that answers to the mean of the picture moves everywhere when light walks in."""
+    fuser = make(uses_mean=True)
+    sources = folders / "ir", folders / "vi"
+    alone = fuse_folders(*sources, output=folders / "own", model=fuser, tone="picture")
+    written = fuse_folders(*sources, output=folders / "out", model=fuser)
+    moves = []
+    for results in (alone, written):
+        patch = np.stack([files.read_image(path)[30:, :30] for path in results.values()])
+        moves.append(np.ptp(patch.astype(int), axis=0).max())
+    assert moves[0] >= 1
+    assert moves[1] == 0
+    assert written.report.steps[-1]["step"] == "frames"
+    # The mean of the frames' means, as each frame has it by itself.
+    means = [files.read_image(path).mean() / 255 for path in sorted((folders / "ir").iterdir())]
+    a, b = (files.read_image(folder / "0.png") / 255 for folder in sources)
+    expected = 0.7391 * a + 0.2609 * b + 0.1 * (np.mean(means) - 0.5)
+    fused = files.read_image(written["0"])
+    np.testing.assert_allclose(fused / 255, expected, atol=0.6 / 255)
+    assert fuser.steadied([]) is fuser
