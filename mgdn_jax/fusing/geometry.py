@@ -15,6 +15,8 @@ from mgdn_jax.fusing.resampling import resize, warp
 from mgdn_jax.fusing.transforms import Transform, common_area, read_transforms
 
 Size = tuple[int, int]
+STILL = 0.5
+"""Pixels below which pictures are left where they lie: to move them costs more than it mends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +213,14 @@ def _aligned(
         raise InputError(f"{said}; --no-align fuses the pictures as they lie.") from None
     # The chain starts in the middle, but people expect the first picture to stay where it is.
     back = results[0].transform.inverse()
+    apart = max(back.compose(result.transform).corner_shift(sizes[0]) for result in results)
+    if apart < STILL:
+        report.note(
+            "align",
+            f"the pictures lie on each other within {apart:.2f} px and were left as they are.",
+            pixels=round(apart, 3),
+        )
+        return Placing(sizes[0], (None,) * len(sizes))
     transforms: list[Transform | None] = []
     for index, (name, result) in enumerate(zip(names, results, strict=True)):
         transform = back.compose(result.transform) if index else Transform.identity()

@@ -296,3 +296,14 @@ def test_what_is_no_picture_is_said(array, said):
         Sources([array])[0]
     with pytest.raises(InputError, match=said):
         Sources([Picture(array, "x.png")])[0]
+
+
+def test_pictures_that_lie_on_each_other_are_left_alone():
+    sharp = scene(90, 120, seed=21)
+    near, far = sharp.copy(), sharp.copy()
+    soft = ndimage.gaussian_filter(sharp, (2, 2, 0))
+    near[:, 60:], far[:, :60] = soft[:, 60:], soft[:, :60]
+    a, b = u8(near), u8(far)
+    fused = make().fuse(a, b, align=True)
+    assert "were left as they are" in fused.report.steps[0]["says"]
+    np.testing.assert_array_equal(fused.pixels, make()(a, b))
