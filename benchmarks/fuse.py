@@ -34,12 +34,12 @@ def measure_call(model: str, height: int, width: int, repeats: int, ensemble: st
     """One process's work: the first call (compiles), then `repeats` warm ones."""
     import mgdn_jax
     from mgdn_jax.fusing import tiling
-    from mgdn_jax.io.pixels import load_pictures
+    from mgdn_jax.io.files import read_image
 
     rows, columns = (
         tiling.extend(n, wanted, "symmetric") for n, wanted in ((400, height), (600, width))
     )
-    pictures = [x[rows[:, None], columns[None]] for x in load_pictures(PAIR)]
+    pictures = [read_image(path)[rows[:, None], columns[None]] for path in PAIR]
     fuser = mgdn_jax.load(model)
     imported = peak_megabytes()
     seconds, started = [], time.perf_counter()

@@ -204,9 +204,8 @@ def _settled(
     report = Report()
     groups = [job.open(options.profile or "keep") for job in work.jobs]
     settled = sequences.settle(fuser, groups, options, report)
-    fuser = sequences.steadied(fuser, groups, settled, options.tone, report)
     voice.prepared(report)
-    return fuser, settled
+    return settled
 
 
 def _results(
@@ -279,7 +278,7 @@ class _Work:
             "tiles": self.fuser.plan(
                 height, width, count=len(prepared), options=self.options
             ).tiles,
-            "stretch": self.options.stretch,
+            "stretch": fused.stretch,
             "ensemble": self.options.ensemble,
             "seconds": round(timed.seconds, 3),
         }

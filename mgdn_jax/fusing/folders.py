@@ -78,8 +78,7 @@ def fuse_folders(
     names = list(paired.groups)
     report = Report()
     groups = list(paired.groups.values())
-    tone, choice = choice.tone, sequences.settle(fuser, groups, choice, report)
-    fuser = sequences.steadied(fuser, groups, choice, tone, report)
+    fuser, choice = sequences.settle(fuser, groups, choice, report)
 
     def read(number: int) -> Prepared:
         sources, target = paired.groups[names[number]], targets[names[number]]

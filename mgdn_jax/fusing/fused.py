@@ -22,12 +22,14 @@ class Fused:
         report: what preparation did and noticed.
         labels: profile, EXIF and resolution that the sources share.
         depth: (H, W) number of the sharpest source, from 0, where that was asked for.
+        stretch: how the result was spread over the range, of `fusing.options.STRETCHES`.
     """
 
     pixels: np.ndarray
     report: Report
     labels: Labels = dataclasses.field(default_factory=Labels)
     depth: np.ndarray | None = None
+    stretch: str = "none"
 
     @property
     def warnings(self) -> tuple[str, ...]:

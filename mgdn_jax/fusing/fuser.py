@@ -156,25 +156,26 @@ class Fuser:
     ) -> np.ndarray:
         """Fuses pictures of one scene.
 
-        More than two pictures on a two-input network are a stack: neighbours are fused first,
-        then neighbouring results, a balanced tree over the order given (give a focus stack from
-        near to far). Every picture then passes ceil(log2 n) networks, where a fold from the left
-        would send the first one through n - 1 of them and let its errors grow with each; and
-        neighbours of a focal sweep are what a two-picture network was trained for. Results
-        between stages stay float32, unclipped and unrounded.
+        More than two pictures on a two-input network are a stack; give a focus stack from near to
+        far. A network that weighs its inputs (`Config.blends`) weighs all of them at once
+        (`photographs`); on weights for exposures they are a bracket (`brackets`). Other networks
+        fuse neighbours first, then neighbouring results, a balanced tree over the order given:
+        every picture passes ceil(log2 n) networks, where a fold from the left would send the
+        first one through n - 1 of them and let its errors grow with each. Results between stages
+        stay float32, unclipped and unrounded.
 
         Args:
           *images: arrays or paths; (H, W) or (H, W, C) with C 1 or 3, or 2 or 4 with alpha last;
-            uint8, uint16 or float in [0, 1]; all of one size and one dtype.
+            uint8, uint16 or float in [0, 1]; all of one size.
           options: see `FuseOptions`.
           progress: called as (tiles done, tiles in all) after every tile.
           **changes: single options by name, ``tile=512`` or ``stretch="minmax"`` for instance.
 
         Returns:
-          (H, W) or (H, W, C) of the inputs' dtype; gray if all inputs are gray (with the rank of
-          the first), else colour. Alpha is not fused: the result is as opaque as the most opaque
-          input at each pixel, and has an alpha channel only if all inputs have one. Values are
-          rounded to nearest, not truncated.
+          (H, W) or (H, W, C) of the inputs' dtype, or of the widest if they have several; gray if
+          all inputs are gray (with the rank of the first), else colour. Alpha is not fused: the
+          result is as opaque as the most opaque input at each pixel, and has an alpha channel only
+          if all inputs have one. Values are rounded to nearest, not truncated.
 
         Raises:
           InputError: anything about the inputs or options that does not fit, named.
@@ -307,6 +308,7 @@ class Fuser:
                 scene.finish(self._rendered(part, group, options, scene.dtype)),
                 scene.report,
                 scene.labels,
+                stretch=str(options.stretch),
             )
             for part, group, scene in zip(parts, pictures, scenes, strict=True)
         ]
@@ -386,7 +388,10 @@ class Fuser:
         depth = result.depth
         if depth is not None:
             depth = np.asarray(prepared.order, depth.dtype)[depth]
-        return Fused(prepared.finish(result.picture), prepared.report, prepared.labels, depth)
+        # Only what the network made of neighbours was stretched, not what a bracket became.
+        stretch = "none" if result.blend == "bracket" else str(options.stretch)
+        picture = prepared.finish(result.picture)
+        return Fused(picture, prepared.report, prepared.labels, depth, stretch)
 
     def steadied(
         self, scenes: Sequence[Sequence[Picture] | Sources], *, options: FuseOptions | None = None

@@ -226,13 +226,15 @@ def _aligned(
         transform = back.compose(result.transform) if index else Transform.identity()
         moved = transform.corner_shift(sizes[0])
         transforms.append(transform if index else None)
+        # The middle of the chain has no model of its own; it moves by that of the first picture.
+        model = results[0].model if result.model == "identity" else result.model
         report.note(
             "align",
-            f"{name} was moved by up to {moved:.1f} px ({result.model})."
+            f"{name} was moved by up to {moved:.1f} px ({model})."
             if index
             else f"{name} stays where it is; the others were laid onto it.",
             source=name,
-            model=result.model,
+            model=model,
             pixels=round(moved, 3),
             matrix=transform.matrix.tolist(),
         )

@@ -28,19 +28,19 @@ _MOST = 3  # pictures of a stack that its kind is told from
 _ONE_CAMERA = ("focus", "exposure")
 
 Load = Callable[[int], np.ndarray]
+Mask = Callable[[int], Any]
 
 
-def by_brightness(
-    reduced: Sequence[cells.Cells], names: Sequence[str], report: Report
-) -> list[int]:
+def by_brightness(load: Load, mask: Mask, names: Sequence[str], report: Report) -> list[int]:
     """The order from dark to bright, said where it is not that given.
 
     Args:
-        reduced: small copies of the pictures.
+        load: pictures on the grid of the result.
+        mask: where each is there.
         names: what messages call them.
         report: takes what was done.
     """
-    order = exposure.order(reduced)
+    order = exposure.order(_reduced(load, mask, len(names)))
     if order != sorted(order):
         listed = ", ".join(names[i] for i in order)
         report.note("order", f"the exposures were ordered from dark to bright: {listed}.",
@@ -48,7 +48,12 @@ def by_brightness(
     return order
 
 
-def curves(load: Load, mask: Callable[[int], Any], names: Sequence[str], report: Report) -> list:
+def _reduced(load: Load, mask: Mask, count: int) -> list[cells.Cells]:
+    """Small copies of all pictures."""
+    return [cells.cells(load(index), CELLS, mask(index)) for index in range(count)]
+
+
+def curves(load: Load, mask: Mask, names: Sequence[str], report: Report) -> list:
     """What brings every picture to the tone of the first; None for pictures that have it.
 
     Args:
@@ -70,11 +75,14 @@ def curves(load: Load, mask: Callable[[int], Any], names: Sequence[str], report:
                 f"{names[index - 1]}, so it was left as it is."
             )
         chain = curve if chain is None else curve.then(chain)
-        stops = float(np.mean(chain.stops))
-        report.note("match", f"{names[index]} was {-stops:+.2f} stops from {names[0]} and got its "
-                    "tone.", source=names[index], stops=round(-stops, 4),
-                    kind=curve.kind)  # fmt: skip
-        result.append(None if _is_idle(chain) else chain)
+        if _is_idle(chain):
+            result.append(None)
+        else:
+            stops = float(np.mean(chain.stops))
+            report.note("match", f"{names[index]} was {-stops:+.2f} stops from {names[0]} and got "
+                        "its tone.", source=names[index], stops=round(-stops, 4),
+                        kind=curve.kind)  # fmt: skip
+            result.append(chain)
         previous, there = current, here
     return result
 
@@ -87,7 +95,7 @@ def _is_idle(curve: Any) -> bool:
 
 def check(
     load: Load,
-    reduced: Sequence[cells.Cells],
+    mask: Mask,
     names: Sequence[str],
     task: Task | None,
     report: Report,
@@ -99,7 +107,7 @@ def check(
 
     Args:
         load: pictures on the grid of the result.
-        reduced: small copies.
+        mask: where each is there.
         names: what messages call them.
         task: what the network is for.
         report: takes the warnings.
@@ -110,7 +118,7 @@ def check(
     if not is_placed:
         _shifts(load, names, kind or (task.name if task else ""), report)
     if not is_matched and task is not None and task.name == "focus" and kind in (None, "focus"):
-        _exposures(reduced, names, report)
+        _exposures(_reduced(load, mask, len(names)), names, report)
 
 
 def _kind(load: Load, count: int, task: Task | None, report: Report) -> str | None:

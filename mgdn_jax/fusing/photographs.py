@@ -85,7 +85,7 @@ class Result:
         report.note(
             "scale",
             f"the network judged the pictures at {width}x{height}, and evidence at full size did"
-            f" the rest: blur of about {self.blur:.0f} pixels, blended {manner}",
+            f" the rest: blur of about {self.blur:.0f} pixels, blended {manner}.",
             width=width,
             height=height,
             blur=round(self.blur or 0.0, 1),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import cells, looks, masks, ranges, tasks
+from mgdn_jax.fusing import looks, masks, ranges, tasks
 from mgdn_jax.fusing.geometry import Placing, check_sizes, place
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
@@ -107,6 +107,7 @@ class Prepared:
     _last: dict[int, tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = dataclasses.field(
         default_factory=dict
     )
+    _first: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -171,10 +172,10 @@ class Prepared:
             colour = self.ranges[index].apply(colour).astype(self.dtype, copy=False)
         if self.curves[index] is not None:
             # Highlights that this picture cuts off may be there in the one whose tone it takes.
-            first = self.picture(self.order.index(0))
-            colour = self.curves[index].apply(
-                colour, first if first.shape == colour.shape else None
-            )
+            if self._first is None:
+                self._first = self.picture(self.order.index(0))
+            is_alike = self._first.shape == colour.shape
+            colour = self.curves[index].apply(colour, self._first if is_alike else None)
         if len(self._last) >= 2:
             self._last.pop(next(iter(self._last)))
         self._last[position] = colour, lies, alpha
@@ -302,22 +303,16 @@ def _look(prepared: Prepared, task: tasks.Task | None) -> None:
     if not (has_order or options.match_exposure or options.checks):
         return
 
-    names, reduced = prepared.survey.names, []
-    for index, name in enumerate(names):
-        mask = prepared.mask(index)
-        reduced.append(cells.cells(prepared.picture(index), looks.CELLS, mask))
-        if mask is not None and not mask.any():
-            report.warn(
-                f"nothing of {name} is on the result: it is transparent everywhere, or lies "
-                "outside of the others; leave it out, or mend its alpha or its transform."
-            )
+    names = prepared.survey.names
+    if not (prepared.is_plain or options.align):
+        _warn_of_nothing(prepared)
     if options.match_exposure:
         curves = looks.curves(prepared.picture, prepared.mask, names, report)
         prepared.change(curves=tuple(curves))
     if options.checks:
         looks.check(
             prepared.picture,
-            reduced,
+            prepared.mask,
             names,
             task,
             report,
@@ -326,7 +321,19 @@ def _look(prepared: Prepared, task: tasks.Task | None) -> None:
             is_matched=bool(options.match_exposure),
         )
     if has_order:
-        prepared.change(order=tuple(looks.by_brightness(reduced, names, report)))
+        order = looks.by_brightness(prepared.picture, prepared.mask, names, report)
+        prepared.change(order=tuple(order))
+
+
+def _warn_of_nothing(prepared: Prepared) -> None:
+    """Names sources of which nothing is left."""
+    for index, name in enumerate(prepared.survey.names):
+        mask = prepared.mask(index)
+        if mask is not None and not mask.any():
+            prepared.report.warn(
+                f"nothing of {name} is on the result: it is transparent everywhere, or lies "
+                "outside of the others; leave it out, or mend its alpha or its transform."
+            )
 
 
 # ------------------------------------------------------------------------------------ values

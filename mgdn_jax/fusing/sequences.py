@@ -15,7 +15,6 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import masks, preparation, ranges, tasks
 from mgdn_jax.fusing.likeness import resemblance
 from mgdn_jax.fusing.options import FuseOptions
-from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources, letter
 from mgdn_jax.io.pixels import without_alpha
@@ -39,8 +38,8 @@ _VALUES = 200_000
 
 def settle(
     fuser: Any, groups: Sequence[Sequence[Any] | Sources], options: FuseOptions, report: Report
-) -> FuseOptions:
-    """The options of a folder, with common limits in place of those of each picture.
+) -> tuple[Any, FuseOptions]:
+    """What holds for a folder, in place of what each picture would have by itself.
 
     Args:
         fuser: the network, a `Fuser`.
@@ -49,37 +48,25 @@ def settle(
         report: takes what was done.
 
     Returns:
-        Options whose `range` and `tone` hold for all scenes.
+        The network, in a sequence with one set of statistics for all frames; and options whose
+        `range`, and in a sequence whose `tone`, hold for all scenes.
     """
     options = _with_ranges(groups, tasks.of_card(fuser.card), options, report)
-    is_open = options.stretch != "none" and tone_limits(options.tone) is None
-    if not is_open or options.tone not in ("folder", "auto"):
-        return options
+    if options.tone not in ("folder", "auto"):
+        return fuser, options
     if options.tone == "auto" and not is_sequence(groups):
-        return options
+        return fuser, options
     sample = _readable([_opened(groups[place]) for place in _spread(len(groups))])
-    return options if len(sample) < 2 else _with_tone(fuser, sample, options, report)
+    if len(sample) < 2:
+        return fuser, options
+    fuser = _steadied(fuser, sample, options, report)
+    if options.stretch != "none":
+        options = _with_tone(fuser, sample, options, report)
+    return fuser, options
 
 
-def steadied(
-    fuser: Any,
-    groups: Sequence[Sequence[Any] | Sources],
-    options: FuseOptions,
-    tone: str | None,
-    report: Report,
-) -> Any:
-    """The network with one set of statistics for all frames, where the folder is a sequence.
-
-    Args:
-        fuser: the network, a `Fuser`.
-        groups: sources of every scene.
-        options: as `settle` returns them.
-        tone: the option as it was before that.
-        report: takes what was done.
-    """
-    if tone not in ("folder", "auto") or not is_sequence(groups):
-        return fuser
-    sample = _readable([_opened(groups[place]) for place in _spread(len(groups))])
+def _steadied(fuser: Any, sample: Sequence[Sources], options: FuseOptions, report: Report) -> Any:
+    """The network with one set of statistics for all frames."""
     plain = FuseOptions(checks=False).otherwise(options)
     try:
         steady = fuser.steadied(sample, options=plain)

@@ -307,3 +307,38 @@ def test_pictures_that_lie_on_each_other_are_left_alone():
     fused = make().fuse(a, b, align=True)
     assert "were left as they are" in fused.report.steps[0]["says"]
     np.testing.assert_array_equal(fused.pixels, make()(a, b))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((5, 6, 3), np.uint8), "image 2 is 6x5 but image 1 is 5x6"),
+        (np.zeros((6, 5, 3), np.int32), "image 2 is int32"),
+        (np.zeros((6, 5, 3), bool), "image 2 is bool"),
+        (np.zeros((6, 5, 7), np.uint8), "has shape"),
+        (np.zeros((1, 6, 5, 3), np.uint8), "batches"),
+        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
+        (np.full((6, 5, 3), np.nan), "NaN"),
+        (np.full((6, 5, 3), -np.inf), "NaN or infinite"),
+        (np.full((6, 5, 3), 200.0), "from 200 to 200"),
+        (np.full((6, 5, 3), -0.1), r"from -0\.1 to"),
+    ],
+)
+def test_pictures_that_do_not_fit(second, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make()(np.zeros((6, 5, 3), np.uint8), second)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_result_gets_the_layout_of_its_sources():
+    flat, gray, colour = (np.zeros((8, 12, *c), np.uint8) for c in ((), (1,), (3,)))
+    clear, solid = np.zeros((8, 12, 2), np.uint8), np.full((8, 12, 2), 255, np.uint8)
+    layouts = [
+        ((flat, flat), (8, 12)),
+        ((gray, flat), (8, 12, 1)),
+        ((flat, colour), (8, 12, 3)),
+        ((clear, solid), (8, 12, 2)),
+        ((solid, flat), (8, 12)),
+    ]
+    for pictures, shape in layouts:
+        assert make(**GRAY).fuse(*pictures).pixels.shape == shape

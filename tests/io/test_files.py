@@ -8,7 +8,7 @@ import pytest
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import codec, files
-from mgdn_jax.io.pixels import from_float, like_inputs, load_pictures, to_float
+from mgdn_jax.io.pixels import from_float, to_float
 
 
 def picture(height=6, width=5, dtype=np.uint8):
@@ -122,28 +122,6 @@ def test_outputs_that_cannot_be(tmp_path, monkeypatch):
         files.check_output(tmp_path / "deep" / "out.png")
 
 
-@pytest.mark.parametrize(
-    ("second", "message"),
-    [
-        (np.zeros((5, 6, 3), np.uint8), "image 2 is 6x5 but image 1 is 5x6"),
-        (np.zeros((6, 5, 3), np.uint16), "image 2 is uint16 but image 1 is uint8"),
-        (np.zeros((6, 5, 3), np.int32), "image 2 is int32"),
-        (np.zeros((6, 5, 3), bool), "image 2 is bool"),
-        (np.zeros((6, 5, 7), np.uint8), "has shape"),
-        (np.zeros((1, 6, 5, 3), np.uint8), "batches"),
-        (np.zeros((0, 5, 3), np.uint8), "no pixels"),
-        (np.full((6, 5, 3), np.nan), "NaN"),
-        (np.full((6, 5, 3), -np.inf), "NaN or infinite"),
-        (np.full((6, 5, 3), 200.0), "from 200 to 200"),
-        (np.full((6, 5, 3), -0.1), r"from -0\.1 to"),
-    ],
-)
-def test_pictures_that_do_not_fit(second, message):
-    with pytest.raises(InputError, match=message) as caught:
-        load_pictures([picture(), second])
-    assert "\n" not in str(caught.value)
-
-
 def test_conversion_to_float_is_exact_and_back_is_rounded():
     for dtype, largest in ((np.uint8, 255), (np.uint16, 65535)):
         every = np.arange(largest + 1).astype(dtype)
@@ -154,15 +132,3 @@ def test_conversion_to_float_is_exact_and_back_is_rounded():
     assert from_float(levels, np.dtype(np.uint8)).tolist() == [0, 0, 1, 255, 255]
     assert from_float(levels, None) is levels
     assert from_float(levels, np.dtype(np.float64)).dtype == np.float64
-
-
-def test_the_result_gets_the_layout_of_its_sources():
-    gray, colour = np.zeros((2, 3, 1), np.uint8), np.zeros((2, 3, 3), np.uint8)
-    flat = np.zeros((2, 3), np.uint8)
-    assert like_inputs(gray, [flat, flat]).shape == (2, 3)
-    assert like_inputs(gray, [gray, flat]).shape == (2, 3, 1)
-    assert like_inputs(colour, [flat, colour]).shape == (2, 3, 3)
-    clear, solid = np.zeros((2, 3, 2), np.uint8), np.full((2, 3, 2), 200, np.uint8)
-    assert like_inputs(gray, [clear, solid]).shape == (2, 3, 2)
-    assert np.all(like_inputs(gray, [clear, solid])[..., 1] == 200)
-    assert like_inputs(gray, [clear, flat]).shape == (2, 3)

@@ -13,7 +13,8 @@ from golden import Golden
 import mgdn_jax
 from mgdn_jax import image
 from mgdn_jax.cli import main as cli
-from mgdn_jax.io.pixels import load_pictures, to_float
+from mgdn_jax.io.files import read_image
+from mgdn_jax.io.pixels import to_float
 
 FIXTURES = SHARED / "fixtures" / "refusion"
 PRESET = {"IVIF": "ivf", "MIF": "mif", "MFIF": "mff", "MEIF": "mef"}
@@ -58,7 +59,7 @@ def test_the_published_recipe_on_whole_pictures(fusers, pair):
     print(f"{pair}: RGB largest {difference.max()}, equal {(difference == 0).mean():.3%}")
     assert difference.max() <= 1
     # The gray picture is the same result without the colour of its sources.
-    pictures = [np.atleast_3d(to_float(x)) for x in load_pictures(paths)]
+    pictures = [np.atleast_3d(to_float(read_image(path))) for path in paths]
     planes = [np.asarray(image.luminance(x)) for x in pictures]
     gray = fusers[task](*planes, stretch="minmax")[::16, ::16, 0]
     levels = np.floor(255.0 * gray + 0.5).astype(int)
