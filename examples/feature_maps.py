@@ -19,8 +19,8 @@ import numpy as np
 
 import mgdn_jax
 from mgdn_jax import image
+from mgdn_jax.fusing.sources import Sources
 from mgdn_jax.io import files
-from mgdn_jax.io.files import read_image
 from mgdn_jax.io.pixels import from_float, to_float, without_alpha
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
@@ -48,7 +48,7 @@ def features(
     """
     if fuser.system != "cddfuse":
         raise mgdn_jax.InputError(f"the network is a {fuser.system}; give a CDDFuse network.")
-    pictures = [without_alpha(read_image(path)) for path in (a, b)]
+    pictures = [without_alpha(source.pixels) for source in Sources([a, b])]
     planes = [jnp.asarray(image.luminance(to_float(x)))[None] for x in pictures]
     graphdef = registry.abstract("cddfuse", fuser.config)[0]
 
