@@ -42,6 +42,7 @@ DROP = {
     "block": ("mid:",),
     "mff_grad": (),
     "nmi_project_formulation": (),
+    "gdsr_preproc": ("scalar:ssim",),
 }
 
 

@@ -1,0 +1,1 @@
+"""What pictures measure beyond pixels: depth, radiance. One preparation a task, used by all."""
