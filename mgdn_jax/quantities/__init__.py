@@ -1,1 +1,1 @@
-"""What pictures measure beyond pixels: depth, radiance. One preparation a task, used by all."""
+"""What pictures measure beyond pixels: depth and radiance, each with its one preparation."""

@@ -170,6 +170,11 @@ def rgb_input(rgb: np.ndarray) -> np.ndarray:
     return (rgb.astype(np.float32) - _MEAN) / _DEVIATION
 
 
+def rgb_picture(inputs: Any) -> Any:
+    """The photograph in [0, 1] that `rgb_input` was given; NumPy's and JAX's arrays."""
+    return inputs * _DEVIATION + _MEAN
+
+
 def network_inputs(
     rgb: np.ndarray, low: np.ndarray, limits: Limits
 ) -> tuple[np.ndarray, np.ndarray]:
