@@ -43,6 +43,7 @@ DROP = {
     "mff_grad": (),
     "hdr_metrics": (),
     "nmi_project_formulation": (),
+    "gdsr_preproc": ("scalar:ssim",),
 }
 
 
