@@ -176,7 +176,7 @@ def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
         config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
         config.data.validation.crop = 384
         config.optimiser.update(
-            {"schedule": "cosine", "learning_rate": 5e-4 if scale < 8 else 3e-4}
+            {"schedule": "cosine", "learning_rate": 7e-4 if scale < 8 else 3e-4}
         )
         config.train.update({"batch": 8, "eval_batch": 2})
 
