@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mgdn_jax.data.builders import (
         FolderPairs,
         FolderPairsWithTarget,
+        PhotographsWithDepth,
         SegmentedNatural,
         open_set,
         prepare,
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "augmentation": ("Jitter", "augment"),
     "builders": (
-        *("FolderPairs", "FolderPairsWithTarget", "SegmentedNatural", "open_set", "prepare"),
+        *("FolderPairs", "FolderPairsWithTarget", "PhotographsWithDepth", "SegmentedNatural"),
+        *("open_set", "prepare"),
     ),
     "examples": ("TASKS",),
     "folders": ("SETS", "data_root", "find_pair_folders", "is_prepared"),
@@ -43,6 +45,7 @@ __all__ = [
     "FolderPairsWithTarget",
     "Jitter",
     "Loader",
+    "PhotographsWithDepth",
     "SegmentedNatural",
     "Synthesis",
     "augment",

@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
+from mgdn_jax.io.depth import ARRAYS, decode_depth
 from mgdn_jax.io.pairing import pair_folders
 
 _FORMAT = 1
@@ -82,8 +83,15 @@ class FolderPairsWithTarget(_FilesBuilder):
     ROLES: tuple[str, ...] = ("a", "b", "target")
 
 
+class PhotographsWithDepth(_FilesBuilder):
+    """Photographs and their depth maps: `rgb` and `depth` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("rgb", "depth")
+
+
 _BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
-    cls.ROLES: cls for cls in (SegmentedNatural, FolderPairs, FolderPairsWithTarget)
+    cls.ROLES: cls
+    for cls in (SegmentedNatural, FolderPairs, FolderPairsWithTarget, PhotographsWithDepth)
 }
 
 
@@ -106,8 +114,8 @@ def prepare(
       source: folder with the subfolders that the set needs; files belong together by their name
         without suffix, or by rule (`io.pairing.pair_folders`).
       out: folder that receives the set; `data_root()` if None.
-      folders: names of the subfolders in the order image, labels or a, b[, target]; found by
-        their usual names if None.
+      folders: names of the subfolders in the order image, labels or a, b[, target] or rgb,
+        depth; found by their usual names if None.
       name: what the set is called under `out`; `set_name` if None.
       progress: called with (examples checked, examples in all).
 
@@ -212,7 +220,7 @@ def label_ids(array: np.ndarray) -> np.ndarray:
 
 def _match(roles: Sequence[str], where: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
     """Entries of files that belong together, and the rule where their names are not equal."""
-    pairs = pair_folders(where)
+    pairs = pair_folders(where, ARRAYS if "depth" in roles else ())
     for name, lacking in pairs.gaps.items():
         path = pairs.lonely[name]
         count = sum(other.is_relative_to(path.parent) for other in pairs.lonely.values())
@@ -252,12 +260,7 @@ def _check(
                 data = path.read_bytes()
             except OSError as error:
                 raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-            array = decode_image(data, str(path))
-            if array.dtype not in (np.uint8, np.uint16):
-                raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
-            if array.ndim == 3 and array.shape[-1] != 3 and role != "labels":
-                raise InputError(f"{path} has an alpha channel; flatten it first.")
-            height, width = array.shape[:2]
+            height, width = _size(role, data, path)
             if (height, width) != (
                 entry.setdefault("height", height),
                 entry.setdefault("width", width),
@@ -268,6 +271,22 @@ def _check(
                 )
         if progress is not None:
             progress(count + 1, len(files))
+
+
+def _size(role: str, data: bytes, path: Path) -> tuple[int, ...]:
+    """Height and width of what a role may be."""
+    if role == "depth":
+        depth = decode_depth(data, str(path))
+        valid = depth[np.isfinite(depth) & (depth != 0)]
+        if not valid.size or valid.min() == valid.max():
+            raise InputError(f"{path} holds no two depths (0 is missing); leave its pair out.")
+        return depth.shape
+    array = decode_image(data, str(path))
+    if array.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
+    if array.ndim == 3 and array.shape[-1] != 3 and role != "labels":
+        raise InputError(f"{path} has an alpha channel; flatten it first.")
+    return array.shape[:2]
 
 
 def _build(
