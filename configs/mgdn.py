@@ -188,12 +188,15 @@ def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
     config.recipe.update({"space": "mu"})
     config.model.update({"preset": "hdr", "guidance": "reference", "head": "direct"})
     config.data.update({"dataset": "hdr", "task": "hdr", "synthesis": {"objects": "natural"}})
+    config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
     del config.data.train.jitter
     config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
     config.optimiser.milestones = (0.16, 0.24)
     config.train.update({"batch": 4, "steps": 200_000})
     if small:
-        _small(config, steps=3000, crop=96)
+        _small(config, steps=4000, crop=96)
         config.model.head = "merge"
-        config.optimiser.update({"schedule": "cosine", "learning_rate": 5e-4})
+        config.data.synthesis.update({"shift": 1.5, "shutter": 0.16})
+        config.data.validation.crop = 192
+        config.optimiser.update({"schedule": "cosine", "learning_rate": 7e-4})
         config.train.batch = 8
