@@ -41,6 +41,14 @@ def l1(fused: Image, target: Image) -> PerExample:
     return jnp.mean(absolute(fused - target), (1, 2, 3))
 
 
+def edges(fused: Image, target: Image) -> PerExample:
+    """Mean absolute difference between the steps from each pixel to the next, down and across."""
+    same_shape(fused, target)
+    error = fused - target
+    down, across = jnp.diff(error, axis=1), jnp.diff(error, axis=2)
+    return jnp.mean(absolute(down), (1, 2, 3)) + jnp.mean(absolute(across), (1, 2, 3))
+
+
 def mse(fused: Image, target: Image) -> PerExample:
     """Mean squared difference; ``-10 log10`` of it is the PSNR in dB."""
     same_shape(fused, target)

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "mgdn_jax"
 RANKS = {
     "errors": 0, "image": 0, "lazy": 0, "moved": 0,
     "io": 1, "layers": 1, "losses": 1, "metrics": 1, "bilevel": 1,
+    "quantities": 1,
     "systems": 2,
     "weights": 3, "data": 3,
     "fusing": 4, "evaluation": 4, "training": 4,

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgdn_jax.data.augmentation import Jitter, augment
+    from mgdn_jax.data.brackets import Brackets, synthesise_bracket
     from mgdn_jax.data.builders import (
         FolderPairs,
         FolderPairsWithTarget,
+        PhotographsWithDepth,
         SegmentedNatural,
         open_set,
         prepare,
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "augmentation": ("Jitter", "augment"),
+    "brackets": ("Brackets", "synthesise_bracket"),
     "builders": (
-        *("FolderPairs", "FolderPairsWithTarget", "SegmentedNatural", "open_set", "prepare"),
+        *("FolderPairs", "FolderPairsWithTarget", "PhotographsWithDepth", "SegmentedNatural"),
+        *("open_set", "prepare"),
     ),
     "examples": ("TASKS",),
     "folders": ("SETS", "data_root", "find_pair_folders", "is_prepared"),
@@ -37,12 +41,14 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "SETS",
     "TASKS",
+    "Brackets",
     "EvalLoader",
     "Exposures",
     "FolderPairs",
     "FolderPairsWithTarget",
     "Jitter",
     "Loader",
+    "PhotographsWithDepth",
     "SegmentedNatural",
     "Synthesis",
     "augment",
@@ -53,6 +59,7 @@ __all__ = [
     "make_loader",
     "open_set",
     "prepare",
+    "synthesise_bracket",
     "synthesise_multiexposure",
     "synthesise_multifocus",
 ]

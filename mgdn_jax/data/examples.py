@@ -7,6 +7,7 @@ comes from the generator it is given.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,9 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.image import LUMA
 from mgdn_jax.io.codec import decode_image, downscale
 
-TASKS = ("mff", "mef", "pairs")
+# Tasks of pictures that measure something: modules with `make_draw` and `preparation` of their own.
+_MEASURED = {"gdsr": "mgdn_jax.data.gdsr", "hdr": "mgdn_jax.data.hdr"}
+TASKS = ("mff", "mef", "pairs", *_MEASURED)
 _Synthesise = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
 _SYNTHESES: dict[str, tuple[type[Synthesis] | type[Exposures], _Synthesise]] = {
     "mff": (Synthesis, synthesise_multifocus),
@@ -48,6 +51,10 @@ def make_draw(
     """
     if task not in TASKS:
         raise InputError(f"there is no task {task!r} for data; choose one of {', '.join(TASKS)}.")
+    if task in _MEASURED:
+        if jitter not in (None, {}) and _read_jitter(jitter) != Jitter():
+            raise InputError(f"jitter belongs to task 'pairs'; leave it out for {task!r}.")
+        return importlib.import_module(_MEASURED[task]).make_draw(manifest, synthesis)
     segmented = "labels" in manifest["roles"]
     if segmented != (task in _SYNTHESES):
         holds = "pictures with segmentations" if segmented else "pairs"
@@ -56,7 +63,7 @@ def make_draw(
             f"task {task!r} does not fit the set {manifest['set']!r}, which holds {holds}; "
             f"use task {fits} or another set."
         )
-    vary = jitter if isinstance(jitter, Jitter) else Jitter(**_fields("jitter", jitter, Jitter))
+    vary = _read_jitter(jitter)
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
@@ -75,6 +82,20 @@ def make_draw(
     kind, synthesise = _SYNTHESES[task]
     spec = kind(**_fields("synthesis", synthesis, kind))
     return lambda *args: _draw_synthetic(synthesise, spec, task == "mff", channels, *args)
+
+
+def preparation(task: str, synthesis: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a task does to files before the network sees them, as weights' cards note it.
+
+    Empty for pictures, which are only brought to [0, 1]; else see `mgdn_jax.quantities`.
+    """
+    if task not in _MEASURED:
+        return {}
+    return dict(importlib.import_module(_MEASURED[task]).preparation(synthesis))
+
+
+def _read_jitter(jitter: Jitter | Mapping[str, float] | None) -> Jitter:
+    return jitter if isinstance(jitter, Jitter) else Jitter(**_fields("jitter", jitter, Jitter))
 
 
 def _fields(name: str, given: Any, kind: type) -> dict[str, Any]:

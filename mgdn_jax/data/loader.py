@@ -17,7 +17,7 @@ import numpy as np
 
 from mgdn_jax.data.augmentation import Jitter
 from mgdn_jax.data.builders import open_set
-from mgdn_jax.data.examples import finish, make_draw
+from mgdn_jax.data.examples import finish, make_draw, preparation
 from mgdn_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -29,7 +29,8 @@ class Loader:
 
     A batch is a dict of "a", "b" and, where known, "target": (B / P, crop, crop, C) float32 in
     [0, 1], and "_index": (B / P,) uint32, each example's position in the global stream (modulo
-    2**32). `dataset` is the sequence of stored examples, `len(loader.dataset)` of them an epoch.
+    2**32). `dataset` is the sequence of stored examples, `len(loader.dataset)` of them an epoch;
+    `preparation` is what was done to the files (`examples.preparation`).
     Not for use by several threads at once. Close it, or use it in a `with` statement.
     """
 
@@ -42,8 +43,10 @@ class Loader:
         seed: int,
         threads: int,
         prefetch: int,
+        preparation: Mapping[str, Any] | None = None,
     ):
         self.dataset = dataset
+        self.preparation = dict(preparation or {})
         self.batch_size = batch_size
         self._identity = {"version": 1, "seed": seed, "dataset_size": len(dataset)}
         self._stream = stream
@@ -212,7 +215,13 @@ def make_loader(
         stream = stream[process_index::process_count]
     stream = stream.batch(batch_size // process_count, drop_remainder=True)
     return Loader(
-        stream, source, batch_size=batch_size, seed=seed, threads=threads, prefetch=prefetch
+        stream,
+        source,
+        batch_size=batch_size,
+        seed=seed,
+        threads=threads,
+        prefetch=prefetch,
+        preparation=preparation(task, synthesis),
     )
 
 

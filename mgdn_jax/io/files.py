@@ -17,10 +17,12 @@ from mgdn_jax.io import bitmaps, codec, guard, medical, reading
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.io.pictures import Labels, Picture
 
-_BY_EXTRAS = {".exr": "exr"} | dict.fromkeys(medical.SLICES, "dicom")
-_BY_EXTRAS |= dict.fromkeys(medical.VOLUMES, "nifti")
-WRITABLE = (*codec.SUFFIXES, *_BY_EXTRAS)
-"""How the names of files that `write_image` writes end; the last ones need an extra."""
+LIGHT = {".hdr": "radiance", ".exr": "exr"}
+"""How the names of files of linear light end, and the kinds they are."""
+_BY_ROOMS = LIGHT | dict.fromkeys(medical.SLICES, "dicom")
+_BY_ROOMS |= dict.fromkeys(medical.VOLUMES, "nifti")
+WRITABLE = (*codec.SUFFIXES, *_BY_ROOMS)
+"""How the names of files that `write_image` writes end; those after ".hdr" need an extra."""
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
@@ -170,7 +172,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             f"{name} does not end in an image type that can be written; "
             f"use one of {', '.join(codec.SUFFIXES)}."
         )
-    for ending, kind in _BY_EXTRAS.items():
+    for ending, kind in _BY_ROOMS.items():
         if name.lower().endswith(ending):
             reading.room(kind, name)
     check_folder(target.parent, name)
@@ -245,8 +247,9 @@ def _encoded(name: str, array: np.ndarray, quality: int, labels: Labels | None) 
     ending = name.lower()
     if ending.endswith((*medical.SLICES, *medical.VOLUMES)):
         return medical.encode_slice(array, labels or Labels(), name)
-    if ending.endswith(".exr"):
-        return reading.room("exr", name).encode(array)
+    for suffix, kind in LIGHT.items():
+        if ending.endswith(suffix):
+            return reading.room(kind, name).encode(array)
     return codec.encode(array, Path(name).suffix, quality=quality, labels=labels)
 
 

@@ -31,6 +31,11 @@ class SystemConfig:
         """Whether the result is a sum of the inputs with the weights in ``aux["weights"]``."""
         return False
 
+    @property
+    def sets(self) -> bool:
+        """Whether any number of inputs, two or more, is taken in any order."""
+        return False
+
     def for_use(self) -> SystemConfig:
         """The same network without what only training needs."""
         return self

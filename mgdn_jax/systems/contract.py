@@ -62,6 +62,13 @@ class Config(Protocol):
         result have the same channels. Large pictures are then judged at a reduced size.
         """
 
+    @property
+    def sets(self) -> bool:
+        """Whether any number of inputs, two or more, is taken in any order.
+
+        All have the channels of the first. `in_channels` holds the least number.
+        """
+
     def for_use(self) -> Config:
         """The same network without what only training needs."""
 
@@ -113,6 +120,18 @@ class Loader(Protocol):
 
     def close(self) -> None:
         """Ends threads and closes files."""
+
+
+@runtime_checkable
+class PreparingLoader(Loader, Protocol):
+    """A loader whose pictures measure something, and are prepared accordingly.
+
+    Attributes:
+        preparation: what is done to files before the network sees them, as `mgdn_jax.quantities`
+            reads it; {} for pictures that are only brought to [0, 1]. Weights' cards hold it.
+    """
+
+    preparation: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +212,8 @@ class Recipe(Protocol):
         phases: stretches of training, in order.
         optional_networks: names that `optimiser.networks` may hold though nothing trains by them.
         meta: how the loss is learned, for phases of kind ``"meta"``.
+        best: the figure of validation that checkpoints are chosen by where the config names none;
+            "" for psnr, or else loss.
         settings: instance of `settings_type`.
         model_config: the configuration of the network that ships.
     """
@@ -204,6 +225,7 @@ class Recipe(Protocol):
     phases: tuple[Phase, ...] = (Phase("fusion", ("fusion",)),)
     optional_networks: tuple[str, ...] = ()
     meta: Meta | None = None
+    best: str = ""
     settings: Any
     model_config: Any
 
@@ -248,6 +270,18 @@ class Recipe(Protocol):
         """What validation adds: figures by name, and pictures (B, H, W, 1 or 3) to show."""
         del params, stats, batch
         return {}, []
+
+    def display(self, batch: Batch, pictures: Sequence[Any]) -> list[Any]:
+        """What the training's picture grid shows of a batch, each (B, H, W, 1 or 3) in [0, 1].
+
+        Args:
+            batch: of validation.
+            pictures: the fused images, then those of `judge`.
+
+        Returns:
+            Columns from left to right: sources, pictures, and the target where there is one.
+        """
+        return [*self.sources(batch), *pictures, *([batch["target"]] if "target" in batch else [])]
 
     def join(self, params: Networks, stats: Networks) -> tuple[Flat, Flat]:
         """``(params, stats)`` of what ships."""

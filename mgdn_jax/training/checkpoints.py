@@ -58,7 +58,7 @@ def score(figures: Mapping[str, float], best: str = "") -> float | None:
     Args:
         figures: by name; {} where there was no validation.
         best: the one that counts; "" for "psnr" where there is one, else "loss". Names that end in
-            "loss" count downwards.
+            "loss" or "rmse" count downwards.
 
     Returns:
         The score, None where the figures do not say.
@@ -68,7 +68,7 @@ def score(figures: Mapping[str, float], best: str = "") -> float | None:
     # Runs of the first release wrote -1e30 where there was no validation.
     if not math.isfinite(value) or value == -1e30:
         return None
-    return -value if name.endswith("loss") else value
+    return -value if name.endswith(("loss", "rmse")) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -277,6 +277,5 @@ def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:
 def grid_rows(
     columns: Sequence[np.ndarray], batch: Mapping[str, np.ndarray]
 ) -> list[list[np.ndarray]]:
-    """Sources, fused image and the like, and target side by side, for the examples that count."""
-    columns = [*columns, batch["target"]] if "target" in batch else columns
+    """Columns of pictures side by side (`Recipe.display`), for the examples that count."""
     return [[column[i] for column in columns] for i in np.flatnonzero(batch["_mask"])]

@@ -357,7 +357,7 @@ class _Loop:
                 totals[name] = totals.get(name, 0.0) + float(value)
             if setup.chief and len(rows) < _GRID_ROWS:
                 flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
-                rows += grid_rows([*setup.recipe.sources(batch), *flat], batch)
+                rows += grid_rows(setup.recipe.display(batch, flat), batch)
         count = max(totals.pop("count"), 1.0)
         self.metrics = {name: value / count for name, value in totals.items()}
         shown = "  ".join(f"{name} {value:.5g}" for name, value in self.metrics.items())

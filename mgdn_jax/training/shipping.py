@@ -9,6 +9,7 @@ import jax
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.systems.contract import PreparingLoader
 from mgdn_jax.training.setup import Setup
 from mgdn_jax.training.state import TrainState
 from mgdn_jax.weights.card import card_text, versions
@@ -51,6 +52,8 @@ def ship(
     """
     recipe, train, path = setup.recipe, setup.run.train, weights_path(setup)
     step = int(state.step)
+    loader = setup.loader
+    preparation = dict(loader.preparation) if isinstance(loader, PreparingLoader) else {}
     card: dict[str, Any] = {
         "name": setup.run.name,
         "system": recipe.system,
@@ -63,6 +66,7 @@ def ship(
             "weights": f"moving average, decay {train.ema}" if train.ema else "last step",
             "dataset_size": len(setup.loader.dataset),
         },
+        **({"preparation": preparation} if preparation else {}),
         "held_out": {key: round(value, 6) for key, value in metrics.items()},
         **recipe.card(),
         "config": setup.plain,

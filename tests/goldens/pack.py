@@ -41,7 +41,9 @@ DROP = {
     "catb_shift0": ("mid:",),
     "block": ("mid:",),
     "mff_grad": (),
+    "hdr_metrics": (),
     "nmi_project_formulation": (),
+    "gdsr_preproc": ("scalar:ssim",),
 }
 
 

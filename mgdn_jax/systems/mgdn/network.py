@@ -5,11 +5,13 @@ both inputs (MGDF), fuses the results through context-aware transformer blocks, 
 features back to each branch (PFF). Multi-focus (``mff``), multi-exposure (``mef``), guided depth
 super-resolution (``gdsr*``) and HDR deghosting (``hdr``) are the same blocks in another order.
 
-Beyond the published network, ``head="blend"`` predicts how to mix the inputs per pixel instead of
-the picture itself, for tasks whose inputs are sharp copies of the result (multi-focus).
+Beyond the published network: heads that start from the inputs instead of from gray (`HEADS`);
+``patch``, which lets a network work at a fraction of the resolution; and ``guidance="set"``, whose
+branches share everything, so that it takes brackets of any length in any order.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -18,26 +20,25 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from mgdn_jax.layers.attention import (
-    ChannelCrossAttention,
-    WindowAttention,
-    shift_masks,
-    weighted,
-)
-from mgdn_jax.layers.conv import Conv2d, LayerNorm, Linear
-from mgdn_jax.layers.dynamic_filter import dynamic_filter
+from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.functional import below
-from mgdn_jax.layers.padding import (
-    Extent,
-    fill_to_multiple,
-    pad_to_multiple,
-    replicated,
-    zeroed,
-)
+from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
+from mgdn_jax.quantities.radiance import inverse_mu_law, mu_law
 from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.mgdn.blocks import Stage, leaky
 
-# Inference on maps above this many pixels runs the transformer blocks strip by strip.
-_STRIP_PIXELS = 16_384
+HEADS = {
+    "direct": "the picture itself, by a sigmoid, as published",
+    "blend": "weights of the inputs per pixel",
+    "residual": "what is added to the input that the skip names; starts as that input",
+    "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
+    " domain; starts as the reference, where it is saturated as the shortest exposure",
+}
+"""What the last convolution predicts."""
+GUIDANCES = {"mutual": 2, "reference": 3, "set": 2}
+"""How branches guide each other, and how many there are (at least, in a set)."""
+_CLIPPING = 0.88, 0.97  # of full scale: the reference is good below, and lost above
+_LEAST = 0.005  # of a weight that the merge starts with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +54,14 @@ class Config(SystemConfig):
         heads: window-attention heads of each stage.
         window: side of the attention windows; the network pads to its multiples itself.
         mlp_ratio: hidden over outer width of the transformer MLPs.
-        guidance: ``"mutual"`` (two inputs filter each other's features) or ``"reference"`` (the
-            middle one of three guides the outer two and is not filtered dynamically).
-        skip: index of the stem that is added before the last convolution.
-        head: ``"direct"`` (sigmoid image, as published) or ``"blend"`` (per-pixel weights of the
-            inputs; all inputs and the output have the same channels).
+        guidance: ``"mutual"`` (two inputs filter each other's features), ``"reference"`` (the
+            middle one of three guides the outer two and is not filtered dynamically) or ``"set"``
+            (the mean of two or more guides each; any number, in any order; head ``"blend"``).
+        skip: index of the stem that is added before the last convolution; a set adds each its own.
+        head: one of `HEADS`. ``"blend"`` needs inputs and output with the same channels,
+            ``"residual"`` an output with those of the input that `skip` names, ``"merge"`` three
+            inputs of `quantities.radiance` and an output of three channels.
+        patch: side of the blocks of pixels that the network treats as one; 1 as published.
         drop_path: largest stochastic-depth rate, reached at the last block.
         stem_gain: how the stems start. 0: as published. Above 0: every filter has mean zero over
             its taps, is scaled by the gain, and all stems start equal; with the published start
@@ -77,6 +81,7 @@ class Config(SystemConfig):
     guidance: str = "mutual"
     skip: int = 0
     head: str = "direct"
+    patch: int = 1
     drop_path: float = 0.1
     stem_gain: float = 0.0
     dtype: str = "float32"
@@ -85,7 +90,7 @@ class Config(SystemConfig):
 
     def __post_init__(self):
         demand = self.demand
-        self.demand_whole("inputs", "out_channels", "features", "window")
+        self.demand_whole("inputs", "out_channels", "features", "window", "patch")
         for name in ("in_channels", "depths", "heads"):
             value = getattr(self, name)
             whole = isinstance(value, tuple) and all(type(v) is int and v > 0 for v in value)
@@ -102,16 +107,11 @@ class Config(SystemConfig):
         )
         for heads in self.heads:
             demand(self.features % heads == 0, "features must be divisible by every entry of heads")
-        demand(self.guidance in ("mutual", "reference"), "guidance is 'mutual' or 'reference'")
-        wanted = 2 if self.guidance == "mutual" else 3
+        demand(self.guidance in GUIDANCES, f"guidance is one of {', '.join(map(repr, GUIDANCES))}")
+        wanted = GUIDANCES[self.guidance]
         demand(self.inputs == wanted, f"guidance {self.guidance!r} takes {wanted} inputs")
         demand(0 <= self.skip < self.inputs, "skip must name an input")
-        demand(self.head in ("direct", "blend"), "head is 'direct' or 'blend'")
-        same = {*self.in_channels, self.out_channels}
-        demand(
-            self.head == "direct" or len(same) == 1,
-            "head 'blend' needs equal channels in all inputs and the output",
-        )
+        self._check_head()
         demand(0.0 <= self.drop_path < 1.0, "drop_path must lie in [0, 1)")
         demand(self.stem_gain >= 0.0, "stem_gain must not be negative")
         demand(
@@ -120,10 +120,31 @@ class Config(SystemConfig):
         )
         demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
 
+    def _check_head(self) -> None:
+        demand = self.demand
+        demand(self.head in HEADS, f"head is one of {', '.join(map(repr, HEADS))}")
+        if self.head == "blend":
+            same = {*self.in_channels, self.out_channels}
+            demand(len(same) == 1, "head 'blend' needs equal channels in all inputs and the output")
+        if self.head == "residual":
+            same = {self.in_channels[self.skip], self.out_channels}
+            demand(len(same) == 1, "head 'residual' needs an output like the input of the skip")
+        if self.head == "merge":
+            demand(
+                (self.in_channels, self.out_channels) == ((6, 6, 6), 3),
+                "head 'merge' needs in_channels (6, 6, 6) and out_channels 3",
+            )
+        demand(self.guidance != "set" or self.head == "blend", "a set needs head 'blend'")
+
     @property
     def grid(self) -> int:
         """Sides are padded to whole attention windows."""
-        return self.window
+        return self.window * self.patch
+
+    @property
+    def sets(self) -> bool:
+        """Whether any number of inputs, two or more, is taken in any order."""
+        return self.guidance == "set"
 
     @property
     def blends(self) -> bool:
@@ -163,278 +184,6 @@ PRESETS: dict[str, Config] = {
 }
 
 
-def _leaky(x: Array, slope: float) -> Array:
-    return jax.nn.leaky_relu(x, slope)
-
-
-class KernelPredictor(nnx.Module):
-    """Raw 7x7 kernel of every pixel from attended features: conv3, conv3, conv1."""
-
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        self.convs = nnx.List([Conv2d(features, features, 3, rngs=rngs) for _ in range(2)])
-        self.out = Conv2d(features, 49, 1, rngs=rngs)
-
-    def __call__(
-        self, x: Float[Array, "b h w c"], extent: Extent = None
-    ) -> Float[Array, "b h w 49"]:
-        """Predict; neither normalised nor centred."""
-        for conv in self.convs:
-            x = _leaky(conv(zeroed(x, extent)), 0.1)
-        return self.out(x)
-
-
-class MutualGuidedFilter(nnx.Module):
-    """Mutual-guided dynamic filter (MGDF, MGDN Sec. 3.2), for two inputs or around a reference.
-
-    With two inputs each branch is filtered by a kernel whose query is the branch itself and whose
-    key and value are the other one. Around a reference (HDR) the query is the reference, key and
-    value are the filtered branch, and the reference gets two static convolutions. Both directions
-    share one attention; predictors and output convolutions are separate.
-    """
-
-    def __init__(self, features: int, guidance: str, *, rngs: nnx.Rngs):
-        self.attention = ChannelCrossAttention(features, heads=6, rngs=rngs)
-        self.predictors = nnx.List([KernelPredictor(features, rngs=rngs) for _ in range(2)])
-        self.outs = nnx.List([Conv2d(features, features, 1, rngs=rngs) for _ in range(2)])
-        static = 2 if guidance == "reference" else 0
-        self.reference = nnx.List([Conv2d(features, features, 3, rngs=rngs) for _ in range(static)])
-
-    def __call__(
-        self,
-        features: list[Float[Array, "b h w c"]],
-        *,
-        context: dict[str, Array] | None = None,
-        pixel_weights: Float[Array, "b h w 1"] | None = None,
-        extent: Extent = None,
-    ) -> tuple[list[Float[Array, "b h w c"]], dict[str, Any]]:
-        """Filter the branches.
-
-        Returns:
-            Filtered branches in the order of the inputs, and ``{"kernels": [...], "context": {}}``.
-        """
-        if not self.reference:
-            first, second = features
-            directions = [(first, second, first), (second, first, second)]
-        else:
-            under, middle, over = features
-            directions = [(middle, under, under), (middle, over, over)]
-        filtered: list[Array] = []
-        kernels: list[Array] = []
-        sums: dict[str, Array] = {}
-        for i, (guide, operand, branch) in enumerate(directions):
-            attended, own = self.attention(
-                guide,
-                operand,
-                context=below(context, str(i)),
-                pixel_weights=pixel_weights,
-                extent=extent,
-            )
-            kernel = self.predictors[i](attended, extent)
-            mixed = dynamic_filter(replicated(branch, extent), kernel)  # its border replicates
-            filtered.append(_leaky(self.outs[i](mixed), 0.1))
-            kernels.append(kernel)
-            sums |= {f"{i}/{k}": v for k, v in own.items()}
-        if self.reference:
-            static = features[1]
-            for conv in self.reference:
-                static = _leaky(conv(zeroed(static, extent)), 0.1)
-            filtered.insert(1, static)
-        return filtered, {"kernels": kernels, "context": sums}
-
-
-class LocalContext(nnx.Module):
-    """Local context extractor (LCE): a bottleneck of convolutions under a global channel gate."""
-
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        e = features // 8
-        self.convs = nnx.List(
-            [
-                Conv2d(features, e, 1, rngs=rngs),
-                Conv2d(e, e, 3, rngs=rngs),
-                Conv2d(e, features, 1, rngs=rngs),
-            ]
-        )
-        self.squeeze = Linear(features, e, use_bias=False, rngs=rngs)
-        self.excite = Linear(e, features, use_bias=False, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        context: dict[str, Array] | None = None,
-        pixel_weights: Float[Array, "b h w 1"] | None = None,
-        extent: Extent = None,
-    ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
-        """Extract; returns features and the gate's sums ``{"sum": (b, c), "count": (b,)}``."""
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        for conv in self.convs:
-            x = conv(zeroed(x, extent))
-        x = _leaky(x, 0.2)
-        b, h, w, _ = x.shape
-        own: dict[str, Array] = {}
-        if context is None or pixel_weights is not None:
-            own["sum"] = jnp.sum(weighted(zeroed(x, extent), pixel_weights).astype(wide), (1, 2))
-            if pixel_weights is not None:
-                own["count"] = jnp.sum(pixel_weights.astype(wide), (1, 2, 3))
-            elif extent is not None:
-                own["count"] = jnp.prod(extent, 1).astype(wide)
-            else:
-                own["count"] = jnp.full((b,), h * w, wide)
-        sums = own if context is None else context
-        mean = sums["sum"] / sums["count"][:, None]
-        gate = jax.nn.sigmoid(self.excite(jax.nn.relu(self.squeeze(mean))))
-        return x * gate[:, None, None].astype(x.dtype), own
-
-
-class ContextAwareBlock(nnx.Module):
-    """Transformer block with a parallel local-context branch (MGDN Sec. 3.3)."""
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        heads: int,
-        window: int,
-        shift: int,
-        mlp_ratio: float,
-        drop_path: float,
-        rngs: nnx.Rngs,
-    ):
-        hidden = int(features * mlp_ratio)
-        self.drop_path, self.window, self.shift = drop_path, window, shift
-        self.norm1 = LayerNorm(features)
-        self.attention = WindowAttention(features, heads=heads, window=window, rngs=rngs)
-        self.norm2 = LayerNorm(features)
-        self.expand = Linear(features, hidden, rngs=rngs)
-        self.contract = Linear(hidden, features, rngs=rngs)
-        self.local = LocalContext(features, rngs=rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        keys: Key[Array, " b"] | None = None,
-        context: dict[str, Array] | None = None,
-        pixel_weights: Float[Array, "b h w 1"] | None = None,
-        extent: Extent = None,
-    ) -> tuple[Float[Array, "b h w c"], dict[str, Array]]:
-        """Transform; ``keys`` (one per example) switch stochastic depth on."""
-        local, own = self.local(
-            self.norm1(x), context=context, pixel_weights=pixel_weights, extent=extent
-        )
-        s = self.shift
-        rolled = jnp.roll(x, (-s, -s), (1, 2)) if s else x
-        y = self._transform(rolled, keys, extent)
-        y = jnp.roll(y, (s, s), (1, 2)) if s else y
-        return y + local, own
-
-    def _transform(self, x: Array, keys: Array | None, extent: Extent) -> Array:
-        """Attention and MLP of the (rolled) map; large maps strip by strip, to stay in cache."""
-        h, w = x.shape[1:3]
-        apart = None
-        if self.shift:
-            size = h, w, self.window, self.shift
-            masks = shift_masks(*size) if extent is None else shift_masks(*size, extent)
-            apart = jnp.asarray(masks[0]), jnp.asarray(masks[1])
-        if keys is not None or h * w <= _STRIP_PIXELS:
-            return self._tokens(x, apart, keys)
-        # Everything here is local to a window, so strips of whole window rows are independent and
-        # each result may take the place of its input: no second map is needed.
-        rows = h // self.window
-        most = max(1, _STRIP_PIXELS // (w * self.window))
-        per_strip = max(d for d in range(1, rows + 1) if rows % d == 0 and d <= most)
-        height = per_strip * self.window
-
-        def replace(i: Array, x: Array) -> Array:
-            strip = jax.lax.dynamic_slice_in_dim(x, i * height, height, 1)
-            mine = apart
-            if apart is not None:
-                here = jax.lax.dynamic_slice_in_dim(apart[0], i * per_strip, per_strip, -3)
-                mine = here, apart[1]
-            # Without the barrier the strip is fused into the update, which runs on one core.
-            strip = jax.lax.optimization_barrier(self._tokens(strip, mine, None))
-            return jax.lax.dynamic_update_slice_in_dim(x, strip, i * height, 1)
-
-        return jax.lax.fori_loop(0, rows // per_strip, replace, x)
-
-    def _tokens(self, x: Array, apart: tuple[Array, Array] | None, keys: Array | None) -> Array:
-        y = x + self._drop(self.attention(self.norm1(x), apart), keys, 0)
-        hidden = jax.nn.gelu(self.expand(self.norm2(y)), approximate=False)
-        return y + self._drop(self.contract(hidden), keys, 1)
-
-    def _drop(self, branch: Array, keys: Array | None, which: int) -> Array:
-        """Stochastic depth: per example keep (scaled) or drop the branch."""
-        if keys is None or self.drop_path == 0.0:
-            return branch
-        keep = 1.0 - self.drop_path
-        kept = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, which), keep))(keys)
-        return branch * (kept / keep)[:, None, None, None].astype(branch.dtype)
-
-
-class Stage(nnx.Module):
-    """One layer: MGDF, then parallel fusion (PFF) and the way back to each branch."""
-
-    def __init__(
-        self, config: Config, heads: int, drop_paths: tuple[float, ...], *, rngs: nnx.Rngs
-    ):
-        c, m = config.features, config.inputs
-        self.mgdf = MutualGuidedFilter(c, config.guidance, rngs=rngs)
-        self.merge = Conv2d(m * c, c, 1, rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                ContextAwareBlock(
-                    c,
-                    heads=heads,
-                    window=config.window,
-                    shift=0 if i % 2 == 0 else config.window // 2,
-                    mlp_ratio=config.mlp_ratio,
-                    drop_path=rate,
-                    rngs=rngs,
-                )
-                for i, rate in enumerate(drop_paths)
-            ]
-        )
-        self.dilated = Conv2d(c, c, 3, dilation=2, rngs=rngs)
-        self.branches = nnx.List([Conv2d(2 * c, c, 1, rngs=rngs) for _ in range(m)])
-
-    def __call__(
-        self,
-        features: list[Float[Array, "b h w c"]],
-        *,
-        keys: Key[Array, " b"] | None = None,
-        context: dict[str, Array] | None = None,
-        pixel_weights: Float[Array, "b h w 1"] | None = None,
-        extent: Extent = None,
-    ) -> tuple[list[Float[Array, "b h w c"]], dict[str, Any]]:
-        """Next features of every branch, and what happened on the way (``filtered``, ...)."""
-        filtered, aux = self.mgdf(
-            features, context=below(context, "mgdf"), pixel_weights=pixel_weights, extent=extent
-        )
-        sums = {f"mgdf/{k}": v for k, v in aux["context"].items()}
-        x = self.merge(jnp.concatenate(filtered, -1))
-        for j, block in enumerate(self.blocks):
-            block_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, j)
-            x, own = block(
-                x,
-                keys=block_keys,
-                context=below(context, f"blocks/{j}"),
-                pixel_weights=pixel_weights,
-                extent=extent,
-            )
-            sums |= {f"blocks/{j}/{k}": v for k, v in own.items()}
-        x = self.dilated(zeroed(x, extent))
-        out = [
-            conv(jnp.concatenate([x, branch], -1))
-            for conv, branch in zip(self.branches, filtered, strict=True)
-        ]
-        return out, {
-            "filtered": filtered,
-            "kernels": aux["kernels"],
-            "fused": x,
-            "context": sums,
-        }
-
-
 class Network(nnx.Module):
     """The whole network; see `Config` for its forms (MGDN Fig. 2)."""
 
@@ -442,10 +191,10 @@ class Network(nnx.Module):
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
-        c, m = config.features, config.inputs
-        # Around a reference one stem serves all exposures.
+        c, m, area = config.features, config.inputs, config.patch**2
+        # Around a reference, and in a set, one stem serves all exposures.
         stems = config.in_channels if config.guidance == "mutual" else config.in_channels[:1]
-        self.stems = nnx.List([Conv2d(n, c, 3, rngs=rngs) for n in stems])
+        self.stems = nnx.List([Conv2d(n * area, c, 3, rngs=rngs) for n in stems])
         if config.stem_gain:
             first = self.stems[0].kernel[...]
             first = config.stem_gain * (first - jnp.mean(first, (0, 1), keepdims=True))
@@ -457,11 +206,22 @@ class Network(nnx.Module):
         self.layers: nnx.List[Stage] = nnx.List()
         for depth, heads in zip(config.depths, config.heads, strict=True):
             mine, rates = tuple(rates[:depth]), rates[depth:]
-            self.layers.append(Stage(config, heads, mine, rngs=rngs))
-        self.body = Conv2d(m * c, c, 3, rngs=rngs)
-        outs = config.out_channels if config.head == "direct" else m - 1
-        self.last = Conv2d(c, outs, 3, rngs=rngs)
-        if config.head == "blend":  # start from the mean of the inputs, where gradients are largest
+            self.layers.append(
+                Stage(
+                    c,
+                    inputs=m,
+                    guidance=config.guidance,
+                    heads=heads,
+                    window=config.window,
+                    mlp_ratio=config.mlp_ratio,
+                    drop_paths=mine,
+                    rngs=rngs,
+                )
+            )
+        self.body = Conv2d(c if config.sets else m * c, c, 3, rngs=rngs)
+        outs = {"blend": 1 if config.sets else m - 1, "merge": m + config.out_channels}
+        self.last = Conv2d(c, outs.get(config.head, config.out_channels) * area, 3, rngs=rngs)
+        if config.head != "direct":  # start from the inputs; of a blend, from their mean
             self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
             self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
 
@@ -476,7 +236,8 @@ class Network(nnx.Module):
         """Fuse.
 
         Args:
-            *images: ``config.inputs`` images in [0, 1], all (B, H, W, in_channels[i]), any H, W.
+            *images: ``config.inputs`` images, or in a set two or more, in [0, 1] (unless they have
+                a preparation of `quantities`), all (B, H, W, in_channels[i]), any H, W.
             keys: one PRNG key per example switches stochastic depth on (training).
             context: sums over pixels of a whole picture (``aux["context"]``, added over its
                 tiles), used in place of this call's own: how tiles agree with each other.
@@ -485,32 +246,30 @@ class Network(nnx.Module):
                 padding that changes nothing in them; None where they fill everything.
 
         Returns:
-            ``(fused, aux)``: fused (B, H, W, out_channels) in (0, 1), float32; aux has ``stages``
-            (one dictionary each: ``filtered`` branch features after MGDF, predicted ``kernels``,
-            ``fused`` features; all at the padded size), ``context``, and for the blend head
-            ``weights`` (B, H, W, inputs).
+            ``(fused, aux)``: fused (B, H, W, out_channels), float32, in (0, 1) but for the heads
+            that add something; aux has ``stages`` (one dictionary each: ``filtered`` branch
+            features after MGDF, predicted ``kernels``, ``fused`` features; all at the padded size
+            over the patch), ``context``, and where inputs are weighted ``weights`` (B, H, W,
+            inputs).
 
         Raises:
             ValueError: wrong number of images, channels, or sizes that differ.
         """
-        config = self.config
-        if len(images) != config.inputs:
-            raise ValueError(f"the network takes {config.inputs} images, got {len(images)}")
-        for image, channels in zip(images, config.in_channels, strict=True):
-            if image.ndim != 4 or image.shape[-1] != channels:
-                raise ValueError(f"expected (b, h, w, {channels}), got {image.shape}")
-            if image.shape[:3] != images[0].shape[:3]:
-                raise ValueError(f"sizes differ: {image.shape[:3]} and {images[0].shape[:3]}")
-        h, w = images[0].shape[1:3]
+        config, size = self.config, images[0].shape[1:3] if images else (0, 0)
+        self._check(images)
         dtype = jnp.dtype(config.dtype)
-        padded = [pad_to_multiple(image.astype(dtype), config.window) for image in images]
+        padded = [pad_to_multiple(image.astype(dtype), config.grid) for image in images]
         if pixel_weights is not None:
-            grow = [(0, p - n) for p, n in zip(padded[0].shape[1:3], (h, w), strict=True)]
+            grow = [(0, p - n) for p, n in zip(padded[0].shape[1:3], size, strict=True)]
             pixel_weights = zeroed(jnp.pad(pixel_weights, ((0, 0), *grow, (0, 0))), extent)
+            pixel_weights = jnp.mean(
+                blocks_to_channels(pixel_weights, config.patch), -1, keepdims=True
+            )
         if extent is not None:
             # The images are grown to whole windows, which count as image from here on.
-            padded = [fill_to_multiple(image, extent, config.window) for image in padded]
-            extent = extent + -extent % config.window
+            padded = [fill_to_multiple(image, extent, config.grid) for image in padded]
+            extent = (extent + -extent % config.grid) // config.patch
+        padded = [blocks_to_channels(image, config.patch) for image in padded]
         stem_of = range(len(images)) if len(self.stems) > 1 else [0] * len(images)
         stems = [
             self.stems[s](zeroed(image, extent)) for s, image in zip(stem_of, padded, strict=True)
@@ -528,16 +287,86 @@ class Network(nnx.Module):
             )
             sums |= {f"layers/{i}/{k}": v for k, v in stage.pop("context").items()}
             stages.append(stage)
-        body = self.body(zeroed(jnp.concatenate(features, -1), extent))
-        body = _leaky(body, 0.2) + stems[config.skip]
-        last = self.last(zeroed(body, extent))[:, :h, :w]
-        last = last.astype(jnp.promote_types(dtype, jnp.float32))
+        if config.sets:
+            last = [
+                self._last([x], stem, extent, size) for x, stem in zip(features, stems, strict=True)
+            ]
+        else:
+            last = [self._last(features, stems[config.skip], extent, size)]
+        fused, weights = self._fused(images, jnp.concatenate(last, -1))
         aux: dict[str, Any] = {"stages": stages, "context": sums}
+        return fused, aux if weights is None else {**aux, "weights": weights}
+
+    def _check(self, images: tuple[Array, ...]) -> None:
+        config = self.config
+        count, channels = config.inputs, config.in_channels
+        if config.sets and len(images) > count:
+            count, channels = len(images), channels[:1] * len(images)
+        if len(images) != count:
+            raise ValueError(f"the network takes {count} images, got {len(images)}")
+        for image, number in zip(images, channels, strict=True):
+            if image.ndim != 4 or image.shape[-1] != number:
+                raise ValueError(f"expected (b, h, w, {number}), got {image.shape}")
+            if image.shape[:3] != images[0].shape[:3]:
+                raise ValueError(f"sizes differ: {image.shape[:3]} and {images[0].shape[:3]}")
+
+    def _last(
+        self, features: list[Array], skip: Array, extent: Extent, size: tuple[int, ...]
+    ) -> Array:
+        """What the head makes the result of, (B, H, W, n) at the size of the images."""
+        body = leaky(self.body(zeroed(jnp.concatenate(features, -1), extent)), 0.2) + skip
+        last = channels_to_blocks(self.last(zeroed(body, extent)), self.config.patch)
+        dtype = jnp.promote_types(last.dtype, jnp.float32)
+        return last[:, : size[0], : size[1]].astype(dtype)
+
+    def _fused(self, images: tuple[Array, ...], last: Array) -> tuple[Array, Array | None]:
+        """The result, and the weights of the inputs where the head has some."""
+        config = self.config
+        images = tuple(image.astype(last.dtype) for image in images)
         if config.head == "direct":
-            return jax.nn.sigmoid(last), aux
-        weights = jax.nn.softmax(jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1))), -1)
-        aux["weights"] = weights
-        mixed = jnp.zeros(images[0].shape, last.dtype)
-        for i, image in enumerate(images):
-            mixed = mixed + weights[..., i : i + 1] * image.astype(last.dtype)
-        return mixed, aux
+            return jax.nn.sigmoid(last), None
+        if config.head == "residual":
+            return images[config.skip] + last, None
+        if config.head == "merge":
+            weights = jax.nn.softmax(last[..., :3] + _merge_start(images), -1)
+            merged = _mixed([image[..., 3:] for image in images], weights)
+            return inverse_mu_law(mu_law(merged) + last[..., 3:]), weights
+        if not config.sets:
+            last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        weights = jax.nn.softmax(last, -1)
+        return _mixed(images, weights), weights
+
+
+def _mixed(images: Sequence[Array], weights: Array) -> Array:
+    """Sum of images with a weight per pixel each."""
+    mixed = jnp.zeros(images[0].shape, weights.dtype)
+    for i, image in enumerate(images):
+        mixed = mixed + weights[..., i : i + 1] * image
+    return mixed
+
+
+def _merge_start(images: tuple[Array, ...]) -> Array:
+    """Logarithms of weights that merge by a rule: the reference, the shortest where it clips."""
+    good, lost = _CLIPPING
+    brightest = jnp.max(images[1][..., :3], -1)
+    reference = jnp.clip((lost - brightest) / (lost - good), 0, 1)
+    shares = jnp.stack([1 - reference, reference, jnp.zeros_like(reference)], -1)
+    return jnp.log((shares + _LEAST) / (1 + 3 * _LEAST))
+
+
+def blocks_to_channels(x: Array, side: int) -> Array:
+    """(B, H, W, C) to (B, H / side, W / side, side side C); sides are multiples of `side`."""
+    if side == 1:
+        return x
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // side, w // side, side * side * c)
+
+
+def channels_to_blocks(x: Array, side: int) -> Array:
+    """Inverse of `blocks_to_channels`."""
+    if side == 1:
+        return x
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, side, side, c // side**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * side, w * side, c // side**2)

@@ -4,7 +4,7 @@ The authors released no training code; the weights of the terms are this project
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from mgdn_jax import losses
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
+from mgdn_jax.quantities.depth import rgb_picture
+from mgdn_jax.quantities.radiance import mu_law
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.base import BaseRecipe
 from mgdn_jax.systems.contract import Batch, Metrics, Networks
-from mgdn_jax.systems.mgdn.losses import masked_nmi
+from mgdn_jax.systems.mgdn.losses import blockwise_mean, masked_nmi
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Settings:
 
     Attributes:
         supervised: whether batches carry ``target``.
+        space: where target and result are compared: ``"plain"``, or ``"mu"`` for radiance, which
+            the mu-law compresses first (`quantities.radiance`).
         l1: weight of the L1 distance to the target.
+        edges: weight of the L1 distance of differences between neighbouring pixels, to the target.
         ssim: weight of 1 - SSIM (to the target; unsupervised: mean over the sources).
         gradient: weight of the gradient-max term over the sources.
         intensity: weight of the distance to the maximum or mean of the sources.
@@ -37,7 +42,9 @@ class Settings:
     """
 
     supervised: bool = True
+    space: str = "plain"
     l1: float = 1.0
+    edges: float = 0.0
     ssim: float = 0.0
     gradient: float = 0.0
     intensity: float = 0.0
@@ -46,22 +53,28 @@ class Settings:
     nmi: float = 0.1
 
     def __post_init__(self):
-        if not self.supervised and self.l1:
-            raise InputError("recipe.l1 needs a target: set it to 0 where recipe.supervised is off")
+        if not self.supervised and (self.l1 or self.edges):
+            raise InputError(
+                "recipe.l1 and recipe.edges need a target: set them to 0 where recipe.supervised is"
+                " off"
+            )
+        if self.space not in ("plain", "mu"):
+            raise InputError(f"recipe.space is 'plain' or 'mu', not {self.space!r}")
         if self.intensity_rule not in ("max", "mean"):
             raise InputError(
                 f"recipe.intensity_rule is 'max' or 'mean', not {self.intensity_rule!r}"
             )
-        if not any((self.l1, self.ssim, self.gradient, self.intensity, self.focus)):
-            raise InputError("recipe: give at least one of l1, ssim, gradient, intensity, focus")
+        terms = ("l1", "edges", "ssim", "gradient", "intensity", "focus")
+        if not any(getattr(self, name) for name in terms):
+            raise InputError(f"recipe: give at least one of {', '.join(terms)}")
 
 
 class Recipe(BaseRecipe):
     """One network, one phase.
 
-    ``loss = l1 |f - t| + ssim (1 - SSIM) + gradient |grad f - max| + intensity |f - rule| + nmi``,
-    each term weighted, per example, then averaged. Terms that need a target use it; without one
-    (``supervised=False``) only gradient, intensity and SSIM to the sources remain.
+    ``loss = l1 |f - t| + edges |df - dt| + ssim (1 - SSIM) + gradient |grad f - max| + intensity
+    |f - rule| + nmi``, each term weighted, per example, then averaged. Terms that need a target use
+    it; without one (``supervised=False``) only gradient, intensity and SSIM to the sources remain.
     """
 
     system = "mgdn"
@@ -73,6 +86,15 @@ class Recipe(BaseRecipe):
         is_supervised = self.settings.supervised
         if self.settings.focus and (self.model_config.head != "blend" or not is_supervised):
             raise InputError("recipe.focus needs model.head='blend' and recipe.supervised=True")
+        self.best = "rmse" if self.model_config.out_channels == 1 else ""
+        if self.settings.space == "mu":
+            self.best = "psnr_mu"
+
+    def sources(self, batch: Batch) -> list[Any]:
+        """Input images of a batch; a set takes all there are."""
+        if not self.model_config.sets:
+            return super().sources(batch)
+        return [batch[name] for name in "abcdefgh" if name in batch]
 
     def loss(
         self,
@@ -108,10 +130,12 @@ class Recipe(BaseRecipe):
         )
         terms: dict[str, jax.Array] = {}
         if settings.supervised:
-            target = batch["target"]
-            terms["l1"] = losses.l1(fused, target)
+            target, result = self._compared(batch["target"]), self._compared(fused)
+            terms["l1"] = losses.l1(result, target)
+            if settings.edges:
+                terms["edges"] = losses.edges(result, target)
             if settings.ssim:
-                terms["ssim"] = losses.ssim_loss(fused, target)
+                terms["ssim"] = losses.ssim_loss(result, target)
             if settings.focus:
                 terms["focus"] = _focus(aux["weights"], images, target)
         elif settings.ssim:
@@ -124,7 +148,8 @@ class Recipe(BaseRecipe):
                 fused, images[0], images[1], rule=settings.intensity_rule
             )
         if settings.nmi:
-            masks = [batch["target"]] if settings.supervised else images
+            masks = [self._compared(batch["target"])] if settings.supervised else images
+            masks = [blockwise_mean(mask, self.model_config.patch) for mask in masks]
             reference = 1 if self.model_config.guidance == "reference" else None
             branches = [stage["filtered"] for stage in aux["stages"]]
             branches = [[f.astype(jnp.float32) for f in stage] for stage in branches]
@@ -132,6 +157,47 @@ class Recipe(BaseRecipe):
         total = sum(getattr(settings, name) * jnp.mean(value) for name, value in terms.items())
         metrics = {name: jnp.mean(value) for name, value in terms.items()}
         return jnp.asarray(total), ({"fusion": new_stats}, metrics)
+
+    def judge(
+        self, params: Networks, stats: Networks, batch: Batch
+    ) -> tuple[Metrics, Sequence[jax.Array]]:
+        """Figures of the task: of radiance PSNR and SSIM after the mu-law, of depth RMSE.
+
+        RMSE is in the unit of the files where the batch has its ``span``, else a part of the range.
+        """
+        if not self.settings.supervised or not self.best:
+            return {}, []
+        fused = jnp.clip(self.fuse(params, stats, *self.sources(batch)), 0, 1)
+        target = batch["target"]
+        error = jnp.mean(jnp.square(fused - target), (1, 2, 3))
+        if self.best == "rmse":
+            span = batch["span"] if "span" in batch else jnp.ones_like(error)
+            return {"rmse": jnp.mean(jnp.sqrt(error) * span)}, []
+        compressed, truth = self._compared(fused), self._compared(target)
+        figures = {
+            "psnr_mu": _decibels(jnp.mean(jnp.square(compressed - truth), (1, 2, 3))),
+            "psnr_l": _decibels(error),
+            "ssim_mu": 1 - losses.ssim_loss(compressed, truth),
+        }
+        return {name: jnp.mean(value) for name, value in figures.items()}, []
+
+    def display(self, batch: Batch, pictures: Sequence[Any]) -> list[Any]:
+        """Sources, results and target as people look at them: exposures, photographs, tones."""
+        sources = self.sources(batch)
+        if self.settings.space == "mu":
+            exposures = [source[..., :3] for source in sources]
+            return [*exposures, *map(mu_law, [*pictures, batch["target"]])]
+        if self.model_config.in_channels == (3, 1):
+            sources[0] = rgb_picture(sources[0])
+        return [*sources, *pictures, *([batch["target"]] if "target" in batch else [])]
+
+    def _compared(self, image: jax.Array) -> jax.Array:
+        return mu_law(image) if self.settings.space == "mu" else image
+
+
+def _decibels(error: jax.Array) -> jax.Array:
+    """PSNR of mean squared errors, for a peak of 1."""
+    return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
 
 def _focus(weights: jax.Array, images: list[jax.Array], target: jax.Array) -> jax.Array:
