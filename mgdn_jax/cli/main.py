@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--folders",
         nargs="+",
         metavar="SUB",
-        help="subfolders in order: image labels, or a b [target] (found by their usual names)",
+        help="subfolders in order: image labels, a b [target] or rgb depth (else by usual names)",
     )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")

@@ -106,8 +106,8 @@ def prepare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"output": str(folder), "examples": count, "pairing": rule})
     else:
-        things = "pairs" if manifest["roles"][0] == "a" else "pictures with labels"
-        print(f"holds   {count} {things}")
+        things = {"a": "pairs", "rgb": "photographs with depth maps"}
+        print(f"holds   {count} {things.get(manifest['roles'][0], 'pictures with labels')}")
         if rule:
             print(f"names   {rule}")
         print(f"result  {folder}")

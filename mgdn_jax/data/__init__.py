@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mgdn_jax.data.builders import (
         FolderPairs,
         FolderPairsWithTarget,
+        PhotographsWithDepth,
         SegmentedNatural,
         open_set,
         prepare,
@@ -26,7 +27,8 @@ _HOMES = {
     "augmentation": ("Jitter", "augment"),
     "brackets": ("Brackets", "synthesise_bracket"),
     "builders": (
-        *("FolderPairs", "FolderPairsWithTarget", "SegmentedNatural", "open_set", "prepare"),
+        *("FolderPairs", "FolderPairsWithTarget", "PhotographsWithDepth", "SegmentedNatural"),
+        *("open_set", "prepare"),
     ),
     "examples": ("TASKS",),
     "folders": ("SETS", "data_root", "find_pair_folders", "is_prepared"),
@@ -46,6 +48,7 @@ __all__ = [
     "FolderPairsWithTarget",
     "Jitter",
     "Loader",
+    "PhotographsWithDepth",
     "SegmentedNatural",
     "Synthesis",
     "augment",

@@ -30,6 +30,7 @@ from mgdn_jax.data.scenes import (
 )
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
+from mgdn_jax.io.depth import ARRAYS, decode_depth
 from mgdn_jax.io.pairing import pair_folders
 
 _FORMAT = 1
@@ -101,11 +102,17 @@ class StoredBrackets(_FilesBuilder):
     ROLES: tuple[str, ...] = BRACKET
 
 
+class PhotographsWithDepth(_FilesBuilder):
+    """Photographs and their depth maps: `rgb` and `depth` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("rgb", "depth")
+
+
 _BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
     cls.ROLES: cls
     for cls in (
         *(SegmentedNatural, FolderPairs, FolderPairsWithTarget),
-        *(RadiancePictures, StoredBrackets),
+        *(PhotographsWithDepth, RadiancePictures, StoredBrackets),
     )
 }
 _FINDERS = {"hdr": find_scenes, "brackets": find_brackets}
@@ -130,8 +137,8 @@ def prepare(
       source: folder with the subfolders that the set needs; files belong together by their name
         without suffix, or by rule (`io.pairing.pair_folders`).
       out: folder that receives the set; `data_root()` if None.
-      folders: names of the subfolders in the order image, labels or a, b[, target]; found by
-        their usual names if None.
+      folders: names of the subfolders in the order image, labels or a, b[, target] or rgb,
+        depth; found by their usual names if None.
       name: what the set is called under `out`; `set_name` if None.
       progress: called with (examples checked, examples in all).
 
@@ -248,7 +255,7 @@ def _entries(
 
 def _match(roles: Sequence[str], where: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
     """Entries of files that belong together, and the rule where their names are not equal."""
-    pairs = pair_folders(where)
+    pairs = pair_folders(where, ARRAYS if "depth" in roles else ())
     for name, lacking in pairs.gaps.items():
         path = pairs.lonely[name]
         count = sum(other.is_relative_to(path.parent) for other in pairs.lonely.values())
@@ -308,6 +315,12 @@ def _size(role: str, data: bytes, path: Path) -> tuple[int, ...]:
     """Height and width of what a role may be."""
     if role == "radiance":
         return read_radiance(data, str(path)).shape[:2]
+    if role == "depth":
+        depth = decode_depth(data, str(path))
+        valid = depth[np.isfinite(depth) & (depth != 0)]
+        if not valid.size or valid.min() == valid.max():
+            raise InputError(f"{path} holds no two depths (0 is missing); leave its pair out.")
+        return depth.shape
     array = decode_image(data, str(path))
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")

@@ -15,13 +15,15 @@ SETS = {
     "pairs": "registered pictures of one scene in two folders, optionally a third with targets",
     "hdr": "radiance pictures (.hdr, .exr) in one folder, for synthetic brackets",
     "brackets": "a folder a scene: three exposures, exposure.txt and HDRImg.hdr",
+    "rgbd": "photographs and their depth maps (rgb/ and depth/), for guided super-resolution",
 }
 MANIFEST = "prepared.json"
 """The note that makes a folder a prepared set."""
 
-_LABELLED = {
+_BY_NAME = {
     "natural": (("train", "train_seg"), ("image", "labels"), ("images", "labels")),
     "natural-test": (("test", "test_seg"),),
+    "rgbd": tuple((photo, "depth") for photo in ("rgb", "RGB", "color", "image", "images")),
 }
 # Slot a is the picture that the published systems take first.
 _PAIRS = (
@@ -78,7 +80,7 @@ def find_folders(
     inside = sorted(p.name for p in source.iterdir() if p.is_dir() and p.name[0] != ".")
     paired = set_name == "pairs"
     if folders is None:
-        known = _PAIRS if paired else _LABELLED[set_name]
+        known = _PAIRS if paired else _BY_NAME[set_name]
         found = [list(pair) for pair in known if set(pair) <= set(inside)]
         targets = [t for t in _TARGETS if t in inside] if paired else []
         others = [n for n in inside if n not in _TARGETS]
@@ -97,5 +99,5 @@ def find_folders(
     for folder in folders:
         if not (source / folder).is_dir():
             raise InputError(f"{source / folder} is not a folder; correct folders=.")
-    roles = ("a", "b", "target")[: len(folders)] if paired else ("image", "labels")
-    return roles, [source / folder for folder in folders]
+    roles = {"pairs": ("a", "b", "target")[: len(folders)], "rgbd": ("rgb", "depth")}
+    return roles.get(set_name, ("image", "labels")), [source / folder for folder in folders]

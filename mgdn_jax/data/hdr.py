@@ -40,7 +40,7 @@ VIEWS = 8
 """Windows of each radiance picture that an evaluation looks at."""
 _RIM = 10  # pixels of stored brackets that training leaves out, where alignment has no source
 _CACHE = 256 << 20  # bytes of decoded pictures that are kept
-_SURROUNDINGS = 3  # times the window: what the exposure of a synthetic bracket is set by
+_SURROUNDINGS = 5  # times the window: what the exposure of a synthetic bracket is set by
 _MOST_REGIONS = 4096  # numbers that labels may have without being counted anew
 _NAMES = ("a", "b", "c")
 

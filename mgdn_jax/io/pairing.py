@@ -61,12 +61,15 @@ class Results:
     rule: str = ""
 
 
-def list_images(folder: str | os.PathLike[str], *, nested: bool = False) -> dict[str, Path]:
+def list_images(
+    folder: str | os.PathLike[str], *, nested: bool = False, further: tuple[str, ...] = ()
+) -> dict[str, Path]:
     """The image files in a folder, by name, sorted naturally ("shot9" before "shot10").
 
     Args:
       folder: the folder. Hidden files and folders and other types are passed over.
       nested: whether subfolders are listed too.
+      further: suffixes that count beside those of images, lower case.
 
     Returns:
       Name without suffix ("lytro-01" of "lytro-01.jpg", "day/1" of a subfolder) to path.
@@ -74,7 +77,7 @@ def list_images(folder: str | os.PathLike[str], *, nested: bool = False) -> dict
     Raises:
       InputError: no such folder, no image in it, or two images of one name.
     """
-    images = _images(Path(folder), nested)
+    images = _images(Path(folder), nested, further)
     if not images:
         raise InputError(
             f"{folder} holds no image ({', '.join(codec.SUFFIXES)}, for instance); name another."
@@ -82,7 +85,9 @@ def list_images(folder: str | os.PathLike[str], *, nested: bool = False) -> dict
     return images
 
 
-def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
+def pair_folders(
+    folders: Sequence[str | os.PathLike[str]], further: tuple[str, ...] = ()
+) -> Pairing:
     """Matches the images of two or more folders by name.
 
     Names are compared by the rules of `naming.match`. Subfolders count where a folder holds no
@@ -90,6 +95,7 @@ def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
 
     Args:
       folders: the folders, in the order in which the network takes its inputs.
+      further: suffixes that count beside those of images, as (".npz",).
 
     Returns:
       The groups, what has no partner, and the rule.
@@ -98,10 +104,10 @@ def pair_folders(folders: Sequence[str | os.PathLike[str]]) -> Pairing:
       InputError: as `list_images`; no rule pairs the names, or a name could belong to two.
     """
     places = [Path(folder) for folder in folders]
-    listings = [_images(place, nested=False) for place in places]
+    listings = [_images(place, nested=False, further=further) for place in places]
     is_nested = not all(listings)
     if is_nested:
-        listings = [list_images(place, nested=True) for place in places]
+        listings = [list_images(place, nested=True, further=further) for place in places]
     left_out = [] if is_nested else _left_out(places)
     match = naming.match(listings, [_title(place) for place in places])
     if not match.groups:
@@ -189,9 +195,9 @@ def _spellings(
     return [spelling for spelling in spellings if len(spelling) == len(groups)]
 
 
-def _stem(name: str) -> str:
+def _stem(name: str, further: tuple[str, ...] = ()) -> str:
     """A file's name less its suffix; empty where it is not that of an image."""
-    ends = [suffix for suffix in codec.READABLE if name.lower().endswith(suffix)]
+    ends = [suffix for suffix in (*codec.READABLE, *further) if name.lower().endswith(suffix)]
     return name[: -len(max(ends, key=len))] if ends else ""
 
 
@@ -219,24 +225,30 @@ def _sentence(
     return f"pictures are paired by name {', '.join(parts)} ({example})"
 
 
-def _images(folder: Path, nested: bool) -> dict[str, Path]:
+def _images(folder: Path, nested: bool, further: tuple[str, ...] = ()) -> dict[str, Path]:
     """As `list_images`, but there may be none."""
     images: dict[str, Path] = {}
-    _collect(folder, "", images, nested, ())
+    _collect(folder, "", images, nested, (), further)
     return dict(sorted(images.items(), key=lambda item: naming.natural(item[0])))
 
 
 def _collect(
-    folder: Path, lead: str, images: dict[str, Path], nested: bool, above: tuple[str, ...]
+    folder: Path,
+    lead: str,
+    images: dict[str, Path],
+    nested: bool,
+    above: tuple[str, ...],
+    further: tuple[str, ...],
 ) -> None:
     """Adds the images of a folder; a link to a folder above is not followed."""
     real = os.path.realpath(folder)
     if real in above:
         return
     for entry in _entries(folder):
-        stem = _stem(entry.name)
+        stem = _stem(entry.name, further)
         if nested and not stem and entry.is_dir():
-            _collect(entry, f"{lead}{entry.name}/", images, nested, (*above, real))
+            lower = f"{lead}{entry.name}/"
+            _collect(entry, lower, images, nested, (*above, real), further)
         if not stem:
             continue
         name = lead + stem
