@@ -162,19 +162,23 @@ def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
     config.recipe.update({"edges": 0.1})
     config.model.update({"preset": "gdsr16" if scale == 16 else "gdsr", "head": "direct"})
     config.data.update({"dataset": "rgbd", "task": "gdsr", "synthesis": {"scale": scale}})
+    config.data.synthesis.update({"shrink": 1.0, "whole_share": 0.0})
     del config.data.train.jitter
     config.data.train.crop = 256
-    config.data.validation.crop = 256
+    config.data.train.split = "train[:90%]"
+    config.data.validation.update({"split": "train[90%:]", "crop": 256})
     config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
     config.optimiser.milestones = (1000 / 1200, 1100 / 1200)
     config.train.update({"batch": 4, "steps": 300_000})
     if small:
         _small(config, steps=4000, crop=96)
         config.model.head = "residual"
+        config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
+        config.data.validation.crop = 384
         config.optimiser.update(
-            {"schedule": "cosine", "learning_rate": 5e-4 if scale < 8 else 3e-4}
+            {"schedule": "cosine", "learning_rate": 7e-4 if scale < 8 else 3e-4}
         )
-        config.train.batch = 8
+        config.train.update({"batch": 8, "eval_batch": 2})
 
 
 def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:

@@ -90,6 +90,12 @@ class FolderPairsWithTarget(_FilesBuilder):
     ROLES: tuple[str, ...] = ("a", "b", "target")
 
 
+class PhotographsWithDepth(_FilesBuilder):
+    """Photographs and their depth maps: `rgb` and `depth` are encoded files."""
+
+    ROLES: tuple[str, ...] = ("rgb", "depth")
+
+
 class RadiancePictures(_FilesBuilder):
     """Scenes with their whole range: `radiance` is an encoded file of linear light."""
 
@@ -100,12 +106,6 @@ class StoredBrackets(_FilesBuilder):
     """Three exposures, their EV steps as text, and the radiance where the middle one is."""
 
     ROLES: tuple[str, ...] = BRACKET
-
-
-class PhotographsWithDepth(_FilesBuilder):
-    """Photographs and their depth maps: `rgb` and `depth` are encoded files."""
-
-    ROLES: tuple[str, ...] = ("rgb", "depth")
 
 
 _BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
@@ -313,14 +313,14 @@ def _check(
 
 def _size(role: str, data: bytes, path: Path) -> tuple[int, ...]:
     """Height and width of what a role may be."""
-    if role == "radiance":
-        return read_radiance(data, str(path)).shape[:2]
     if role == "depth":
         depth = decode_depth(data, str(path))
         valid = depth[np.isfinite(depth) & (depth != 0)]
         if not valid.size or valid.min() == valid.max():
             raise InputError(f"{path} holds no two depths (0 is missing); leave its pair out.")
         return depth.shape
+    if role == "radiance":
+        return read_radiance(data, str(path)).shape[:2]
     array = decode_image(data, str(path))
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
