@@ -5,7 +5,7 @@ import pytest
 
 from mgdn_jax import data
 from mgdn_jax.data import Brackets, brackets, hdr, scenes, synthesise_bracket
-from mgdn_jax.data.brackets import MARGIN, Cutout
+from mgdn_jax.data.brackets import MARGIN
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import radiance as files
 from mgdn_jax.io.codec import encode
@@ -20,7 +20,7 @@ def light(seed=0, height=40, width=52):
     shape = (height + 2 * MARGIN, width + 2 * MARGIN)
     y, x = np.mgrid[: shape[0], : shape[1]]
     wave = np.sin(x / 7 + seed) * np.cos(y / 9)
-    return np.stack([np.exp(2.5 * wave - 3 + c) for c in (0, 0.2, -0.3)], -1).astype(np.float32)
+    return np.stack([np.exp(2.5 * wave - 2 + c) for c in (0, 0.2, -0.3)], -1).astype(np.float32)
 
 
 def disc(size=21, value=1.0):
@@ -41,11 +41,11 @@ def test_a_still_bracket_shows_one_light_up_to_noise_and_clipping():
     for picture, time in zip(exposures, TIMES, strict=True):
         clipped = inner * time > 1.1
         assert clipped.any()
-        assert (picture[clipped] > 0.99).all()
+        assert (picture[clipped] > 0.98).mean() > 0.95  # the noise of what saturates stays
         free = (inner * time < 0.9) & (inner * time > 0.05)
         shown = linear(picture, time)
-        # The camera's pose still has a scale of up to 0.3 %.
-        assert np.median(np.abs(shown / inner - 1)[free]) < 0.02
+        # The camera's pose still has a scale of up to 0.3 %, which moves the others a little.
+        assert np.median(np.abs(shown / inner - 1)[free]) < (0.02 if time == 4 else 0.06)
 
 
 def test_the_truth_is_where_the_middle_exposure_is():
@@ -64,15 +64,19 @@ def test_the_truth_is_where_the_middle_exposure_is():
 
 
 def test_objects_cover_light_before_it_is_exposed():
-    # On a scene that saturates all over, a dark object is dark in every exposure's place of it.
+    # A scene that saturates all over, and something whose lower part is dark: were pixels laid over
+    # pixels, the long exposure would hide or fake it.
     scene = np.full_like(light(), 3.0)
     spec = Brackets(**STILL | {"motion": 0.0, "turn": 0.0}, shutter=0.0, deep_share=1.0)
-    dark = Cutout(disc().light * np.float32(0.01), disc().alpha)
-    exposures, truth = synthesise_bracket(scene, [dark], TIMES, np.random.default_rng(2), spec)
-    assert truth.max() == 1
-    assert all((picture > 0.99).mean() > 0.5 for picture in exposures)
-    shown = [linear(picture, time) for picture, time in zip(exposures, TIMES, strict=True)]
-    assert (shown[0] > 0.99).mean() >= (truth > 0.99).mean() - 0.02
+    whole = disc(31)
+    whole.light[20:] *= np.float32(0.01)
+    exposures, truth = synthesise_bracket(scene, [whole], TIMES, np.random.default_rng(2), spec)
+    dark = truth < 0.06
+    assert 20 < dark.sum() < 0.2 * truth.size
+    for picture, time in zip(exposures, TIMES, strict=True):
+        shown = linear(picture, time)
+        assert np.median(np.abs(shown - truth)[dark]) < (0.002 if time == 4 else 0.015)
+        assert (picture[truth == 1] > 0.95).mean() > 0.98
 
 
 def test_moving_objects_are_elsewhere_and_blurred_in_the_long_exposure():
@@ -243,8 +247,8 @@ def test_sets_that_do_not_fit_are_refused(sets):
         data.make_loader(sets / "natural", task="hdr", batch_size=1)
     with pytest.raises(InputError, match="stored brackets have none"):
         data.make_loader(sets / "stored", task="hdr", batch_size=1, synthesis={"motion": 1.0})
+    wrong = {"objects": str(sets / "stored"), "train_split": "train"}
     with pytest.raises(InputError, match="no segmentations"):
-        wrong = {"objects": str(sets / "stored"), "train_split": "train"}
         data.make_loader(sets / "hdr", task="hdr", batch_size=1, synthesis=wrong)
 
 
