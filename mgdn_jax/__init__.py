@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mgdn_jax import bilevel, data, evaluation, metrics, training
     from mgdn_jax.errors import InputError
     from mgdn_jax.evaluation.methods import evaluate_pairs as evaluate
+    from mgdn_jax.fusing.depth import DepthUpsampler, upsample_depth
     from mgdn_jax.fusing.folders import fuse_folders
     from mgdn_jax.fusing.fuser import Fuser
     from mgdn_jax.fusing.loading import load
@@ -29,6 +30,7 @@ _HOMES = {
     "": ("bilevel", "data", "evaluation", "metrics", "training"),
     "errors": ("InputError",),
     "evaluation.methods": ("evaluate=evaluate_pairs",),
+    "fusing.depth": ("DepthUpsampler", "upsample_depth"),
     "fusing.folders": ("fuse_folders",),
     "fusing.fuser": ("Fuser",),
     "fusing.loading": ("load",),
@@ -38,6 +40,7 @@ _HOMES = {
     "weights.zoo": ("list_models",),
 }
 __all__ = [
+    "DepthUpsampler",
     "Fuser",
     "InputError",
     "bilevel",
@@ -53,6 +56,7 @@ __all__ = [
     "load",
     "metrics",
     "training",
+    "upsample_depth",
 ]
 __getattr__, __dir__, _ = lazy.attach(__name__, _HOMES)
 moved.install()

@@ -219,8 +219,8 @@ def test_listing_systems_imports_none_of_them():
 
 
 SURFACE = (
-    "Fuser InputError bilevel convert create data evaluate evaluation fuse_folders list_models "
-    "list_presets list_systems load metrics training"
+    "DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation fuse_folders "
+    "list_models list_presets list_systems load metrics training upsample_depth"
 )
 
 

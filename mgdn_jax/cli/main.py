@@ -21,7 +21,12 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
-_NUMBERS = ("--range", "--window", "--tone")  # options whose value may start with a minus
+_NUMBERS = (
+    "--range",
+    "--window",
+    "--tone",
+    "--limits",
+)  # options whose value may start with a minus
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -50,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_fuse(commands)
+    _add_depth(commands)
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
@@ -129,9 +135,43 @@ def _add_fuse(commands) -> None:
     fuse.set_defaults(run="fuse:fuse")
 
 
-def _add_options(command) -> None:
-    """An option for every field of `FuseOptions`."""
+def _add_depth(commands) -> None:
+    depth = commands.add_parser(
+        "depth",
+        help="enlarge a depth map to the size of the photograph beside it",
+        description="A small depth map and a photograph of the same view become a depth map of "
+        "the photograph's size. Maps are 8- or 16-bit PNG or TIFF, float TIFF, EXR, NPY or NPZ; "
+        "0 and NaN are holes.",
+    )
+    depth.add_argument("low", metavar="LOW_DEPTH", help="the small depth map")
+    depth.add_argument("rgb", metavar="RGB", help="the photograph")
+    depth.add_argument(
+        "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
+    )
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    _add_trust(depth)
+    depth.add_argument(
+        "--unit",
+        choices=("mm", "m", "levels"),
+        help="of the map's numbers (as the file says; else 16 bits: mm, floats: m, 8 bits: levels)",
+    )
+    depth.add_argument(
+        "--limits",
+        metavar="LO,HI",
+        help="least and largest depth of the result, in the map's unit (a little beyond the map's)",
+    )
+    depth.add_argument("--preview", metavar="PNG", help="write the result in colours, with a scale")
+    _add_options(depth, ("tile", "overlap", "tile_context", "ensemble"))
+    depth.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    depth.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    depth.set_defaults(run="depth:depth")
+
+
+def _add_options(command, names: Sequence[str] = FuseOptions.names()) -> None:
+    """An option for each named field of `FuseOptions`."""
     for field in dataclasses.fields(FuseOptions):
+        if field.name not in names:
+            continue
         about = field.metadata
         kind: dict[str, Any] = {"type": about["kind"], "metavar": about["metavar"]}
         if about["choices"]:
