@@ -219,8 +219,8 @@ def test_listing_systems_imports_none_of_them():
 
 
 SURFACE = (
-    "Fuser InputError bilevel convert create data evaluate evaluation fuse_folders list_models "
-    "list_presets list_systems load metrics training"
+    "Deghoster Fuser InputError bilevel convert create data evaluate evaluation fuse_folders "
+    "list_models list_presets list_systems load merge_exposures metrics training"
 )
 
 
