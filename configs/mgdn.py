@@ -162,19 +162,23 @@ def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
     config.recipe.update({"edges": 0.1})
     config.model.update({"preset": "gdsr16" if scale == 16 else "gdsr", "head": "direct"})
     config.data.update({"dataset": "rgbd", "task": "gdsr", "synthesis": {"scale": scale}})
+    config.data.synthesis.update({"shrink": 1.0, "whole_share": 0.0})
     del config.data.train.jitter
     config.data.train.crop = 256
-    config.data.validation.crop = 256
+    config.data.train.split = "train[:90%]"
+    config.data.validation.update({"split": "train[90%:]", "crop": 256})
     config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
     config.optimiser.milestones = (1000 / 1200, 1100 / 1200)
     config.train.update({"batch": 4, "steps": 300_000})
     if small:
         _small(config, steps=4000, crop=96)
         config.model.head = "residual"
+        config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
+        config.data.validation.crop = 384
         config.optimiser.update(
-            {"schedule": "cosine", "learning_rate": 5e-4 if scale < 8 else 3e-4}
+            {"schedule": "cosine", "learning_rate": 7e-4 if scale < 8 else 3e-4}
         )
-        config.train.batch = 8
+        config.train.update({"batch": 8, "eval_batch": 2})
 
 
 def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
@@ -184,12 +188,15 @@ def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
     config.recipe.update({"space": "mu"})
     config.model.update({"preset": "hdr", "guidance": "reference", "head": "direct"})
     config.data.update({"dataset": "hdr", "task": "hdr", "synthesis": {"objects": "natural"}})
+    config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
     del config.data.train.jitter
     config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
     config.optimiser.milestones = (0.16, 0.24)
     config.train.update({"batch": 4, "steps": 200_000})
     if small:
-        _small(config, steps=3000, crop=96)
+        _small(config, steps=4000, crop=96)
         config.model.head = "merge"
-        config.optimiser.update({"schedule": "cosine", "learning_rate": 5e-4})
+        config.data.synthesis.update({"shift": 1.5, "shutter": 0.16})
+        config.data.validation.crop = 192
+        config.optimiser.update({"schedule": "cosine", "learning_rate": 7e-4})
         config.train.batch = 8

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mgdn_jax.errors import InputError
     from mgdn_jax.evaluation.methods import evaluate_pairs as evaluate
     from mgdn_jax.fusing.deghosting import Deghoster, merge_exposures
+    from mgdn_jax.fusing.depth import DepthUpsampler, upsample_depth
     from mgdn_jax.fusing.folders import fuse_folders
     from mgdn_jax.fusing.fuser import Fuser
     from mgdn_jax.fusing.loading import load
@@ -31,6 +32,7 @@ _HOMES = {
     "errors": ("InputError",),
     "evaluation.methods": ("evaluate=evaluate_pairs",),
     "fusing.deghosting": ("Deghoster", "merge_exposures"),
+    "fusing.depth": ("DepthUpsampler", "upsample_depth"),
     "fusing.folders": ("fuse_folders",),
     "fusing.fuser": ("Fuser",),
     "fusing.loading": ("load",),
@@ -41,6 +43,7 @@ _HOMES = {
 }
 __all__ = [
     "Deghoster",
+    "DepthUpsampler",
     "Fuser",
     "InputError",
     "bilevel",
@@ -57,6 +60,7 @@ __all__ = [
     "merge_exposures",
     "metrics",
     "training",
+    "upsample_depth",
 ]
 __getattr__, __dir__, _ = lazy.attach(__name__, _HOMES)
 moved.install()

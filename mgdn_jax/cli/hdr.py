@@ -17,6 +17,9 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 
+OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
+"""Options of `FuseOptions` that the command takes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -30,6 +33,7 @@ class Settings:
         times: exposure times in seconds, in the order of the files; None is not said.
         ev: steps of factors of two, likewise.
         choices: further arguments of `Deghoster.merge`.
+        options: how the network goes over the picture, of `OPTIONS`.
         half: whether ".exr" holds 16 bits a value.
         system: whose network a weight file holds, in place of the name in it.
         trust: whether code from outside may run that a weight file names.
@@ -44,6 +48,7 @@ class Settings:
     times: tuple[float, ...] | None
     ev: tuple[float, ...] | None
     choices: dict[str, Any]
+    options: dict[str, Any]
     half: bool
     system: str | None
     trust: bool
@@ -66,10 +71,10 @@ class Settings:
             "curve": arguments.curve,
             "scale": arguments.scale,
             "align": arguments.align,
-            "checks": arguments.checks,
+            "checks": not arguments.no_checks,
             "published_tiles": arguments.published_tiles,
-            "tile": arguments.tile,
         }
+        options = {name: vars(arguments)[name] for name in OPTIONS}
         return cls(
             inputs=tuple(arguments.inputs),
             output=arguments.output,
@@ -78,6 +83,7 @@ class Settings:
             times=_numbers(arguments.times, "--times"),
             ev=_numbers(arguments.ev, "--ev"),
             choices=choices,
+            options=options,
             half=arguments.half,
             system=arguments.system,
             trust=arguments.trust_system,
@@ -141,6 +147,7 @@ def hdr(arguments: argparse.Namespace) -> int:
                 ev=settings.ev,
                 progress=tick,
                 **settings.choices,
+                **settings.options,
             )
         preview = merged.preview(deghoster.preparation.mu) if settings.preview else None
         merged.save(settings.output, half=settings.half)
@@ -158,9 +165,7 @@ def hdr(arguments: argparse.Namespace) -> int:
 def _content(settings: Settings, merged: Any, deghoster: Any, seconds: float) -> dict[str, Any]:
     """What happened, ready for JSON."""
     height, width, _ = merged.radiance.shape
-    tiles = 1
-    if not settings.choices["published_tiles"]:
-        tiles = deghoster.fuser.plan(height, width, tile=settings.choices["tile"], scale=1).tiles
+    plan = deghoster.fuser.plan(height, width, **settings.options)
     return {
         "inputs": [settings.inputs[i] for i in dict.fromkeys(merged.inputs)],
         "output": settings.output,
@@ -168,9 +173,9 @@ def _content(settings: Settings, merged: Any, deghoster: Any, seconds: float) ->
         "width": width,
         "height": height,
         "dtype": "float16" if settings.half else "float32",
-        "tiles": tiles,
+        "tiles": plan.tiles,
         "stretch": "none",
-        "ensemble": "none",
+        "ensemble": settings.options["ensemble"] or "none",
         "reference": settings.inputs[merged.reference],
         "times": dict(zip(settings.inputs, merged.times, strict=True)),
         "scale": merged.scale,

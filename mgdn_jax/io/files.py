@@ -112,6 +112,19 @@ def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[
     return [size for size in map(read_size, sources) if size is not None]
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a regular file of bounded size that is not empty.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: as `read_image`, but for what the bytes are.
+    """
+    with _opened(os.fspath(path)) as file:
+        return file.read()
+
+
 def _series(name: str) -> list[Path]:
     """The DICOM files of a folder in order; none if it is no folder or holds none."""
     if "\0" in name or not os.path.isdir(name):

@@ -346,7 +346,7 @@ def _mixed(images: Sequence[Array], weights: Array) -> Array:
 
 
 def _merge_start(images: tuple[Array, ...]) -> Array:
-    """Logarithms of the weights that merge by a rule: the reference, the shortest where it clips."""
+    """Logarithms of weights that merge by a rule: the reference, the shortest where it clips."""
     good, lost = _CLIPPING
     brightest = jnp.max(images[1][..., :3], -1)
     reference = jnp.clip((lost - brightest) / (lost - good), 0, 1)
