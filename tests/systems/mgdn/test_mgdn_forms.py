@@ -10,7 +10,7 @@ from helpers import noise
 from helpers_systems import drawn
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.layers import functional
+from mgdn_jax.layers import functional, pyramid
 from mgdn_jax.quantities.depth import rgb_input
 from mgdn_jax.quantities.radiance import inputs, mu_law
 from mgdn_jax.systems import registry
@@ -82,6 +82,16 @@ def test_a_set_takes_any_number_in_any_order(count):
     np.testing.assert_allclose(other["weights"][..., ::-1], aux["weights"], atol=2e-6)
 
 
+def test_a_pyramid_blends_details_by_the_weights_of_their_scale():
+    config = dataclasses.replace(SET, head="pyramid")
+    pictures = [noise(1, 17, 12, 3, seed=seed) for seed in range(3)]
+    fused, aux = run(config, *pictures)
+    np.testing.assert_allclose(fused, pyramid.blend(pictures, aux["weights"]), atol=1e-6)
+    plain, same = run(SET, *pictures)
+    np.testing.assert_array_equal(aux["weights"], same["weights"])
+    assert float(jnp.abs(fused - plain).max()) > 1e-3
+
+
 def test_equal_pictures_of_a_set_share_their_weight():
     one, two = noise(1, 8, 8, 3), noise(1, 8, 8, 3, seed=1)
     _, aux = run(SET, one, two, one)
@@ -130,8 +140,8 @@ def test_tiles_share_the_sums_of_the_whole(config):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head": "sharp"}, "head is one of 'direct', 'blend', 'residual', 'merge'"),
-        ({"guidance": "set"}, "a set needs head 'blend'"),
+        ({"head": "sharp"}, "head is one of 'direct', 'blend', 'pyramid', 'residual', 'merge'"),
+        ({"guidance": "set"}, "a set needs head 'blend' or 'pyramid'"),
         ({"head": "merge"}, r"head 'merge' needs in_channels \(6, 6, 6\)"),
         ({"head": "residual", "out_channels": 1}, "an output like the input of the skip"),
         ({"patch": 0}, "patch must be a positive whole number"),
