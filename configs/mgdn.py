@@ -1,20 +1,21 @@
-"""MGDN for multi-focus (mff) and multi-exposure (mef) fusion.
+"""MGDN for its four tasks: multi-focus (mff), multi-exposure (mef), depth (gdsr), radiance (hdr).
 
     mgdn data prepare natural --source DIR
     python train.py --config=configs/mgdn.py:mff --workdir=runs/mff
 
-mff learns from photographs with segmentations, defocused on one side of a region's outline. The
-target is the sharp photograph. mff_cpu is the same on smaller crops. mef learns from stored pairs
-with a target (`mgdn data prepare pairs --name mef`), or from synthetic ones by
-data.dataset=natural and data.task=mef. smoke is mff shrunk until a step takes milliseconds, for
-tests.
+mff learns from photographs with segmentations, defocused on one side of a region's outline; mef
+from the same photographs, exposed two or three times. The target is the photograph. gdsr4, gdsr8
+and gdsr16 learn to enlarge depth maps beside a photograph so many times (`mgdn data prepare rgbd`);
+hdr to merge brackets of moving scenes, synthesised from HDR pictures and photographs (`mgdn data
+prepare hdr`, and natural).
 
-Hours, machine and figures:
+The plain presets have the published sizes and heads and are for accelerators, except that mff and
+mef weigh their inputs. Those that end in _cpu are small: they work at half the resolution, start
+from the input or a merge by rule, and train in about an hour. smoke is mff shrunk until a step
+takes milliseconds, for tests.
 
-    mff_cpu  1.34 hours on two CPU cores beside other work, 283 BSDS500 photographs: `mgdn-mff`.
-             Held out: loss 0.0210, PSNR 39.67 dB. Lytro20: mean rank 12.00, first of 47 rows.
-    mff      not run in full; 20 times as many steps, on larger crops, for a GPU.
-    mef      not run in full.
+Hours, machine and figures of what was run are on the cards of the weights (`mgdn models`) and in
+docs/systems/mgdn.md.
 
 The authors of MGDN released no training code. Losses, schedule and length are this project's. Adam
 without weight decay and the average's decay of 0.999 are read off their files.
@@ -22,38 +23,72 @@ without weight decay and the average's decay of 0.999 are read off their files.
 
 import ml_collections
 
-PRESETS = ("mff", "mff_cpu", "mef", "smoke")
+PRESETS = (
+    *("mff", "mff_cpu", "mef", "mef_cpu", "gdsr4", "gdsr4_cpu", "gdsr8", "gdsr8_cpu", "gdsr16"),
+    *("hdr", "hdr_cpu", "smoke"),
+)
+_SMALL = {"features": 24, "depths": (2, 2), "heads": (6, 6), "mlp_ratio": 2.0, "patch": 2}
 
 
 def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
     """The config of a preset, one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-    mef = preset == "mef"
-    config = ml_collections.ConfigDict(
+    config = _multi_focus()
+    task = preset.removesuffix("_cpu")
+    small = preset.endswith("_cpu")
+    if task == "mef":
+        _multi_exposure(config, small)
+    elif task.startswith("gdsr"):
+        _depth(config, int(task.removeprefix("gdsr")), small)
+    elif task == "hdr":
+        _radiance(config, small)
+    elif preset == "mff_cpu":
+        config.data.train.update({"crop": 64, "threads": 2})
+        config.data.validation.limit = 16
+        config.train.update({"steps": 3000, "log_every": 20, "eval_every": 600, "save_every": 200})
+    elif preset == "smoke":
+        config.name = "mgdn-smoke"
+        config.model.update({"features": 12, "depths": (1,), "heads": (3,)})
+        config.data.train.update({"crop": 16, "threads": 1})
+        config.data.validation.update({"crop": 16, "limit": 4})
+        config.optimiser.warmup = 2
+        config.train.update({"batch": 4, "steps": 6, "ema": 0.9})
+        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    return config
+
+
+def _multi_focus() -> ml_collections.ConfigDict:
+    """Photographs defocused on one side of an outline; what the other tasks start from."""
+    return ml_collections.ConfigDict(
         {
-            "name": "mgdn-mef" if mef else "mgdn-mff",
+            "name": "mgdn-mff",
             "recipe": {
                 "name": "mgdn",
                 "supervised": True,
+                "space": "plain",
                 "l1": 1.0,
-                "ssim": 0.1 if mef else 0.0,
+                "edges": 0.0,
+                "ssim": 0.0,
                 "gradient": 0.0,
                 "intensity": 0.0,
-                "intensity_rule": "mean" if mef else "max",
-                "focus": 0.0 if mef else 0.05,
+                "intensity_rule": "max",
+                "focus": 0.05,
+                "mef": 0.0,
                 "nmi": 0.01,
             },
             "model": {
-                "preset": "mef" if mef else "mff",
-                "head": "direct" if mef else "blend",
-                "stem_gain": 0.0 if mef else 15.0,
+                "preset": "mff",
+                "guidance": "mutual",
+                "head": "blend",
+                "patch": 1,
+                "stem_gain": 15.0,
                 "dtype": "float32",  # or "bfloat16", for accelerators
             },
             "data": {
                 "loader": "mgdn_jax.data",
-                "dataset": "mef" if mef else "natural",
-                "task": "pairs" if mef else "mff",
+                "dataset": "natural",
+                "task": "mff",
                 "train": {
                     "split": "train[:95%]",
                     "crop": 128,
@@ -64,7 +99,7 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
             },
             "optimiser": {
                 "name": "adam",
-                "learning_rate": 2e-4 if mef else 7e-4,
+                "learning_rate": 7e-4,
                 "schedule": "cosine",
                 "warmup": 100,
                 "end_factor": 0.01,
@@ -85,23 +120,86 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
                 "eval_every": 2000,
                 "save_every": 1000,
                 "keep": 2,
-                "best": "",  # a figure of validation; "": psnr, or else loss
+                "best": "",  # a figure of validation; "": the recipe's own, psnr, or else loss
                 "eval_batch": 0,
                 "devices": 0,
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
     )
-    if preset == "mff_cpu":
-        config.data.train.update({"crop": 64, "threads": 2})
-        config.data.validation.limit = 16
-        config.train.update({"steps": 3000, "log_every": 20, "eval_every": 600, "save_every": 200})
-    if preset == "smoke":
-        config.name = "mgdn-smoke"
-        config.model.update({"features": 12, "depths": (1,), "heads": (3,)})
-        config.data.train.update({"crop": 16, "threads": 1})
-        config.data.validation.update({"crop": 16, "limit": 4})
-        config.optimiser.warmup = 2
-        config.train.update({"batch": 4, "steps": 6, "ema": 0.9})
-        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
-    return config
+
+
+def _plain_start(config: ml_collections.ConfigDict) -> None:
+    """What only choosing the sharper of two sources needs is off."""
+    config.recipe.update({"focus": 0.0})
+    config.model.update({"stem_gain": 0.0})
+
+
+def _small(config: ml_collections.ConfigDict, steps: int, crop: int) -> None:
+    """A network and a run for two CPU cores."""
+    config.model.update(_SMALL)
+    config.data.train.update({"crop": crop, "threads": 2})
+    config.data.validation.update({"crop": crop, "limit": 32})
+    config.optimiser.learning_rate = 5e-4
+    config.train.update({"steps": steps, "log_every": 20, "eval_every": 500, "save_every": 100})
+
+
+def _multi_exposure(config: ml_collections.ConfigDict, small: bool) -> None:
+    """Brackets of two or three exposures, weighed as a set."""
+    _plain_start(config)
+    config.name = "mgdn-mef"
+    config.recipe.update({"l1": 0.5, "mef": 1.0})
+    config.model.update({"preset": "mef", "guidance": "set", "head": "pyramid"})
+    config.data.update({"task": "mef", "synthesis": {"count": 3}})
+    config.optimiser.learning_rate = 2e-4
+    if small:
+        _small(config, steps=1800, crop=96)
+        config.model.update({"drop_path": 0.0, "window": 8})
+        config.train.update({"ema": 0.998})
+
+
+def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
+    """Depth maps enlarged beside a photograph."""
+    _plain_start(config)
+    config.name = f"mgdn-gdsr{scale}"
+    config.recipe.update({"edges": 0.1})
+    config.model.update({"preset": "gdsr16" if scale == 16 else "gdsr", "head": "direct"})
+    config.data.update({"dataset": "rgbd", "task": "gdsr", "synthesis": {"scale": scale}})
+    config.data.synthesis.update({"shrink": 1.0, "whole_share": 0.0})
+    del config.data.train.jitter
+    config.data.train.crop = 256
+    config.data.train.split = "train[:90%]"
+    config.data.validation.update({"split": "train[90%:]", "crop": 256})
+    config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
+    config.optimiser.milestones = (1000 / 1200, 1100 / 1200)
+    config.train.update({"batch": 4, "steps": 300_000})
+    if small:
+        _small(config, steps=4000, crop=96)
+        config.model.head = "residual"
+        config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
+        config.data.validation.crop = 384
+        config.optimiser.update(
+            {"schedule": "cosine", "learning_rate": 7e-4 if scale < 8 else 3e-4}
+        )
+        config.train.update({"batch": 8, "eval_batch": 2})
+
+
+def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
+    """Three exposures of a scene in which things and the camera move."""
+    _plain_start(config)
+    config.name = "mgdn-hdr"
+    config.recipe.update({"space": "mu"})
+    config.model.update({"preset": "hdr", "guidance": "reference", "head": "direct"})
+    config.data.update({"dataset": "hdr", "task": "hdr", "synthesis": {"objects": "natural"}})
+    config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
+    del config.data.train.jitter
+    config.optimiser.update({"learning_rate": 1e-4, "schedule": "multistep"})
+    config.optimiser.milestones = (0.16, 0.24)
+    config.train.update({"batch": 4, "steps": 200_000})
+    if small:
+        _small(config, steps=4000, crop=96)
+        config.model.head = "merge"
+        config.data.synthesis.update({"shift": 1.5, "shutter": 0.16})
+        config.data.validation.crop = 192
+        config.optimiser.update({"schedule": "cosine", "learning_rate": 7e-4})
+        config.train.batch = 8

@@ -21,7 +21,8 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
-_NUMBERS = ("--range", "--window", "--tone")  # options whose value may start with a minus
+# Options whose value may start with a minus.
+_NUMBERS = ("--range", "--window", "--tone", "--limits", "--ev")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -50,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_fuse(commands)
+    _add_hdr(commands)
+    _add_depth(commands)
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
@@ -129,9 +132,100 @@ def _add_fuse(commands) -> None:
     fuse.set_defaults(run="fuse:fuse")
 
 
-def _add_options(command) -> None:
-    """An option for every field of `FuseOptions`."""
+def _add_hdr(commands) -> None:
+    hdr = commands.add_parser(
+        "hdr",
+        help="merge exposures of a scene in which things move into its radiance",
+        description="Two or more exposures, in any order, become one picture of linear light. "
+        "How long they were comes from their EXIF, or from --times or --ev.",
+    )
+    hdr.add_argument("inputs", nargs="+", metavar="EXPOSURE", help="files of one size")
+    hdr.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="file: .exr, .hdr or float .tif"
+    )
+    hdr.add_argument("--preview", metavar="FILE", help="write a picture for the screen, .png")
+    hdr.add_argument(
+        "--times",
+        nargs="+",
+        metavar="SECONDS",
+        help="exposure times in the order of the files: 1/500,1/60,1/8",
+    )
+    hdr.add_argument(
+        "--ev", nargs="+", metavar="STEPS", help="in place of times, factors of two: -3,0,3"
+    )
+    hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
+    _add_trust(hdr)
+    hdr.add_argument("--align", action="store_true", help="undo the movement of the camera")
+    hdr.add_argument(
+        "--gamma", type=float, metavar="G", help="power of the camera's curve (the network's, 2.2)"
+    )
+    hdr.add_argument(
+        "--curve",
+        choices=("power", "srgb"),
+        default="power",
+        help="the camera's curve; srgb for what a raw converter wrote",
+    )
+    hdr.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="radiance of what saturates the shortest exposure (1)",
+    )
+    hdr.add_argument("--half", action="store_true", help="16 bits a value in .exr")
+    _add_options(hdr, ("tile", "overlap", "tile_context", "ensemble"))
+    hdr.add_argument(
+        "--published-tiles",
+        action="store_true",
+        help="tiles of 500 x 500 that know nothing of each other, as in the published recipe",
+    )
+    hdr.add_argument(
+        "--no-checks",
+        action="store_true",
+        help="do not look for shifts, and for exposures that contradict their times",
+    )
+    hdr.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    hdr.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    hdr.set_defaults(run="hdr:hdr")
+
+
+def _add_depth(commands) -> None:
+    depth = commands.add_parser(
+        "depth",
+        help="enlarge a depth map to the size of the photograph beside it",
+        description="A small depth map and a photograph of the same view become a depth map of "
+        "the photograph's size. Maps are 8- or 16-bit PNG or TIFF, float TIFF, EXR, NPY or NPZ; "
+        "0 and NaN are holes.",
+    )
+    depth.add_argument("low", metavar="LOW_DEPTH", help="the small depth map")
+    depth.add_argument("rgb", metavar="RGB", help="the photograph")
+    depth.add_argument(
+        "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
+    )
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    _add_trust(depth)
+    depth.add_argument(
+        "--unit",
+        choices=("mm", "m", "levels"),
+        help="of the map's numbers (as the file says; else 16 bits: mm, floats: m, 8 bits: levels)",
+    )
+    depth.add_argument(
+        "--limits",
+        metavar="LO,HI",
+        help="least and largest depth of the result, in the map's unit (a little beyond the map's)",
+    )
+    depth.add_argument("--preview", metavar="PNG", help="write the result in colours, with a scale")
+    _add_options(depth, ("tile", "overlap", "tile_context", "ensemble"))
+    depth.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    depth.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    depth.set_defaults(run="depth:depth")
+
+
+def _add_options(command, names: Sequence[str] = FuseOptions.names()) -> None:
+    """An option for each named field of `FuseOptions`."""
     for field in dataclasses.fields(FuseOptions):
+        if field.name not in names:
+            continue
         about = field.metadata
         kind: dict[str, Any] = {"type": about["kind"], "metavar": about["metavar"]}
         if about["choices"]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mgdn_jax.data.augmentation import Jitter, augment
+    from mgdn_jax.data.brackets import Brackets, synthesise_bracket
     from mgdn_jax.data.builders import (
         FolderPairs,
         FolderPairsWithTarget,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "augmentation": ("Jitter", "augment"),
+    "brackets": ("Brackets", "synthesise_bracket"),
     "builders": (
         *("FolderPairs", "FolderPairsWithTarget", "PhotographsWithDepth", "SegmentedNatural"),
         *("open_set", "prepare"),
@@ -39,6 +41,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "SETS",
     "TASKS",
+    "Brackets",
     "EvalLoader",
     "Exposures",
     "FolderPairs",
@@ -56,6 +59,7 @@ __all__ = [
     "make_loader",
     "open_set",
     "prepare",
+    "synthesise_bracket",
     "synthesise_multiexposure",
     "synthesise_multifocus",
 ]

@@ -21,6 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
+from mgdn_jax.data.scenes import (
+    BRACKET,
+    find_brackets,
+    find_scenes,
+    read_radiance,
+    read_steps,
+)
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
 from mgdn_jax.io.depth import ARRAYS, decode_depth
@@ -89,10 +96,26 @@ class PhotographsWithDepth(_FilesBuilder):
     ROLES: tuple[str, ...] = ("rgb", "depth")
 
 
+class RadiancePictures(_FilesBuilder):
+    """Scenes with their whole range: `radiance` is an encoded file of linear light."""
+
+    ROLES: tuple[str, ...] = ("radiance",)
+
+
+class StoredBrackets(_FilesBuilder):
+    """Three exposures, their EV steps as text, and the radiance where the middle one is."""
+
+    ROLES: tuple[str, ...] = BRACKET
+
+
 _BUILDERS: dict[tuple[str, ...], type[_FilesBuilder]] = {
     cls.ROLES: cls
-    for cls in (SegmentedNatural, FolderPairs, FolderPairsWithTarget, PhotographsWithDepth)
+    for cls in (
+        *(SegmentedNatural, FolderPairs, FolderPairsWithTarget),
+        *(PhotographsWithDepth, RadiancePictures, StoredBrackets),
+    )
 }
+_FINDERS = {"hdr": find_scenes, "brackets": find_brackets}
 
 
 def prepare(
@@ -132,8 +155,7 @@ def prepare(
     if Path(name).name != name:
         raise InputError(f"the name {name!r} of a set must not be a path; use --out for the place.")
     source, out = Path(source), Path(out).expanduser() if out is not None else data_root()
-    roles, where = find_folders(set_name, source, folders)
-    files, rule = _match(roles, where)
+    roles, files, rule = _entries(set_name, source, folders)
     fingerprint = _fingerprint(roles, files)
     final = out / name
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
@@ -218,6 +240,19 @@ def label_ids(array: np.ndarray) -> np.ndarray:
     return ids.astype(np.uint8 if ids.max() < 256 else np.int32)
 
 
+def _entries(
+    set_name: str, source: Path, folders: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[dict[str, Any]], str]:
+    """Roles, entries, and the rule that paired files whose names are not equal."""
+    if set_name not in _FINDERS:
+        roles, where = find_folders(set_name, source, folders)
+        return roles, *_match(roles, where)
+    if folders:
+        raise InputError(f"the set {set_name!r} has no folders to name; leave --folders out.")
+    files = _FINDERS[set_name](source)
+    return tuple(role for role in files[0] if role != "name"), files, ""
+
+
 def _match(roles: Sequence[str], where: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:
     """Entries of files that belong together, and the rule where their names are not equal."""
     pairs = pair_folders(where, ARRAYS if "depth" in roles else ())
@@ -260,6 +295,9 @@ def _check(
                 data = path.read_bytes()
             except OSError as error:
                 raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+            if role == "times":
+                read_steps(data, str(path))
+                continue
             height, width = _size(role, data, path)
             if (height, width) != (
                 entry.setdefault("height", height),
@@ -281,11 +319,15 @@ def _size(role: str, data: bytes, path: Path) -> tuple[int, ...]:
         if not valid.size or valid.min() == valid.max():
             raise InputError(f"{path} holds no two depths (0 is missing); leave its pair out.")
         return depth.shape
+    if role == "radiance":
+        return read_radiance(data, str(path)).shape[:2]
     array = decode_image(data, str(path))
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
     if array.ndim == 3 and array.shape[-1] != 3 and role != "labels":
         raise InputError(f"{path} has an alpha channel; flatten it first.")
+    if array.ndim == 2 and role in BRACKET:
+        raise InputError(f"{path} is gray; a bracket has three channels.")
     return array.shape[:2]
 
 

@@ -14,6 +14,8 @@ SETS = {
     "natural-test": "the same from test/ and test_seg/: pairs with ground truth to evaluate on",
     "pairs": "registered pictures of one scene in two folders, optionally a third with targets",
     "rgbd": "photographs and their depth maps (rgb/ and depth/), for guided super-resolution",
+    "hdr": "radiance pictures (.hdr, .exr) in one folder, for synthetic brackets",
+    "brackets": "a folder a scene: three exposures, exposure.txt and HDRImg.hdr",
 }
 MANIFEST = "prepared.json"
 """The note that makes a folder a prepared set."""

@@ -36,10 +36,13 @@ class DepthSynthesis:
       scale: how many times as many rows and columns the map has as the small one.
       shrink: photograph and map are reduced by a factor log-uniform in 1 .. shrink before the
         crop, by means over areas; at most 4, and 1 turns it off. Farther views of the same scenes.
+      whole_share: part of the crops that is normalised by the limits of the whole picture, as maps
+        in use are, in place of their own, as published.
     """
 
     scale: int = 4
     shrink: float = 1.0
+    whole_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -47,6 +50,11 @@ class DepthSynthesis:
         real = isinstance(self.shrink, int | float) and not isinstance(self.shrink, bool)
         if not real or not 1 <= self.shrink <= 4:
             raise InputError(f"synthesis.shrink is {self.shrink!r}; use 1 (off) to 4.")
+        real = isinstance(self.whole_share, int | float) and not isinstance(self.whole_share, bool)
+        if not real or not 0 <= self.whole_share <= 1:
+            raise InputError(
+                f"synthesis.whole_share is {self.whole_share!r}; give a probability, 0 to 1."
+            )
 
 
 def preparation(synthesis: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -104,7 +112,8 @@ def _draw(
     turned: bool | str | None,
 ) -> Example:
     rgb, depth = _decode(record)
-    least = _LEAST * quantity.limits_of(depth).span
+    whole = quantity.limits_of(depth)
+    least = _LEAST * whole.span
     if crop is None:
         rgb, depth = (quantity.cropped(x, spec.scale) for x in (rgb, depth))
     else:
@@ -116,6 +125,8 @@ def _draw(
     if limits.span <= least:
         depth = np.full_like(depth, limits.low)
         limits = quantity.limits_of(depth)
+    if spec.whole_share and rng.random() < spec.whole_share:
+        limits = whole
     small = quantity.reduce(depth, spec.scale)
     first, second = quantity.network_inputs(rgb, small, limits)
     target = quantity.normalised(depth, limits)[..., None]

@@ -143,7 +143,7 @@ def left_out(labels: Labels, name: str) -> str | None:
       name: of the file; its suffix is its format.
     """
     suffix = Path(name).suffix.lower()
-    if suffix in (".bmp", ".ppm", ".pgm", ".exr"):
+    if suffix in (".bmp", ".ppm", ".pgm", ".exr", ".hdr"):
         lost = {"colour profile": labels.profile, "EXIF": labels.exif}
         words = [word for word, value in lost.items() if value]
     elif suffix in (".jpg", ".jpeg") and len(labels.exif or b"") > _MOST_EXIF:

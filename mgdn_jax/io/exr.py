@@ -15,12 +15,10 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.io import guard
 from mgdn_jax.io.pictures import Picture
 
-_LAYOUTS = {
-    frozenset("RGB"): "RGB",
-    frozenset("RGBA"): "RGBA",
-    frozenset("Y"): "Y",
-    frozenset("YA"): "YA",
-}
+_CHROMA = ("RY", "BY")
+_LAYOUTS: tuple[tuple[str, ...], ...] = (("R", "G", "B"), ("Y", *_CHROMA), ("Y",))
+_LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709: what luminance-chroma files are made with
+_MOST_HALF = 65504.0
 
 
 def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
@@ -32,11 +30,12 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         page: None or 0.
 
     Returns:
-        The picture, float32, linear light as stored; alpha is no longer multiplied in. What lies
-        outside the display window is cut off, what is missing inside is zero.
+        The picture, float32, linear light as stored; alpha is no longer multiplied in; luminance
+        and chroma (Y, RY, BY) are RGB. What lies outside the display window is cut off, what is
+        missing inside is zero. Further channels are left out with a remark.
 
     Raises:
-        InputError: damaged, too large, or other channels than gray or RGB, with or without alpha.
+        InputError: damaged, too large, or without the channels of gray or RGB.
     """
     with guard.decoding(name), tempfile.TemporaryDirectory() as folder:
         guard.check_page(page or 0, 1, name)
@@ -46,11 +45,21 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         with OpenEXR.File(path, separate_channels=True) as whole:
             part = whole.parts[0]
             channels = {key: np.asarray(value.pixels) for key, value in part.channels.items()}
+            steps = {key: (x.ySampling, x.xSampling) for key, x in part.channels.items()}
             display, data = _windows(part.header, name)
             others = len(whole.parts) - 1
-        pixels = _framed(_stacked(channels, name), display, data)
-    remarks = (f"{name} has {others} further parts, which were left out.",) if others else ()
-    return Picture(pixels, name, remarks=remarks)
+        wanted = _wanted(channels, name)
+        if wanted[1:3] == _CHROMA:
+            planes = _coloured(channels, steps, wanted)
+        else:
+            planes = [channels[key].astype(np.float32) for key in wanted]
+        pixels = _framed(_stacked(planes, "A" in wanted), display, data)
+    remarks = []
+    if others:
+        remarks.append(f"{name} has {others} further parts, which were left out.")
+    if further := sorted(set(channels) - set(wanted)):
+        remarks.append(f"{name} has further channels, which were left out: {', '.join(further)}.")
+    return Picture(pixels, name, remarks=tuple(remarks))
 
 
 def count(file: BinaryIO, name: str) -> int:
@@ -78,21 +87,60 @@ def _windows(header: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     return display, data
 
 
-def _stacked(channels: dict[str, np.ndarray], name: str) -> np.ndarray:
-    layout = _LAYOUTS.get(frozenset(channels))
-    kinds = {array.dtype.kind for array in channels.values()}
-    if layout is None or kinds != {"f"} or len({x.shape for x in channels.values()}) > 1:
-        raise InputError(
-            f"{name} has the channels {', '.join(sorted(channels))}; "
-            "save R, G and B or Y alone, as half or float."
-        )
-    pixels = np.stack([channels[key].astype(np.float32) for key in layout], -1)
-    if layout.endswith("A"):
+def _wanted(channels: dict[str, np.ndarray], name: str) -> tuple[str, ...]:
+    """The channels that make the picture, alpha last."""
+    for layout in _LAYOUTS:
+        if set(layout) <= channels.keys():
+            wanted = (*layout, "A") if "A" in channels else layout
+            shapes = {channels[key].shape for key in wanted if key not in _CHROMA}
+            if len(shapes) == 1 and all(channels[key].dtype.kind == "f" for key in wanted):
+                return wanted
+    raise InputError(
+        f"{name} has the channels {', '.join(sorted(channels))}; "
+        "save R, G and B or Y alone, as half or float."
+    )
+
+
+def _coloured(
+    channels: dict[str, np.ndarray], steps: dict[str, tuple[int, int]], wanted: tuple[str, ...]
+) -> list[np.ndarray]:
+    """Red, green and blue, with alpha if there is one, of luminance and two ratios to it."""
+    luminance = channels["Y"].astype(np.float32)
+    ratios = [
+        _enlarged(channels[key].astype(np.float32), steps[key], luminance.shape) for key in _CHROMA
+    ]
+    red, blue = ((ratio + 1) * luminance for ratio in ratios)
+    green = (luminance - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
+    # Between two chroma samples a strong colour may come out below black.
+    colours = [np.maximum(plane, 0) for plane in (red, green, blue)]
+    return [*colours, *(channels[key].astype(np.float32) for key in wanted[3:])]
+
+
+def _enlarged(plane: np.ndarray, steps: tuple[int, int], size: tuple[int, ...]) -> np.ndarray:
+    """A channel that is stored at every n-th pixel, between them linear."""
+    for axis, (step, length) in enumerate(zip(steps, size, strict=True)):
+        if step == 1:
+            continue
+        places = np.arange(length)
+        low = places // step
+        high = np.minimum(low + 1, plane.shape[axis] - 1)
+        share = (places % step / step).astype(np.float32)
+        share = share[:, None] if axis == 0 else share
+        plane = plane.take(low, axis) * (1 - share) + plane.take(high, axis) * share
+    return plane
+
+
+def _stacked(planes: list[np.ndarray], alpha_last: bool) -> np.ndarray:
+    """(H, W) or (H, W, C), alpha no longer multiplied in."""
+    if len(planes) == 1:
+        return planes[0]
+    pixels = np.stack(planes, -1)
+    if alpha_last:
         alpha = pixels[..., -1:]
         pixels[..., :-1] = np.divide(
             pixels[..., :-1], alpha, out=np.zeros_like(pixels[..., :-1]), where=alpha > 0
         )
-    return pixels[..., 0] if layout == "Y" else pixels
+    return pixels
 
 
 def _framed(pixels: np.ndarray, display: np.ndarray, data: np.ndarray) -> np.ndarray:
@@ -110,17 +158,18 @@ def _framed(pixels: np.ndarray, display: np.ndarray, data: np.ndarray) -> np.nda
     return framed
 
 
-def encode(array: np.ndarray) -> bytes:
+def encode(array: np.ndarray, *, half: bool = False) -> bytes:
     """Encodes a float picture as OpenEXR (ZIP).
 
     Args:
         array: (H, W) or (H, W, C), C in 1 to 4; float32, or float16 to be written as half.
+        half: write float32 as half too: half the size, 11 bits of precision.
 
     Returns:
         The whole file.
 
     Raises:
-        InputError: other dtypes.
+        InputError: other dtypes, or values above 65504, which half does not hold.
     """
     if array.dtype not in (np.float32, np.float16):
         raise InputError(f".exr holds float pixels, not {array.dtype}; choose .png or .tif.")
@@ -128,6 +177,12 @@ def encode(array: np.ndarray) -> bytes:
     layout = {1: "Y", 2: "YA", 3: "RGB", 4: "RGBA"}[planes.shape[-1]]
     if layout.endswith("A"):
         planes = np.concatenate([planes[..., :-1] * planes[..., -1:], planes[..., -1:]], -1)
+    if half and planes.dtype == np.float32:
+        if np.abs(planes).max() > _MOST_HALF:
+            raise InputError(
+                f"half holds values up to {_MOST_HALF:g} and there are greater ones; write float."
+            )
+        planes = planes.astype(np.float16)
     channels = {key: np.ascontiguousarray(planes[..., k]) for k, key in enumerate(layout)}
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
     with tempfile.TemporaryDirectory() as folder:

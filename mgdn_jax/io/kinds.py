@@ -18,7 +18,8 @@ RAW = (
     ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
 )  # fmt: skip
 READABLE = (
-    *SUFFIXES, ".avif", ".heic", ".heif", ".hif", *RAW, ".exr", ".dcm", ".dicom", ".nii", ".nii.gz",
+    *SUFFIXES, ".avif", ".heic", ".heif", ".hif", *RAW, ".exr", ".hdr", ".dcm", ".dicom", ".nii",
+    ".nii.gz",
 )  # fmt: skip
 """How the names of files that may be read end, for `str.endswith` (".nii.gz" has two dots)."""
 
@@ -100,7 +101,6 @@ UNREAD = {
     ),
     "jpegxl": ("a JPEG XL picture", "convert it (for instance `djxl {file} x.png`)"),
     "jpegxr": ("a JPEG XR picture", "convert it to TIFF or PNG"),
-    "radiance": ("a Radiance HDR picture", "convert it to float TIFF or EXR"),
     "fits": ("a FITS picture from astronomy", "convert it to 16-bit or float TIFF"),
     "texture": ("a texture of a graphics engine", "convert it to PNG"),
     "icon": ("an icon", "save it as PNG"),
@@ -134,8 +134,8 @@ def kind_of(head: bytes, name: str) -> str:
         name: its path; the suffix counts where the bytes do not decide.
 
     Returns:
-        "png", "jpeg", "tiff", "bmp", "webp", "ppm", "avif", "heif", "raw", "exr", "dicom", "nifti",
-        a key of `UNREAD`, or "" if nothing fits.
+        "png", "jpeg", "tiff", "bmp", "webp", "ppm", "avif", "heif", "raw", "exr", "radiance",
+        "dicom", "nifti", a key of `UNREAD`, or "" if nothing fits.
     """
     suffix = PurePath(name).suffix.lower()
     if head[128:132] == b"DICM":

@@ -13,6 +13,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.io import bitmaps, guard, kinds
 from mgdn_jax.io.pictures import Picture
 
+_PLAIN = {"radiance": "mgdn_jax.io.radiance"}  # rooms that need nothing further
 _BITMAPS = ("png", "jpeg", "bmp", "webp", "ppm")
 # Rooms that need a library of an extra, and how to say so.
 _EXTRAS = {
@@ -78,10 +79,10 @@ def _reader(file: BinaryIO, name: str) -> ModuleType:
 
 
 def room(kind: str, name: str) -> ModuleType:
-    """The room that reads and writes files of a kind, which needs an extra.
+    """The room that reads and writes files of a kind that has one of its own.
 
     Args:
-        kind: "raw", "heif", "dicom", "nifti" or "exr".
+        kind: "radiance"; or, with an extra, "raw", "heif", "dicom", "nifti" or "exr".
         name: what messages call the file.
 
     Returns:
@@ -90,6 +91,8 @@ def room(kind: str, name: str) -> ModuleType:
     Raises:
         InputError: the extra is not installed, or the kind is not read at all.
     """
+    if kind in _PLAIN:
+        return importlib.import_module(_PLAIN[kind])
     if kind not in _EXTRAS:
         raise kinds.refusal(kind, name)
     module, noun, group = _EXTRAS[kind]

@@ -123,9 +123,8 @@ def prepare(
         every={} if recipe.meta is None else {recipe.meta.learns: recipe.meta.every},
         optional=recipe.optional_networks,
     )
-    check_best(
-        train.best or (recipe.best if eval_loader else ""), recipe, eval_loader, plan[-1].phase
-    )
+    best = train.best or (recipe.best if eval_loader is not None else "")
+    check_best(best, recipe, eval_loader, plan[-1].phase)
     return Setup(
         run=run,
         plain=plain,

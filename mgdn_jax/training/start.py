@@ -53,9 +53,8 @@ def open_checkpoints(setup: Setup, stack: contextlib.ExitStack) -> Checkpoints |
     if not setup.chief:
         return None
     train = setup.run.train
-    checkpoints = Checkpoints(
-        setup.workdir / "checkpoints", keep=train.keep, best=train.best or setup.recipe.best
-    )
+    best = train.best or setup.recipe.best
+    checkpoints = Checkpoints(setup.workdir / "checkpoints", keep=train.keep, best=best)
     stack.callback(checkpoints.close)
     stored = setup.workdir / "config.json"
     if checkpoints.steps():

@@ -69,7 +69,7 @@ def test_gray_that_was_saved_as_colour_is_read():
         (encode_png(PHOTO), "no depth map"),
         (packed(np.save, np.array(["far"])), "no depth map"),
         (packed(np.savez, a=METRES, b=METRES), "holds the arrays a, b; call the depth map 'depth'"),
-        (packed(np.save, np.array([{}]), allow_pickle=True), "damaged"),
+        (packed(np.save, np.array([{}]), allow_pickle=True), "no depth map but holds object"),
         (FILES["metres.npz"][0][:500], "damaged"),
         (packed(np.save, np.zeros((0, 4))), "no pixels"),
     ],

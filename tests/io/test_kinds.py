@@ -34,7 +34,6 @@ FOREIGN = {
     "a.jxl": (b"\xff\n\0", "is a JPEG XL picture.*djxl a.jxl"),
     "b.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture"),
     "a.jxr": (b"II\xbc\1", "is a JPEG XR picture"),
-    "a.hdr": (b"#?RADIANCE\n", "is a Radiance HDR picture"),
     "a.fits": (b"SIMPLE  =      T", "is a FITS picture"),
     "a.ico": (b"\0\0\1\0\1\0", "is an icon"),
     "a.seq": (b"FFF\0" + bytes(20), "is a raw FLIR recording"),
@@ -84,6 +83,7 @@ def test_what_a_file_is_does_not_depend_on_its_name(tmp_path):
         (box(b"crx ", b"isom"), "raw"),
         (b"FUJIFILMCCD-RAW 0201", "raw"),
         (b"v/1\x01\2", "exr"),
+        (b"#?RGBE\n", "radiance"),
         (bytes(128) + b"DICM", "dicom"),
         (b"II*\0\x08\0\0\0", "tiff"),
     ):

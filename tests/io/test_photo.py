@@ -1,6 +1,7 @@
 """Camera RAW, HEIC, AVIF and OpenEXR, from files made here."""
 
 import io
+import struct
 
 import numpy as np
 import OpenEXR
@@ -10,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import bitmaps, files, guard, profiles
+from mgdn_jax.io import bitmaps, exr, files, guard, profiles
 
 Y, X = np.mgrid[:48, :64]
 SMOOTH = np.stack([X * 3, Y * 4, X + Y], -1).astype(np.uint8)
@@ -139,6 +140,68 @@ def test_openexr_holds_floats(tmp_path, shape):
         files.write_image(path, np.zeros((2, 2), np.uint8))
 
 
+def luminance_and_chroma(luminance: np.ndarray, chroma: dict[str, np.ndarray]) -> bytes:
+    """An OpenEXR file without compression; the library for Python writes no smaller channels."""
+    height, width = luminance.shape
+    channels = b"".join(
+        key.encode() + struct.pack("<BIIII", 0, 2, 0, step, step)
+        for key, step in (("BY", 2), ("RY", 2), ("Y", 1))
+    )
+    window = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    fields = {
+        "channels": ("chlist", channels + b"\0"), "compression": ("compression", b"\0"),
+        "dataWindow": ("box2i", window), "displayWindow": ("box2i", window),
+        "lineOrder": ("lineOrder", b"\0"), "pixelAspectRatio": ("float", struct.pack("<f", 1)),
+        "screenWindowCenter": ("v2f", bytes(8)),
+        "screenWindowWidth": ("float", struct.pack("<f", 1)),
+    }  # fmt: skip
+    head = struct.pack("<II", 20000630, 2)
+    for key, (kind, value) in fields.items():
+        head += f"{key}\0{kind}\0".encode() + struct.pack("<I", len(value)) + value
+    head += b"\0"
+    lines = []
+    for row in range(height):
+        body = [chroma[key][row // 2].tobytes() for key in ("BY", "RY") if row % 2 == 0]
+        body.append(luminance[row].tobytes())
+        lines.append(struct.pack("<iI", row, sum(map(len, body))) + b"".join(body))
+    places = np.cumsum([len(head) + 8 * height, *map(len, lines[:-1])])
+    return head + places.astype("<u8").tobytes() + b"".join(lines)
+
+
+def test_openexr_with_chroma_at_half_size(tmp_path):
+    shape = (8, 10)
+    luminance = np.random.default_rng(0).random(shape, np.float32) + np.float32(0.1)
+    # Ratios that are linear across the picture are recovered between the samples.
+    down, across = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    ratios = {"RY": 0.02 * down - 0.03 * across, "BY": 0.01 * across - 0.05}
+    path = tmp_path / "chroma.exr"
+    path.write_bytes(luminance_and_chroma(luminance, {k: x[::2, ::2] for k, x in ratios.items()}))
+    picture = files.read_picture(path)
+    assert picture.remarks == ()
+    red, green, blue = np.moveaxis(picture.pixels, -1, 0)
+    inner = np.s_[: shape[0] - 1, : shape[1] - 1]  # past the last sample there is nothing between
+    np.testing.assert_allclose(red[inner], ((ratios["RY"] + 1) * luminance)[inner], rtol=1e-5)
+    np.testing.assert_allclose(blue[inner], ((ratios["BY"] + 1) * luminance)[inner], rtol=1e-5)
+    mixed = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    np.testing.assert_allclose(mixed, luminance, rtol=1e-5)
+    # Where chroma asks for less than no light, there is none.
+    path.write_bytes(
+        luminance_and_chroma(luminance, {k: x[::2, ::2] - 2 for k, x in ratios.items()})
+    )
+    assert files.read_image(path).min() == 0
+
+
+def test_openexr_as_half(tmp_path):
+    values = np.random.default_rng(0).random((6, 7, 3), np.float32)
+    path = tmp_path / "half.exr"
+    path.write_bytes(exr.encode(values, half=True))
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        assert {x.pixels.dtype.name for x in file.channels().values()} == {"float16"}
+    np.testing.assert_array_equal(files.read_image(path), values.astype(np.float16))
+    with pytest.raises(InputError, match="half holds values up to 65504"):
+        exr.encode(values * 1e6, half=True)
+
+
 def test_openexr_windows_channels_and_limits(tmp_path, monkeypatch):
     values = np.random.default_rng(0).random((4, 5), np.float32)
     path = str(tmp_path / "part.exr")
@@ -156,6 +219,15 @@ def test_openexr_windows_channels_and_limits(tmp_path, monkeypatch):
     OpenEXR.File({}, {"Z": values, "id": values}).write(depth)
     with pytest.raises(InputError, match=r"depth\.exr has the channels Z, id; save R, G and B"):
         files.read_image(depth)
+    several = str(tmp_path / "several.exr")
+    planes = {key: values * k for k, key in enumerate(("R", "G", "B", "Z", "beauty.R"), 1)}
+    identity = {"id": np.ones(values.shape, np.uint32)}
+    OpenEXR.File({}, planes | identity).write(several)
+    picture = files.read_picture(several)
+    np.testing.assert_array_equal(picture.pixels, np.stack([values, 2 * values, 3 * values], -1))
+    assert picture.remarks == (
+        f"{several} has further channels, which were left out: Z, beauty.R, id.",
+    )
     monkeypatch.setattr(guard, "MAX_PIXELS", 10)
     with pytest.raises(InputError, match=r"part\.exr has more than"):
         files.read_image(path)

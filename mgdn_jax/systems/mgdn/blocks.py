@@ -44,7 +44,7 @@ class KernelPredictor(nnx.Module):
 
 
 class MutualGuidedFilter(nnx.Module):
-    """Mutual-guided dynamic filter (MGDF, MGDN Sec. 3.2): of two inputs, around a reference, of a set.
+    """Mutual-guided dynamic filter (MGDF, MGDN Sec. 3.2), of two inputs, a reference or a set.
 
     With two inputs each branch is filtered by a kernel whose query is the branch itself and whose
     key and value are the other one. Around a reference (HDR) the query is the reference, key and
