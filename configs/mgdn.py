@@ -74,6 +74,7 @@ def _multi_focus() -> ml_collections.ConfigDict:
                 "intensity": 0.0,
                 "intensity_rule": "max",
                 "focus": 0.05,
+                "mef": 0.0,
                 "nmi": 0.01,
             },
             "model": {
@@ -147,12 +148,14 @@ def _multi_exposure(config: ml_collections.ConfigDict, small: bool) -> None:
     """Brackets of two or three exposures, weighed as a set."""
     _plain_start(config)
     config.name = "mgdn-mef"
-    config.recipe.update({"ssim": 0.1})
-    config.model.update({"preset": "mef", "guidance": "set", "head": "blend"})
-    config.data.task = "mef"
+    config.recipe.update({"l1": 0.5, "mef": 1.0})
+    config.model.update({"preset": "mef", "guidance": "set", "head": "pyramid"})
+    config.data.update({"task": "mef", "synthesis": {"count": 3}})
     config.optimiser.learning_rate = 2e-4
     if small:
-        _small(config, steps=3000, crop=96)
+        _small(config, steps=1800, crop=96)
+        config.model.update({"drop_path": 0.0, "window": 8})
+        config.train.update({"ema": 0.998})
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:

@@ -21,12 +21,8 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
-_NUMBERS = (
-    "--range",
-    "--window",
-    "--tone",
-    "--limits",
-)  # options whose value may start with a minus
+# Options whose value may start with a minus.
+_NUMBERS = ("--range", "--window", "--tone", "--limits", "--ev")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -55,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_fuse(commands)
+    _add_hdr(commands)
     _add_depth(commands)
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
@@ -133,6 +130,63 @@ def _add_fuse(commands) -> None:
     fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")
     fuse.add_argument("--quiet", action="store_true", help="say nothing but errors")
     fuse.set_defaults(run="fuse:fuse")
+
+
+def _add_hdr(commands) -> None:
+    hdr = commands.add_parser(
+        "hdr",
+        help="merge exposures of a scene in which things move into its radiance",
+        description="Two or more exposures, in any order, become one picture of linear light. "
+        "How long they were comes from their EXIF, or from --times or --ev.",
+    )
+    hdr.add_argument("inputs", nargs="+", metavar="EXPOSURE", help="files of one size")
+    hdr.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="file: .exr, .hdr or float .tif"
+    )
+    hdr.add_argument("--preview", metavar="FILE", help="write a picture for the screen, .png")
+    hdr.add_argument(
+        "--times",
+        nargs="+",
+        metavar="SECONDS",
+        help="exposure times in the order of the files: 1/500,1/60,1/8",
+    )
+    hdr.add_argument(
+        "--ev", nargs="+", metavar="STEPS", help="in place of times, factors of two: -3,0,3"
+    )
+    hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
+    _add_trust(hdr)
+    hdr.add_argument("--align", action="store_true", help="undo the movement of the camera")
+    hdr.add_argument(
+        "--gamma", type=float, metavar="G", help="power of the camera's curve (the network's, 2.2)"
+    )
+    hdr.add_argument(
+        "--curve",
+        choices=("power", "srgb"),
+        default="power",
+        help="the camera's curve; srgb for what a raw converter wrote",
+    )
+    hdr.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="radiance of what saturates the shortest exposure (1)",
+    )
+    hdr.add_argument("--half", action="store_true", help="16 bits a value in .exr")
+    _add_options(hdr, ("tile", "overlap", "tile_context", "ensemble"))
+    hdr.add_argument(
+        "--published-tiles",
+        action="store_true",
+        help="tiles of 500 x 500 that know nothing of each other, as in the published recipe",
+    )
+    hdr.add_argument(
+        "--no-checks",
+        action="store_true",
+        help="do not look for shifts, and for exposures that contradict their times",
+    )
+    hdr.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    hdr.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    hdr.set_defaults(run="hdr:hdr")
 
 
 def _add_depth(commands) -> None:

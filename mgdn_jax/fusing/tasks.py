@@ -83,10 +83,12 @@ def of_card(card: Mapping[str, Any]) -> Task | None:
 
 
 DEPTH = "depth"
+RADIANCE = "radiance"
 PICTURES = ""
 _DOORS = {
     PICTURES: ("pictures", "mgdn fuse, or mgdn_jax.load"),
     DEPTH: ("a depth map beside a photograph", "mgdn depth, or mgdn_jax.DepthUpsampler"),
+    RADIANCE: ("exposures with their times", "mgdn hdr, or mgdn_jax.Deghoster"),
 }
 
 
@@ -98,11 +100,13 @@ def quantity_of(card: Mapping[str, Any], in_channels: Sequence[int]) -> str:
         in_channels: of the network, which count where the card says nothing.
 
     Returns:
-        `PICTURES`, `DEPTH`, or another quantity that the card names.
+        `PICTURES`, `DEPTH`, `RADIANCE`, or another quantity that the card names.
     """
     preparation = card.get("preparation") or {}
     if "quantity" in preparation:
         return str(preparation["quantity"])
+    if set(in_channels) == {6}:
+        return RADIANCE
     return DEPTH if tuple(in_channels) == (3, 1) else PICTURES
 
 
@@ -114,10 +118,11 @@ def check_pictures(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
         in_channels: as in `quantity_of`.
 
     Raises:
-        InputError: it takes a depth map.
+        InputError: it takes a depth map, or exposures with their times.
     """
-    if quantity_of(card, in_channels) == DEPTH:
-        raise _other_door(card, DEPTH)
+    quantity = quantity_of(card, in_channels)
+    if quantity in (DEPTH, RADIANCE):
+        raise _other_door(card, quantity)
 
 
 def check_depth(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
@@ -137,6 +142,26 @@ def check_depth(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
         raise InputError(
             f"this network takes {', '.join(map(str, in_channels))} channels, not a photograph of "
             "3 and a depth map of 1; choose weights for guided depth super-resolution."
+        )
+
+
+def check_radiance(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
+    """Refuses a network for anything but exposures with their times.
+
+    Args:
+        card: as in `quantity_of`.
+        in_channels: as in `quantity_of`.
+
+    Raises:
+        InputError: it takes no exposures with the light that they show.
+    """
+    quantity = quantity_of(card, in_channels)
+    if quantity != RADIANCE:
+        raise _other_door(card, quantity)
+    if set(in_channels) != {6}:
+        raise InputError(
+            f"this network takes {', '.join(map(str, in_channels))} channels, not exposures of 6; "
+            "choose weights for HDR deghosting."
         )
 
 
