@@ -3,16 +3,18 @@
     mgdn data prepare natural --source DIR
     python train.py --config=configs/mgdn.py:mff --workdir=runs/mff
 
-mff learns from photographs with segmentations, defocused on one side of a region's outline; mef
-from the same photographs, exposed two or three times. The target is the photograph. gdsr4, gdsr8
-and gdsr16 learn to enlarge depth maps beside a photograph so many times (`mgdn data prepare rgbd`);
-hdr to merge brackets of moving scenes, synthesised from HDR pictures and photographs (`mgdn data
-prepare hdr`, and natural).
+    mff     photographs with segmentations, defocused on one side of a region's outline; the target
+            is the photograph. mff_cpu is the same on smaller crops.
+    mef     the same photographs, exposed three times; the target is the photograph.
+    gdsr4   depth maps reduced by 4, beside their photograph (`mgdn data prepare rgbd`); gdsr8 and
+            gdsr16 by 8 and 16.
+    hdr     brackets of scenes in which things move, synthesised from HDR pictures and photographs
+            (`mgdn data prepare hdr`, and natural).
+    smoke   mff shrunk until a step takes milliseconds, for tests.
 
-The plain presets have the published sizes and heads and are for accelerators, except that mff and
-mef weigh their inputs. Those that end in _cpu are small: they work at half the resolution, start
-from the input or a merge by rule, and train in about an hour. smoke is mff shrunk until a step
-takes milliseconds, for tests.
+These have the published sizes, for accelerators; mff and mef weigh their inputs. mef_cpu,
+gdsr4_cpu, gdsr8_cpu and hdr_cpu are small networks that work at half the resolution and start from
+the mean of the inputs, from the enlarged map and from a merge by rule; an hour of two cores each.
 
 Hours, machine and figures of what was run are on the cards of the weights (`mgdn models`) and in
 docs/systems/mgdn.md.

@@ -1,4 +1,4 @@
-"""The small presets of MGDN's tasks, shrunk: resumed to the same bits, one device as four, shown."""
+"""The small presets of MGDN's tasks, shrunk: resumed to the same bits, one device as four."""
 
 import shutil
 
