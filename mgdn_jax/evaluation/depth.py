@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -140,6 +141,28 @@ def find_depth_pairs(
     if pairing.problems:
         raise InputError(pairing.problems[0])
     return [DepthPair(name, *paths) for name, paths in pairing.groups.items()]
+
+
+def method_of(upsampler: Callable[..., Any]) -> Upsample:
+    """A network as a method.
+
+    Args:
+        upsampler: A `fusing.depth.DepthUpsampler`: `upsampler(low, rgb, limits=)` has `depth`.
+
+    Returns:
+        What `evaluate_depth` takes.
+    """
+
+    def upsample(low: np.ndarray, rgb: np.ndarray, limits: quantity.Limits) -> np.ndarray:
+        # A network sees the map between its limits: moving both changes nothing but that 0, which
+        # is a depth here, is not taken for a hole.
+        shift = np.float32(0.0)
+        if (low == 0).any():
+            shift = np.float32(2 * limits.span - limits.low)
+        moved = quantity.Limits(limits.low + float(shift), limits.high + float(shift))
+        return upsampler(low + shift, rgb, limits=moved).depth - shift
+
+    return upsample
 
 
 def evaluate_depth(
