@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mgdn_jax import bilevel, data, evaluation, metrics, training
     from mgdn_jax.errors import InputError
     from mgdn_jax.evaluation.methods import evaluate_pairs as evaluate
+    from mgdn_jax.fusing.deghosting import Deghoster, merge_exposures
+    from mgdn_jax.fusing.depth import DepthUpsampler, upsample_depth
     from mgdn_jax.fusing.folders import fuse_folders
     from mgdn_jax.fusing.fuser import Fuser
     from mgdn_jax.fusing.loading import load
@@ -29,6 +31,8 @@ _HOMES = {
     "": ("bilevel", "data", "evaluation", "metrics", "training"),
     "errors": ("InputError",),
     "evaluation.methods": ("evaluate=evaluate_pairs",),
+    "fusing.deghosting": ("Deghoster", "merge_exposures"),
+    "fusing.depth": ("DepthUpsampler", "upsample_depth"),
     "fusing.folders": ("fuse_folders",),
     "fusing.fuser": ("Fuser",),
     "fusing.loading": ("load",),
@@ -38,6 +42,8 @@ _HOMES = {
     "weights.zoo": ("list_models",),
 }
 __all__ = [
+    "Deghoster",
+    "DepthUpsampler",
     "Fuser",
     "InputError",
     "bilevel",
@@ -51,8 +57,10 @@ __all__ = [
     "list_presets",
     "list_systems",
     "load",
+    "merge_exposures",
     "metrics",
     "training",
+    "upsample_depth",
 ]
 __getattr__, __dir__, _ = lazy.attach(__name__, _HOMES)
 moved.install()

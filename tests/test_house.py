@@ -219,8 +219,9 @@ def test_listing_systems_imports_none_of_them():
 
 
 SURFACE = (
-    "Fuser InputError bilevel convert create data evaluate evaluation fuse_folders list_models "
-    "list_presets list_systems load metrics training"
+    "Deghoster DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation "
+    "fuse_folders list_models list_presets list_systems load merge_exposures metrics training "
+    "upsample_depth"
 )
 
 

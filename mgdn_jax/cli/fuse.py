@@ -132,6 +132,7 @@ def fuse(arguments: argparse.Namespace) -> int:
 
     enable_compilation_cache()
     fuser = mgdn_jax.load(weights, system=settings.system, trust=settings.trust)
+    tasks.check_pictures(fuser.card, fuser.config.in_channels)
     options = fuser.resolve(settings.options.otherwise(settings.usual(work.has_many)))
     fuser.plan(1, 1, options=options)  # wrong options, before work
     if work.has_many and settings.options.bucket is None:

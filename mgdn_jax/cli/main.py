@@ -21,7 +21,11 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
-_NUMBERS = ("--range", "--window", "--tone")  # options whose value may start with a minus
+# Options whose value may start with a minus.
+DEPTH_SETS = (
+    *("middlebury30", "middlebury2005", "lu6", "nyu", "rgbdd", "metres", "millimetres"),
+)  # `evaluation.depth.PROTOCOLS`, which takes a moment to import
+_NUMBERS = ("--range", "--window", "--tone", "--limits", "--ev")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -50,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_fuse(commands)
+    _add_hdr(commands)
+    _add_depth(commands)
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
@@ -87,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    _add_eval_depth(commands)
     # Its flags are absl's; `main` hands them on.
     commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
@@ -129,9 +136,100 @@ def _add_fuse(commands) -> None:
     fuse.set_defaults(run="fuse:fuse")
 
 
-def _add_options(command) -> None:
-    """An option for every field of `FuseOptions`."""
+def _add_hdr(commands) -> None:
+    hdr = commands.add_parser(
+        "hdr",
+        help="merge exposures of a scene in which things move into its radiance",
+        description="Two or more exposures, in any order, become one picture of linear light. "
+        "How long they were comes from their EXIF, or from --times or --ev.",
+    )
+    hdr.add_argument("inputs", nargs="+", metavar="EXPOSURE", help="files of one size")
+    hdr.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="file: .exr, .hdr or float .tif"
+    )
+    hdr.add_argument("--preview", metavar="FILE", help="write a picture for the screen, .png")
+    hdr.add_argument(
+        "--times",
+        nargs="+",
+        metavar="SECONDS",
+        help="exposure times in the order of the files: 1/500,1/60,1/8",
+    )
+    hdr.add_argument(
+        "--ev", nargs="+", metavar="STEPS", help="in place of times, factors of two: -3,0,3"
+    )
+    hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
+    _add_trust(hdr)
+    hdr.add_argument("--align", action="store_true", help="undo the movement of the camera")
+    hdr.add_argument(
+        "--gamma", type=float, metavar="G", help="power of the camera's curve (the network's, 2.2)"
+    )
+    hdr.add_argument(
+        "--curve",
+        choices=("power", "srgb"),
+        default="power",
+        help="the camera's curve; srgb for what a raw converter wrote",
+    )
+    hdr.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="radiance of what saturates the shortest exposure (1)",
+    )
+    hdr.add_argument("--half", action="store_true", help="16 bits a value in .exr")
+    _add_options(hdr, ("tile", "overlap", "tile_context", "ensemble"))
+    hdr.add_argument(
+        "--published-tiles",
+        action="store_true",
+        help="tiles of 500 x 500 that know nothing of each other, as in the published recipe",
+    )
+    hdr.add_argument(
+        "--no-checks",
+        action="store_true",
+        help="do not look for shifts, and for exposures that contradict their times",
+    )
+    hdr.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    hdr.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    hdr.set_defaults(run="hdr:hdr")
+
+
+def _add_depth(commands) -> None:
+    depth = commands.add_parser(
+        "depth",
+        help="enlarge a depth map to the size of the photograph beside it",
+        description="A small depth map and a photograph of the same view become a depth map of "
+        "the photograph's size. Maps are 8- or 16-bit PNG or TIFF, float TIFF, EXR, NPY or NPZ; "
+        "0 and NaN are holes.",
+    )
+    depth.add_argument("low", metavar="LOW_DEPTH", help="the small depth map")
+    depth.add_argument("rgb", metavar="RGB", help="the photograph")
+    depth.add_argument(
+        "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
+    )
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    _add_trust(depth)
+    depth.add_argument(
+        "--unit",
+        choices=("mm", "m", "levels"),
+        help="of the map's numbers (as the file says; else 16 bits: mm, floats: m, 8 bits: levels)",
+    )
+    depth.add_argument(
+        "--limits",
+        metavar="LO,HI",
+        help="least and largest depth of the result, in the map's unit (a little beyond the map's)",
+    )
+    depth.add_argument("--preview", metavar="PNG", help="write the result in colours, with a scale")
+    _add_options(depth, ("tile", "overlap", "tile_context", "ensemble"))
+    depth.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    depth.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    depth.set_defaults(run="depth:depth")
+
+
+def _add_options(command, names: Sequence[str] = FuseOptions.names()) -> None:
+    """An option for each named field of `FuseOptions`."""
     for field in dataclasses.fields(FuseOptions):
+        if field.name not in names:
+            continue
         about = field.metadata
         kind: dict[str, Any] = {"type": about["kind"], "metavar": about["metavar"]}
         if about["choices"]:
@@ -228,6 +326,50 @@ def _add_eval(commands) -> None:
     command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
     command.add_argument("--quiet", action="store_true", help="say nothing but errors")
     command.set_defaults(run="evaluate:evaluate")
+
+
+def _add_eval_depth(commands) -> None:
+    command = commands.add_parser(
+        "eval-depth",
+        help="score networks that enlarge depth maps",
+        description="True depth maps are reduced, enlarged with the photographs beside them, and "
+        "compared with themselves, as papers do it. Rules without learning are scored beside the "
+        "networks.",
+    )
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME|FILE",
+        help="networks (see mgdn models) or rules: nearest, bilinear, bicubic, bicubic_mgdn, "
+        "guided_filter, joint_bilateral",
+    )
+    _add_trust(command)
+    command.add_argument(
+        "--set",
+        required=True,
+        choices=DEPTH_SETS,
+        help="how it is measured: unit, border and clipping; metres and millimetres are for maps "
+        "of yours",
+    )
+    command.add_argument("--data", required=True, metavar="DIR", help="with rgb/ and depth/")
+    command.add_argument(
+        "--folders", nargs=2, metavar="SUB", help="the two subfolders, where they are others"
+    )
+    command.add_argument(
+        "--scale", type=int, metavar="N", help="enlargement (that of the first network, else 4)"
+    )
+    command.add_argument(
+        "--no-baselines",
+        dest="baselines",
+        action="store_false",
+        help="score no rules but those that --model names",
+    )
+    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    command.set_defaults(run="eval_depth:evaluate")
 
 
 def _add_targets(command) -> None:

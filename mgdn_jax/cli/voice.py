@@ -1,4 +1,4 @@
-"""What `mgdn fuse` says: results on stdout, warnings, progress and failures on stderr."""
+"""What commands that fuse say: results on stdout, warnings, progress and failures on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_WARNINGS = 10
 
 
 class Voice:
-    """What `mgdn fuse` says: results on stdout, progress and failures on stderr."""
+    """What a command that fuses says: results on stdout, progress and failures on stderr."""
 
     def __init__(
         self, fuser: Any, model: str, total: int, rule: str, *, is_json: bool, is_quiet: bool

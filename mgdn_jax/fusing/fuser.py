@@ -147,6 +147,37 @@ class Fuser:
         inputs = tuple(jnp.asarray(x, jnp.float32) for x in images)
         return self._call(self._fuse, inputs, {})
 
+    def network_in_tiles(
+        self,
+        *images: np.ndarray,
+        options: FuseOptions | None = None,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> np.ndarray:
+        """The bare network on one scene of any size: in tiles where it is large.
+
+        Args:
+          *images: (H, W, C) float arrays as the network takes them, of any range, as many and
+            with as many channels as `config.in_channels` says.
+          options: as in a call; those about tiles, padding and `ensemble` count.
+          progress: as in a call.
+          **changes: as in a call.
+
+        Returns:
+          (H, W, config.out_channels) float32, exactly what the network computes.
+
+        Raises:
+          InputError: an option that does not fit.
+        """
+        # A scale of 1: the network alone, also where it weighs its inputs.
+        choice = dataclasses.replace(self.resolve(options, **changes), scale=1)
+        plan = self._plan(images[0].shape, choice)
+        ticks = Ticks(progress, jobs.calls(len(images), len(images), plan, choice))
+        job = Job(plan, choice, ticks)
+        return rendering.averaged(
+            lambda views: self._assemble(views, views, job, None), images, choice.ensemble
+        )
+
     def __call__(
         self,
         *images: Picture,
@@ -228,6 +259,7 @@ class Fuser:
         Raises:
           InputError: as in a call.
         """
+        tasks.check_pictures(self.card, self.config.in_channels)
         self._check_count(len(images))
         if any(channels not in (1, 3) for channels in self.config.in_channels):
             raise InputError("this network takes more than pictures; use .network().")
@@ -713,7 +745,7 @@ class Fuser:
 
     def _keeps_channels(self, scene: Sequence[np.ndarray]) -> bool:
         """Whether all channels of the network's result are of use for this scene."""
-        return self._makes_colour and any(x.shape[-1] == 3 for x in scene)
+        return self._makes_colour and any(x.shape[-1] > 1 for x in scene)
 
     def _channels(self, values: np.ndarray, scene: Sequence[np.ndarray]) -> np.ndarray:
         """The network's result, reduced to luminance where the scene is gray."""

@@ -73,6 +73,7 @@ def place(
     sizes: Sequence[Size],
     options: FuseOptions,
     report: Report,
+    anchor: int = 0,
 ) -> Placing:
     """Decides where the sources lie.
 
@@ -82,6 +83,7 @@ def place(
         sizes: heights and widths.
         options: of the call.
         report: takes what was done.
+        anchor: the source that `align` lays the others onto.
 
     Raises:
         InputError: sizes that differ and nothing asked for that brings them together, more than
@@ -101,7 +103,7 @@ def place(
     elif options.register:
         placing = _registered(load, names, sizes, report)
     elif options.align:
-        placing = _aligned(load, names, sizes, options, report)
+        placing = _aligned(load, names, sizes, options, report, anchor)
     elif options.resize:
         placing = _resized(names, sizes, report)
     else:
@@ -202,6 +204,7 @@ def _aligned(
     sizes: Sequence[Size],
     options: FuseOptions,
     report: Report,
+    anchor: int,
 ) -> Placing:
     from mgdn_jax.fusing.align import align_stack
 
@@ -212,7 +215,7 @@ def _aligned(
         said = re.sub(r"picture (\d+)", lambda m: names[int(m[1]) - 1], str(error)).rstrip(".")
         raise InputError(f"{said}; --no-align fuses the pictures as they lie.") from None
     # The chain starts in the middle, but people expect the first picture to stay where it is.
-    back = results[0].transform.inverse()
+    back = results[anchor].transform.inverse()
     apart = max(back.compose(result.transform).corner_shift(sizes[0]) for result in results)
     if apart < STILL:
         report.note(
@@ -223,15 +226,15 @@ def _aligned(
         return Placing(sizes[0], (None,) * len(sizes))
     transforms: list[Transform | None] = []
     for index, (name, result) in enumerate(zip(names, results, strict=True)):
-        transform = back.compose(result.transform) if index else Transform.identity()
+        transform = back.compose(result.transform) if index != anchor else Transform.identity()
         moved = transform.corner_shift(sizes[0])
-        transforms.append(transform if index else None)
-        # The middle of the chain has no model of its own; it moves by that of the first picture.
-        model = results[0].model if result.model == "identity" else result.model
+        transforms.append(transform if index != anchor else None)
+        # The middle of the chain has no model of its own; it moves by that of the one that stays.
+        model = results[anchor].model if result.model == "identity" else result.model
         report.note(
             "align",
             f"{name} was moved by up to {moved:.1f} px ({model})."
-            if index
+            if index != anchor
             else f"{name} stays where it is; the others were laid onto it.",
             source=name,
             model=model,

@@ -6,10 +6,11 @@ Imports nothing heavy, so that the command line can show tasks at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 
 
@@ -79,3 +80,92 @@ def of_card(card: Mapping[str, Any]) -> Task | None:
     """The task that weights were trained for; None where the card names none of ours."""
     text = str(card.get("task", "")).lower()
     return next((task for task in TASKS.values() if any(w in text for w in task.words)), None)
+
+
+DEPTH = "depth"
+RADIANCE = "radiance"
+PICTURES = ""
+_DOORS = {
+    PICTURES: ("pictures", "mgdn fuse, or mgdn_jax.load"),
+    DEPTH: ("a depth map beside a photograph", "mgdn depth, or mgdn_jax.DepthUpsampler"),
+    RADIANCE: ("exposures with their times", "mgdn hdr, or mgdn_jax.Deghoster"),
+}
+
+
+def quantity_of(card: Mapping[str, Any], in_channels: Sequence[int]) -> str:
+    """What a network takes beside or in place of plain pictures.
+
+    Args:
+        card: of the weights; its ``preparation`` counts.
+        in_channels: of the network, which count where the card says nothing.
+
+    Returns:
+        `PICTURES`, `DEPTH`, `RADIANCE`, or another quantity that the card names.
+    """
+    preparation = card.get("preparation") or {}
+    if "quantity" in preparation:
+        return str(preparation["quantity"])
+    if set(in_channels) == {6}:
+        return RADIANCE
+    return DEPTH if tuple(in_channels) == (3, 1) else PICTURES
+
+
+def check_pictures(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
+    """Refuses a network for anything but pictures, with the command that takes it.
+
+    Args:
+        card: as in `quantity_of`.
+        in_channels: as in `quantity_of`.
+
+    Raises:
+        InputError: it takes a depth map, or exposures with their times.
+    """
+    quantity = quantity_of(card, in_channels)
+    if quantity in (DEPTH, RADIANCE):
+        raise _other_door(card, quantity)
+
+
+def check_depth(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
+    """Refuses a network for anything but depth maps.
+
+    Args:
+        card: as in `quantity_of`.
+        in_channels: as in `quantity_of`.
+
+    Raises:
+        InputError: it takes no photograph with a depth map.
+    """
+    quantity = quantity_of(card, in_channels)
+    if quantity != DEPTH:
+        raise _other_door(card, quantity)
+    if tuple(in_channels) != (3, 1):
+        raise InputError(
+            f"this network takes {', '.join(map(str, in_channels))} channels, not a photograph of "
+            "3 and a depth map of 1; choose weights for guided depth super-resolution."
+        )
+
+
+def check_radiance(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
+    """Refuses a network for anything but exposures with their times.
+
+    Args:
+        card: as in `quantity_of`.
+        in_channels: as in `quantity_of`.
+
+    Raises:
+        InputError: it takes no exposures with the light that they show.
+    """
+    quantity = quantity_of(card, in_channels)
+    if quantity != RADIANCE:
+        raise _other_door(card, quantity)
+    if set(in_channels) != {6}:
+        raise InputError(
+            f"this network takes {', '.join(map(str, in_channels))} channels, not exposures of 6; "
+            "choose weights for HDR deghosting."
+        )
+
+
+def _other_door(card: Mapping[str, Any], quantity: str) -> InputError:
+    noun, door = _DOORS.get(quantity, (f"the quantity {quantity!r}", "other weights"))
+    name = card.get("name")
+    return InputError(f"the network {name or 'of these weights'} takes {noun}; use {door}.")

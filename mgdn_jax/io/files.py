@@ -112,6 +112,19 @@ def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[
     return [size for size in map(read_size, sources) if size is not None]
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a regular file of bounded size that is not empty.
+
+    Args:
+      path: the file.
+
+    Raises:
+      InputError: as `read_image`, but for what the bytes are.
+    """
+    with _opened(os.fspath(path)) as file:
+        return file.read()
+
+
 def _series(name: str) -> list[Path]:
     """The DICOM files of a folder in order; none if it is no folder or holds none."""
     if "\0" in name or not os.path.isdir(name):
@@ -205,6 +218,7 @@ def write_image(
     *,
     quality: int = 95,
     labels: Labels | None = None,
+    half: bool = False,
 ) -> Path:
     """Writes a picture in the format of the path's suffix, whole or not at all.
 
@@ -215,6 +229,7 @@ def write_image(
       quality: 1 to 100, for JPEG and WebP.
       labels: what to embed (`labels.shared_labels`): profile, EXIF and resolution, as far as the
         format has a place for them. ".dcm" and ".nii" need the geometry of a source.
+      half: whether ".exr" holds float32 as half, 16 bits a value; others do not care.
 
     Returns:
       The path written, with symbolic links resolved.
@@ -224,7 +239,8 @@ def write_image(
         written.
     """
     target = check_output(path)
-    write_atomically(target, _encoded(os.fspath(path), np.asarray(array), quality, labels))
+    encoded = _encoded(os.fspath(path), np.asarray(array), quality, labels, half)
+    write_atomically(target, encoded)
     return target
 
 
@@ -243,13 +259,16 @@ def check_pixels(path: str | os.PathLike[str], sample: np.ndarray) -> None:
         _encoded(name, sample, 95, None)
 
 
-def _encoded(name: str, array: np.ndarray, quality: int, labels: Labels | None) -> bytes:
+def _encoded(
+    name: str, array: np.ndarray, quality: int, labels: Labels | None, half: bool = False
+) -> bytes:
     ending = name.lower()
     if ending.endswith((*medical.SLICES, *medical.VOLUMES)):
         return medical.encode_slice(array, labels or Labels(), name)
-    for suffix, kind in LIGHT.items():
-        if ending.endswith(suffix):
-            return reading.room(kind, name).encode(array)
+    if ending.endswith(".exr"):
+        return reading.room("exr", name).encode(array, half=half)
+    if ending.endswith(".hdr"):
+        return reading.room("radiance", name).encode(array)
     return codec.encode(array, Path(name).suffix, quality=quality, labels=labels)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 from typing import Any, BinaryIO
 
 from PIL import Image
@@ -138,6 +140,56 @@ def of_tiff(file: BinaryIO) -> bytes | None:
         exif.load_from_fp(file)
         return described(exif)
     return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """How a camera took a picture; None for what its EXIF does not say.
+
+    Attributes:
+        seconds: how long it was open.
+        sensitivity: by ISO.
+        aperture: the f-number.
+    """
+
+    seconds: float | None = None
+    sensitivity: float | None = None
+    aperture: float | None = None
+
+
+def shot(block: bytes | None) -> Shot:
+    """How a camera took a picture.
+
+    Args:
+        block: the EXIF block of its file.
+    """
+    with contextlib.suppress(Exception):  # broken tags say nothing
+        tags = loaded(block).get_ifd(_CAMERA)
+        seconds, sensitivity = _positive(tags.get(0x829A)), _positive(tags.get(0x8827))
+        aperture = _positive(tags.get(0x829D))
+        # Some cameras write logarithms of base 2 alone: of the speed, and of the squared f-number.
+        if seconds is None and (speed := _number(tags.get(0x9201))) is not None:
+            seconds = _positive(2.0**-speed)
+        if aperture is None and (value := _number(tags.get(0x9202))) is not None:
+            aperture = _positive(2.0 ** (value / 2))
+        return Shot(seconds, sensitivity, aperture)
+    return Shot()
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of a tag, the first of several."""
+    if isinstance(value, tuple):
+        value = value[0] if value else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
 
 
 def cleaned(

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-Map = Float[Array, "b h w c"]
+Map = Float[Array, "_ _ _ _"]
 
 
 def depth(height: int, width: int) -> int:
