@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
 from mgdn_jax.quantities.radiance import inverse_mu_law, mu_law
@@ -31,7 +32,8 @@ from mgdn_jax.systems.mgdn.blocks import Stage, leaky
 HEADS = {
     "direct": "the picture itself, by a sigmoid, as published",
     "blend": "weights of the inputs per pixel",
-    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended",
+    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended;"
+    " starts as a rule (`layers.exposures`)",
     "residual": "what is added to the input that the skip names; starts as that input",
     "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
     " domain; starts as the reference, where it is saturated as the shortest exposure",
@@ -270,6 +272,7 @@ class Network(nnx.Module):
             ValueError: wrong number of images, channels, or sizes that differ.
         """
         config, size = self.config, images[0].shape[1:3] if images else (0, 0)
+        whole = extent
         self._check(images)
         dtype = jnp.dtype(config.dtype)
         padded = [pad_to_multiple(image.astype(dtype), config.grid) for image in images]
@@ -307,7 +310,7 @@ class Network(nnx.Module):
             ]
         else:
             last = [self._last(features, stems[config.skip], extent, size)]
-        fused, weights = self._fused(images, jnp.concatenate(last, -1))
+        fused, weights = self._fused(images, jnp.concatenate(last, -1), whole)
         aux: dict[str, Any] = {"stages": stages, "context": sums}
         return fused, aux if weights is None else {**aux, "weights": weights}
 
@@ -333,7 +336,9 @@ class Network(nnx.Module):
         dtype = jnp.promote_types(last.dtype, jnp.float32)
         return last[:, : size[0], : size[1]].astype(dtype)
 
-    def _fused(self, images: tuple[Array, ...], last: Array) -> tuple[Array, Array | None]:
+    def _fused(
+        self, images: tuple[Array, ...], last: Array, extent: Extent
+    ) -> tuple[Array, Array | None]:
         """The result, and the weights of the inputs where the head has some."""
         config = self.config
         images = tuple(image.astype(last.dtype) for image in images)
@@ -347,6 +352,8 @@ class Network(nnx.Module):
             return inverse_mu_law(mu_law(merged) + last[..., 3:]), weights
         if not config.sets:
             last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        if config.head == "pyramid":
+            last = last + rule_logits(images, extent)
         weights = jax.nn.softmax(last, -1)
         mixed = _mixed if config.head == "blend" else pyramid.blend
         return mixed(images, weights), weights
