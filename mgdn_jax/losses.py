@@ -3,7 +3,8 @@
 Images are (B, H, W, C) in [0, 1]. Shapes must agree exactly: nothing broadcasts.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.image import gaussian_window, sobel
+from mgdn_jax.image import gaussian_window, luminance, sobel
 
 Image = Float[Array, "b h w c"]
 PerExample = Float[Array, " b"]
@@ -126,22 +127,23 @@ def ssim(x: Image, y: Image, *, size: int = 11, sigma: float = 1.5) -> PerExampl
 
 def ssim_map(x: Image, y: Image, taps: Sequence[float]) -> Array:
     """Structural similarity where the window of these taps fits inside the images."""
-    size = len(taps)
-
-    def smooth(image: Array) -> Array:
-        for axis in (1, 2):
-            n = image.shape[axis] - size + 1
-            # Shifted products; XLA is slow at grouped convolutions on CPUs.
-            shifts = [lax.slice_in_dim(image, i, i + n, axis=axis) for i in range(size)]
-            image = sum((t * s for t, s in zip(taps, shifts, strict=True)), jnp.float32(0.0))
-        return image
-
     # One after the other compiles five times as long.
-    together = smooth(jnp.stack([x, y, x * x, y * y, x * y]).reshape(-1, *x.shape[1:]))
+    together = _filtered(jnp.stack([x, y, x * x, y * y, x * y]).reshape(-1, *x.shape[1:]), taps)
     mx, my, xx, yy, xy = together.reshape(5, -1, *together.shape[1:])
     vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
     c1, c2 = 0.01**2, 0.03**2
     return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+
+
+def _filtered(images: Array, taps: Sequence[float]) -> Array:
+    """A separable filter, where the window of these taps fits inside the images."""
+    size = len(taps)
+    for axis in (1, 2):
+        n = images.shape[axis] - size + 1
+        # Shifted products; XLA is slow at grouped convolutions on CPUs.
+        shifts = [lax.slice_in_dim(images, i, i + n, axis=axis) for i in range(size)]
+        images = sum((t * s for t, s in zip(taps, shifts, strict=True)), jnp.float32(0.0))
+    return images
 
 
 def ssim_loss(fused: Image, target: Image) -> PerExample:
@@ -177,3 +179,123 @@ def sobel_max(fused: Image, a: Image, b: Image) -> PerExample:
     """L1 distance of the result's `sobel_strength` to the larger one of the sources."""
     same_shape(fused, a, b)
     return l1(sobel_strength(fused), jnp.maximum(sobel_strength(a), sobel_strength(b)))
+
+
+MEF_EXPONENTS = (0.0448, 0.2856, 0.3001)
+"""How much each scale of MEF-SSIM counts, the finest first; they are divided by their sum."""
+
+
+def mef_ssim(fused: Image, sources: Sequence[Image], *, scales: int = 1) -> PerExample:
+    """Similarity of the result's structure with the best that any of the exposures has.
+
+    Ma, Zeng, Wang, IEEE TIP 2015, on luminance: `metrics.exposure_similarity` with a gradient,
+    which the sources do not get. It says nothing about brightness. As a loss use ``1 - mef_ssim``.
+
+    Args:
+        fused: result.
+        sources: two or more exposures, in any order.
+        scales: 1 compares patches of 11x11 pixels; 2 and 3 also those of the images at half and at
+            a quarter of their size. The score of the ruler has three.
+
+    Returns:
+        The product of the scales' scores, each raised to its exponent; at most 1.
+
+    Raises:
+        ValueError: shapes differ, fewer than two sources, no such number of scales, or a side that
+            is shorter than the window at the last scale.
+    """
+    same_shape(fused, *sources)
+    if len(sources) < 2:
+        raise ValueError(f"mef_ssim needs two or more sources, got {len(sources)}")
+    if not 1 <= scales <= len(MEF_EXPONENTS):
+        raise ValueError(f"mef_ssim has 1 to {len(MEF_EXPONENTS)} scales, got {scales}")
+    least = (_MEF_SIZE - 1) * 2 ** (scales - 1) + 1
+    if min(fused.shape[1:3]) < least:
+        raise ValueError(
+            f"mef_ssim of {scales} scales needs sides of at least {least} pixels, "
+            f"got {fused.shape[1:3]}"
+        )
+    planes = [luminance(image) for image in (fused, *map(lax.stop_gradient, sources))]
+    exponents = MEF_EXPONENTS[:scales]
+    result = jnp.ones(fused.shape[0], fused.dtype)
+    for scale, exponent in enumerate(exponents):
+        if scale:
+            planes = [_halved(plane) for plane in planes]
+        score = jnp.mean(_mef_map(planes[0], jnp.stack(planes[1:])), (1, 2, 3))
+        # The power of a score that is not positive is not defined.
+        result = result * jnp.maximum(score, 1e-3) ** (exponent / sum(exponents))
+    return result
+
+
+_MEF_SIZE = 11
+_MEF_C = 0.03**2
+
+
+def _halved(image: Image) -> Image:
+    """Means of 2x2 pixels; an odd side repeats its last line."""
+    grow = [(0, n % 2) for n in image.shape[1:3]]
+    image = jnp.pad(image, ((0, 0), *grow, (0, 0)), mode="edge")
+    image = image[:, ::2] + image[:, 1::2]
+    return (image[:, :, ::2] + image[:, :, 1::2]) / 4
+
+
+def _mef_map(fused: Image, sources: Float[Array, "n b h w 1"]) -> Array:
+    """The score of every patch at one scale."""
+    count = len(sources)
+    # Around middle gray, float32 loses less of the difference of two sums.
+    fused, sources = fused - 0.5, sources - 0.5
+    taps = [float(t) for t in gaussian_window(_MEF_SIZE, 1.5)]
+    pairs = [(i, j) for i in range(count) for j in range(i + 1)]
+    products = [sources[i] * sources[j] for i, j in pairs]
+    moments = jnp.concatenate([*sources, *products])
+    (means, seconds), (sums, squares) = (
+        _split(_filtered(moments, weights), count) for weights in (taps, [1.0] * _MEF_SIZE)
+    )
+    scatter, covariance = {}, {}
+    for k, (i, j) in enumerate(pairs):
+        scatter[i, j] = squares[k] - sums[i] * sums[j] / _MEF_SIZE**2
+        covariance[i, j] = seconds[k] - means[i] * means[j]
+    factors = _mef_factors(scatter, count)
+    variance = _quadratic(factors, covariance)
+    mixed = jnp.concatenate([fused, fused * fused, *(fused * source for source in sources)])
+    mean, square, *crossed = jnp.split(_filtered(mixed, taps), count + 2)
+    together = sum(
+        (f * (x - mean * m) for f, x, m in zip(factors, crossed, means, strict=True)),
+        jnp.float32(0.0),
+    )
+    own = square - mean * mean
+    return (2 * together + _MEF_C) / (variance + own + _MEF_C)
+
+
+def _split(moments: Array, count: int) -> tuple[Array, Array]:
+    """Filtered sources and filtered products of two, each with its own first axis."""
+    images = count + count * (count + 1) // 2
+    moments = moments.reshape(images, -1, *moments.shape[1:])
+    return moments[:count], moments[count:]
+
+
+def _quadratic(factors: Sequence[Array | float], form: Mapping[tuple[int, int], Array]) -> Array:
+    """``sum_ij f_i f_j form_ij`` of a symmetric form that is held for i >= j."""
+    total = jnp.zeros_like(form[0, 0])
+    for (i, j), term in form.items():
+        total = total + (1 if i == j else 2) * factors[i] * factors[j] * term
+    return total
+
+
+def _mef_factors(scatter: Mapping[tuple[int, int], Array], count: int) -> list[Array]:
+    """What each source's patch is multiplied by in the structure that is wanted, less its mean."""
+    # In levels of 255, as the definition has it.
+    lengths = [255 * jnp.sqrt(jnp.maximum(scatter[k, k], 0)) for k in range(count)]
+    energies = [length + 0.001 for length in lengths]
+    eps = 1e-6  # of float32; keeps a quotient of two noughts at one
+    together = 255 * jnp.sqrt(jnp.maximum(_quadratic([1.0] * count, scatter), 0))
+    agreement = jnp.minimum((together + eps) / (sum(lengths[1:], lengths[0]) + eps), 1 - eps)
+    power = jnp.minimum(jnp.tan(0.5 * math.pi * agreement), 10)
+    strongest = jnp.max(jnp.stack(energies), 0)
+    # Relative to the strongest, no power leaves the range of float32.
+    weights = [(energy / strongest) ** power for energy in energies]
+    total = sum(weights[1:], weights[0])
+    shares = [weight / total / energy for weight, energy in zip(weights, energies, strict=True)]
+    length = 255 * jnp.sqrt(jnp.maximum(_quadratic(shares, scatter), 0))
+    scale = jnp.where(length > 0, strongest / jnp.where(length > 0, length, 1.0), 1.0)
+    return [scale * share for share in shares]

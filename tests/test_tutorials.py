@@ -8,11 +8,12 @@ import fake_merge
 import numpy as np
 import pytest
 
+import mgdn_jax
 from mgdn_jax.fusing import deghosting
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.image import luminance
-from mgdn_jax.io import files
-from mgdn_jax.weights.store import load_weights
+from mgdn_jax.io import depth, files
+from mgdn_jax.weights.store import load_weights, save_weights
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
@@ -23,7 +24,7 @@ def tutorial(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.setenv("MGDN_DATA_DIR", str(tmp_path / "sets"))
     yield importlib.import_module
-    for name in ("score_your_method", "train_on_two_folders", "own_system", "hdr"):
+    for name in ("score_your_method", "train_on_two_folders", "own_system", "depth", "hdr"):
         sys.modules.pop(name, None)
 
 
@@ -65,6 +66,24 @@ def test_a_system_of_your_own(tutorial, tmp_path):
     assert fused_light[spots].mean() > 0.85 * infrared[spots].mean()
     stored = load_weights(tmp_path / "run" / "own.safetensors")
     assert stored.system == "own_system"
+
+
+def test_depth(tutorial, tmp_path, capsys):
+    size = {"features": 12, "depths": (1,), "heads": (3,), "mlp_ratio": 1.0}
+    config, _, params, _ = mgdn_jax.create("mgdn", "gdsr", **size)
+    card = {"preparation": {"quantity": "depth", "scale": 4, "margin": 0.02}}
+    place = tmp_path / "depth.safetensors"
+    save_weights(place, system="mgdn", config=config.to_dict(), params=params, card=card)
+    plain, guided = tutorial("depth").main(["--model", str(place), "--workdir", str(tmp_path)])
+    assert 10 < plain < 200
+    assert np.isfinite(guided)
+    said = capsys.readouterr().out
+    assert "low.png says that its unit is millimetres" in said
+    assert "16 values of" in said
+    high = depth.read_depth(tmp_path / "high.png")
+    assert (high.values.shape, high.unit) == ((160, 256), "mm")
+    assert np.isnan(high.values[20:36, 160:176]).all()
+    assert files.read_image(tmp_path / "look.png").shape[0] == 320
 
 
 def test_exposures_of_a_ball_that_rolls(tutorial, tmp_path, monkeypatch, capsys):

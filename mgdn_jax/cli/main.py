@@ -22,6 +22,9 @@ from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
 # Options whose value may start with a minus.
+DEPTH_SETS = (
+    *("middlebury30", "middlebury2005", "lu6", "nyu", "rgbdd", "metres", "millimetres"),
+)  # `evaluation.depth.PROTOCOLS`, which takes a moment to import
 _NUMBERS = ("--range", "--window", "--tone", "--limits", "--ev")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -90,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    _add_eval_depth(commands)
     # Its flags are absl's; `main` hands them on.
     commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
@@ -322,6 +326,50 @@ def _add_eval(commands) -> None:
     command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
     command.add_argument("--quiet", action="store_true", help="say nothing but errors")
     command.set_defaults(run="evaluate:evaluate")
+
+
+def _add_eval_depth(commands) -> None:
+    command = commands.add_parser(
+        "eval-depth",
+        help="score networks that enlarge depth maps",
+        description="True depth maps are reduced, enlarged with the photographs beside them, and "
+        "compared with themselves, as papers do it. Rules without learning are scored beside the "
+        "networks.",
+    )
+    command.add_argument(
+        "--model",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME|FILE",
+        help="networks (see mgdn models) or rules: nearest, bilinear, bicubic, bicubic_mgdn, "
+        "guided_filter, joint_bilateral",
+    )
+    _add_trust(command)
+    command.add_argument(
+        "--set",
+        required=True,
+        choices=DEPTH_SETS,
+        help="how it is measured: unit, border and clipping; metres and millimetres are for maps "
+        "of yours",
+    )
+    command.add_argument("--data", required=True, metavar="DIR", help="with rgb/ and depth/")
+    command.add_argument(
+        "--folders", nargs=2, metavar="SUB", help="the two subfolders, where they are others"
+    )
+    command.add_argument(
+        "--scale", type=int, metavar="N", help="enlargement (that of the first network, else 4)"
+    )
+    command.add_argument(
+        "--no-baselines",
+        dest="baselines",
+        action="store_false",
+        help="score no rules but those that --model names",
+    )
+    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    command.set_defaults(run="eval_depth:evaluate")
 
 
 def _add_targets(command) -> None:

@@ -106,7 +106,12 @@ def prepare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"output": str(folder), "examples": count, "pairing": rule})
     else:
-        things = {"a": "pairs", "rgb": "photographs with depth maps"}
+        things = {
+            "a": "pairs",
+            "rgb": "photographs with depth maps",
+            "radiance": "radiance pictures",
+            "short": "brackets",
+        }
         print(f"holds   {count} {things.get(manifest['roles'][0], 'pictures with labels')}")
         if rule:
             print(f"names   {rule}")

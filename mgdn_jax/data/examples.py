@@ -94,6 +94,11 @@ def preparation(task: str, synthesis: Mapping[str, Any] | None) -> dict[str, Any
     return dict(importlib.import_module(_MEASURED[task]).preparation(synthesis))
 
 
+def views(task: str, manifest: Mapping[str, Any]) -> int:
+    """Examples that evaluation draws of each record."""
+    return int(importlib.import_module(_MEASURED[task]).views(manifest)) if task == "hdr" else 1
+
+
 def _read_jitter(jitter: Jitter | Mapping[str, float] | None) -> Jitter:
     return jitter if isinstance(jitter, Jitter) else Jitter(**_fields("jitter", jitter, Jitter))
 

@@ -36,7 +36,7 @@ from mgdn_jax.io.codec import decode_image
 from mgdn_jax.quantities.radiance import GAMMA, RadiancePreparation, relative_times
 
 Example = dict[str, np.ndarray]
-VIEWS = 8
+VIEWS = 16
 """Windows of each radiance picture that an evaluation looks at."""
 _RIM = 10  # pixels of stored brackets that training leaves out, where alignment has no source
 _CACHE = 256 << 20  # bytes of decoded pictures that are kept
@@ -80,6 +80,11 @@ def preparation(synthesis: Mapping[str, Any] | None) -> dict[str, Any]:
     """What cards of networks trained on these examples store."""
     _read(synthesis)
     return RadiancePreparation().to_dict()
+
+
+def views(manifest: Mapping[str, Any]) -> int:
+    """Examples that evaluation draws of each record: a radiance picture has many windows."""
+    return VIEWS if tuple(manifest["roles"]) == ("radiance",) else 1
 
 
 def make_draw(

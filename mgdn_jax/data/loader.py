@@ -17,7 +17,7 @@ import numpy as np
 
 from mgdn_jax.data.augmentation import Jitter
 from mgdn_jax.data.builders import open_set
-from mgdn_jax.data.examples import finish, make_draw, preparation
+from mgdn_jax.data.examples import finish, make_draw, preparation, views
 from mgdn_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -242,6 +242,8 @@ def make_eval_loader(
 ) -> EvalLoader:
     """Evaluation batches: each example once, in order, always the same pixels.
 
+    Radiance pictures ("hdr") are looked at in several windows each, one round after another.
+
     Args:
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
@@ -268,7 +270,9 @@ def make_eval_loader(
         raise InputError(f"crop {crop} and limit {limit} must be 1 or more, or None.")
     source, manifest = open_set(dataset, split)
     draw = make_draw(task, manifest, channels, synthesis, None)
-    count = min(len(source), limit or len(source))
+    # Whole pictures have one view each.
+    count = len(source) * (1 if crop is None else views(task, manifest))
+    count = min(count, limit or count)
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(count):
         if crop is None:
@@ -285,7 +289,7 @@ def make_eval_loader(
     def load(entries: list[tuple[int, float]]) -> Batch:
         examples = []
         for index, mask in entries[process_index::process_count]:
-            drawn = draw(source[index], _rng(seed, _EVAL, index), crop, None)
+            drawn = draw(source[index % len(source)], _rng(seed, _EVAL, index), crop, None)
             examples.append({**finish(drawn, index), "_mask": np.asarray(mask, np.float32)})
         return {key: np.stack([e[key] for e in examples]) for key in examples[0]}
 

@@ -170,9 +170,9 @@ def rgb_input(rgb: np.ndarray) -> np.ndarray:
     return (rgb.astype(np.float32) - _MEAN) / _DEVIATION
 
 
-def rgb_picture(inputs: Any) -> Any:
-    """The photograph in [0, 1] that `rgb_input` was given; NumPy's and JAX's arrays."""
-    return inputs * _DEVIATION + _MEAN
+def rgb_picture(inputs: Any) -> np.ndarray:
+    """The photograph in [0, 1] that `rgb_input` was given, (..., H, W, 3) float32."""
+    return np.asarray(inputs) * _DEVIATION + _MEAN
 
 
 def network_inputs(

@@ -63,6 +63,13 @@ class Config(Protocol):
         """
 
     @property
+    def scales(self) -> bool:
+        """Whether those weights are meant for the details of every scale (`layers.pyramid`).
+
+        What `blends` says then holds scale by scale, and the result may leave the inputs' range.
+        """
+
+    @property
     def sets(self) -> bool:
         """Whether any number of inputs, two or more, is taken in any order.
 

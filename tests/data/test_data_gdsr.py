@@ -230,3 +230,24 @@ def test_settings_are_checked():
         draw(record(), 24, True)
     with pytest.raises(InputError, match="does not fit the set 'ivf'"):
         gdsr.make_draw({"set": "ivf", "roles": ["a", "b"]}, None)
+
+
+def test_the_loader_gives_batches_of_the_task(prepared):
+    given = {"task": "gdsr", "split": "train", "synthesis": {"scale": 4}}
+    batches = []
+    for _ in range(2):
+        with data.make_loader(prepared / "rgbd", batch_size=4, crop=32, **given) as loader:
+            assert loader.preparation == quantity.DepthPreparation(4).to_dict()
+            batches.append(next(loader))
+    shapes = {key: value.shape for key, value in batches[0].items()}
+    assert shapes["a"] == (4, 32, 32, 3)
+    assert shapes["b"] == shapes["target"] == (4, 32, 32, 1)
+    assert shapes["span"] == (4,)
+    for key, value in batches[0].items():
+        np.testing.assert_array_equal(value, batches[1][key], err_msg=key)
+    (batch,) = data.make_eval_loader(prepared / "rgbd", batch_size=6, **given)
+    levels = SCENE.astype(np.uint8)
+    spans = [np.ptp(SCENE), np.ptp(levels[levels > 0]), *[np.ptp(METRES)] * 4]
+    np.testing.assert_allclose(np.sort(batch["span"]), np.sort(spans), rtol=1e-6)
+    with pytest.raises(InputError, match="jitter belongs to task 'pairs'"):
+        data.make_loader(prepared / "rgbd", batch_size=4, jitter={"gamma": 2}, **given)

@@ -15,6 +15,7 @@ from mgdn_jax.fusing import stream
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional, restormer
 from mgdn_jax.systems import registry
+from mgdn_jax.systems.mgdn import blocks
 from mgdn_jax.systems.mgdn import network as mgdn
 
 # Without running statistics; all kinds of norm that look at the image.
@@ -56,9 +57,9 @@ def exact(system):
         ("refusion", restormer.STRIP_PIXELS, 1e-6),
         ("refusion", 30, 1e-6),
         ("lkc_funet", restormer.STRIP_PIXELS, 5e-6),
-        ("mgdn", mgdn._STRIP_PIXELS, 1e-6),
+        ("mgdn", blocks._STRIP_PIXELS, 1e-6),
         ("mgdn", 30, 1e-6),
-        ("mgdn hdr", mgdn._STRIP_PIXELS, 1e-6),
+        ("mgdn hdr", blocks._STRIP_PIXELS, 1e-6),
     ],
 )
 def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, monkeypatch):
@@ -70,7 +71,7 @@ def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, mon
         for whole, picture in zip(full, pairs[i], strict=True):
             whole[i, :h, :w] = picture[0]
     monkeypatch.setattr(restormer, "STRIP_PIXELS", pixels)
-    monkeypatch.setattr(mgdn, "_STRIP_PIXELS", pixels)
+    monkeypatch.setattr(blocks, "_STRIP_PIXELS", pixels)
 
     def padded(extent, *images):
         return functional.apply(graphdef, params, {}, *images, extent=extent)[0][0]

@@ -226,17 +226,17 @@ def test_norms_and_sums_through_nested_scans_and_inner_steps():
 
 
 def test_strips_equal_the_whole_map(monkeypatch):
-    from mgdn_jax.systems.mgdn import network as mgdn
+    from mgdn_jax.systems.mgdn import blocks
 
     for shift in (0, 2):
         graphdef, params, _ = functional.split(
-            mgdn.ContextAwareBlock(
+            blocks.ContextAwareBlock(
                 12, heads=3, window=4, shift=shift, mlp_ratio=2.0, drop_path=0.0, rngs=nnx.Rngs(0)
             )
         )
         x = jax.random.normal(KEY, (2, 24, 8, 12))
         whole = functional.apply(graphdef, params, {}, x)[0][0]
-        monkeypatch.setattr(mgdn, "_STRIP_PIXELS", 64)  # three strips of two window rows
+        monkeypatch.setattr(blocks, "_STRIP_PIXELS", 64)  # three strips of two window rows
         strips = functional.apply(graphdef, params, {}, x)[0][0]
         monkeypatch.undo()
         assert np.allclose(strips, whole, atol=1e-5)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from mgdn_jax import training
+from mgdn_jax.training import loop
 from mgdn_jax.training.checkpoints import Checkpoints, score
 
 
@@ -50,7 +51,7 @@ def figures(monkeypatch):
         self.metrics = table[step]
 
     monkeypatch.setattr(fake_recipe, "Recipe", Judging)
-    monkeypatch.setattr(training.loop._Loop, "_validate", validate)
+    monkeypatch.setattr(loop._Loop, "_validate", validate)
     return table
 
 

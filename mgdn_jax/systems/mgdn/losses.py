@@ -9,7 +9,7 @@ from mgdn_jax.image import luminance, sobel
 from mgdn_jax.losses import Image, PerExample, same_shape
 
 
-def blockwise_mean(image: Image, side: int) -> Image:
+def blockwise_mean(image: Image, side: int) -> Float[Array, "b y x c"]:
     """Means of ``side x side`` blocks, the last ones being what remains; as a network's patches."""
     if side == 1:
         return image

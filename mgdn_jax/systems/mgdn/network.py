@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
@@ -30,6 +31,7 @@ from mgdn_jax.systems.mgdn.blocks import Stage, leaky
 HEADS = {
     "direct": "the picture itself, by a sigmoid, as published",
     "blend": "weights of the inputs per pixel",
+    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended",
     "residual": "what is added to the input that the skip names; starts as that input",
     "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
     " domain; starts as the reference, where it is saturated as the shortest exposure",
@@ -56,11 +58,11 @@ class Config(SystemConfig):
         mlp_ratio: hidden over outer width of the transformer MLPs.
         guidance: ``"mutual"`` (two inputs filter each other's features), ``"reference"`` (the
             middle one of three guides the outer two and is not filtered dynamically) or ``"set"``
-            (the mean of two or more guides each; any number, in any order; head ``"blend"``).
+            (the mean of two or more guides each; any number, in any order; heads with weights).
         skip: index of the stem that is added before the last convolution; a set adds each its own.
-        head: one of `HEADS`. ``"blend"`` needs inputs and output with the same channels,
-            ``"residual"`` an output with those of the input that `skip` names, ``"merge"`` three
-            inputs of `quantities.radiance` and an output of three channels.
+        head: one of `HEADS`. ``"blend"`` and ``"pyramid"`` need inputs and output with the same
+            channels, ``"residual"`` an output with those of the input that `skip` names,
+            ``"merge"`` three inputs of `quantities.radiance` and an output of three channels.
         patch: side of the blocks of pixels that the network treats as one; 1 as published.
         drop_path: largest stochastic-depth rate, reached at the last block.
         stem_gain: how the stems start. 0: as published. Above 0: every filter has mean zero over
@@ -123,9 +125,12 @@ class Config(SystemConfig):
     def _check_head(self) -> None:
         demand = self.demand
         demand(self.head in HEADS, f"head is one of {', '.join(map(repr, HEADS))}")
-        if self.head == "blend":
+        if self.blends:
             same = {*self.in_channels, self.out_channels}
-            demand(len(same) == 1, "head 'blend' needs equal channels in all inputs and the output")
+            demand(
+                len(same) == 1,
+                f"head {self.head!r} needs equal channels in all inputs and the output",
+            )
         if self.head == "residual":
             same = {self.in_channels[self.skip], self.out_channels}
             demand(len(same) == 1, "head 'residual' needs an output like the input of the skip")
@@ -134,12 +139,17 @@ class Config(SystemConfig):
                 (self.in_channels, self.out_channels) == ((6, 6, 6), 3),
                 "head 'merge' needs in_channels (6, 6, 6) and out_channels 3",
             )
-        demand(self.guidance != "set" or self.head == "blend", "a set needs head 'blend'")
+        demand(self.guidance != "set" or self.blends, "a set needs head 'blend' or 'pyramid'")
 
     @property
     def grid(self) -> int:
         """Sides are padded to whole attention windows."""
         return self.window * self.patch
+
+    @property
+    def scales(self) -> bool:
+        """The pyramid head weighs details of every scale."""
+        return self.head == "pyramid"
 
     @property
     def sets(self) -> bool:
@@ -148,8 +158,8 @@ class Config(SystemConfig):
 
     @property
     def blends(self) -> bool:
-        """The blend head weighs its inputs."""
-        return self.head == "blend"
+        """Two heads weigh the inputs, per pixel or level by level."""
+        return self.head in ("blend", "pyramid")
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Any:
@@ -219,8 +229,12 @@ class Network(nnx.Module):
                 )
             )
         self.body = Conv2d(c if config.sets else m * c, c, 3, rngs=rngs)
-        outs = {"blend": 1 if config.sets else m - 1, "merge": m + config.out_channels}
-        self.last = Conv2d(c, outs.get(config.head, config.out_channels) * area, 3, rngs=rngs)
+        outs = config.out_channels
+        if config.blends:
+            outs = 1 if config.sets else m - 1
+        elif config.head == "merge":
+            outs = m + config.out_channels
+        self.last = Conv2d(c, outs * area, 3, rngs=rngs)
         if config.head != "direct":  # start from the inputs; of a blend, from their mean
             self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
             self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
@@ -334,7 +348,8 @@ class Network(nnx.Module):
         if not config.sets:
             last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
         weights = jax.nn.softmax(last, -1)
-        return _mixed(images, weights), weights
+        mixed = _mixed if config.head == "blend" else pyramid.blend
+        return mixed(images, weights), weights
 
 
 def _mixed(images: Sequence[Array], weights: Array) -> Array:

@@ -38,6 +38,7 @@ class Settings:
         focus: weight of the direct supervision of the blend weights (blend head with target): the
             squared error of each source to the target, weighted by the blend, relative to the
             example's mean. It rewards choosing the better source where L1 alone is flat.
+        mef: weight of 1 - MEF-SSIM to all the sources, exposures of one scene.
         nmi: lambda of the masked mutual information.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     intensity: float = 0.0
     intensity_rule: str = "max"
     focus: float = 0.0
+    mef: float = 0.0
     nmi: float = 0.1
 
     def __post_init__(self):
@@ -64,7 +66,7 @@ class Settings:
             raise InputError(
                 f"recipe.intensity_rule is 'max' or 'mean', not {self.intensity_rule!r}"
             )
-        terms = ("l1", "edges", "ssim", "gradient", "intensity", "focus")
+        terms = ("l1", "edges", "ssim", "gradient", "intensity", "focus", "mef")
         if not any(getattr(self, name) for name in terms):
             raise InputError(f"recipe: give at least one of {', '.join(terms)}")
 
@@ -86,9 +88,12 @@ class Recipe(BaseRecipe):
         is_supervised = self.settings.supervised
         if self.settings.focus and (self.model_config.head != "blend" or not is_supervised):
             raise InputError("recipe.focus needs model.head='blend' and recipe.supervised=True")
-        self.best = "rmse" if self.model_config.out_channels == 1 else ""
+        if is_supervised and self.model_config.in_channels == (3, 1):
+            self.best = "rmse"
         if self.settings.space == "mu":
             self.best = "psnr_mu"
+        elif self.settings.mef:
+            self.best = "mef_ssim"
 
     def sources(self, batch: Batch) -> list[Any]:
         """Input images of a batch; a set takes all there are."""
@@ -141,6 +146,8 @@ class Recipe(BaseRecipe):
         elif settings.ssim:
             parts = [losses.ssim_loss(fused, image) for image in images]
             terms["ssim"] = sum(parts[1:], parts[0]) / len(parts)
+        if settings.mef:
+            terms["mef"] = 1 - losses.mef_ssim(fused, images, scales=3)
         if settings.gradient:
             terms["gradient"] = losses.gradient_max(fused, images[0], images[1])
         if settings.intensity:
@@ -161,13 +168,17 @@ class Recipe(BaseRecipe):
     def judge(
         self, params: Networks, stats: Networks, batch: Batch
     ) -> tuple[Metrics, Sequence[jax.Array]]:
-        """Figures of the task: of radiance PSNR and SSIM after the mu-law, of depth RMSE.
+        """Figures of the task.
 
-        RMSE is in the unit of the files where the batch has its ``span``, else a part of the range.
+        Of radiance PSNR and SSIM after the mu-law; of exposures MEF-SSIM; of depth RMSE, which is
+        in the unit of the files where the batch has its ``span``, else a part of the range.
         """
-        if not self.settings.supervised or not self.best:
+        if not self.best or not (self.settings.supervised or self.settings.mef):
             return {}, []
-        fused = jnp.clip(self.fuse(params, stats, *self.sources(batch)), 0, 1)
+        images = self.sources(batch)
+        fused = jnp.clip(self.fuse(params, stats, *images), 0, 1)
+        if self.best == "mef_ssim":
+            return {self.best: jnp.mean(losses.mef_ssim(fused, images, scales=3))}, []
         target = batch["target"]
         error = jnp.mean(jnp.square(fused - target), (1, 2, 3))
         if self.best == "rmse":

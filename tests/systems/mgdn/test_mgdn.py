@@ -14,7 +14,7 @@ from helpers_systems import mgdn_golden
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
-from mgdn_jax.systems.mgdn import network as mgdn
+from mgdn_jax.systems.mgdn import blocks
 from mgdn_jax.systems.mgdn.network import PRESETS, Config
 from mgdn_jax.weights import conversion
 
@@ -95,7 +95,7 @@ def test_mutual_guided_filter_kernels_and_outputs():
     graphdef, params = part(
         golden.state("layers.0.MGF."),
         "layers/0/mgdf/",
-        lambda: mgdn.MutualGuidedFilter(30, "mutual", rngs=nnx.Rngs(0)),
+        lambda: blocks.MutualGuidedFilter(30, "mutual", rngs=nnx.Rngs(0)),
     )
     outs, aux = run(graphdef, params, [golden.nhwc("in:feat_1"), golden.nhwc("in:feat_2")])
     for i in (1, 2):
@@ -111,7 +111,7 @@ def test_filter_around_a_reference():
     graphdef, params = part(
         golden.state("layers.0.MGF."),
         "layers/0/mgdf/",
-        lambda: mgdn.MutualGuidedFilter(18, "reference", rngs=nnx.Rngs(0)),
+        lambda: blocks.MutualGuidedFilter(18, "reference", rngs=nnx.Rngs(0)),
     )
     names = ("under", "ref", "over")
     outs, aux = run(graphdef, params, [golden.nhwc(f"in:{n}") for n in names])
@@ -126,7 +126,7 @@ def test_transformer_block(name):
     golden = Golden(f"mgdn_{name}")
     c = golden["in:x"].shape[-1]
     block = functools.partial(
-        mgdn.ContextAwareBlock,
+        blocks.ContextAwareBlock,
         c,
         heads=int(golden["scalar:num_heads"]),
         window=int(golden["scalar:window_size"]),
@@ -156,7 +156,16 @@ def test_whole_layer():
     graphdef, params = part(
         golden.state("layers.0."),
         "layers/0/",
-        lambda: mgdn.Stage(PRESETS["mff"], 3, (0.0, 0.0, 0.0), rngs=nnx.Rngs(0)),
+        lambda: blocks.Stage(
+            30,
+            inputs=2,
+            guidance="mutual",
+            heads=3,
+            window=4,
+            mlp_ratio=2.0,
+            drop_paths=(0.0, 0.0, 0.0),
+            rngs=nnx.Rngs(0),
+        ),
     )
     outs, _ = run(graphdef, params, [golden.nhwc("in:feat_1"), golden.nhwc("in:feat_2")])
     for i, out in enumerate(outs, 1):

@@ -12,6 +12,7 @@ from helpers_systems import mgdn_golden
 from mgdn_jax.layers import attention, conv, functional
 from mgdn_jax.layers.attention import ChannelCrossAttention
 from mgdn_jax.systems import registry
+from mgdn_jax.systems.mgdn import blocks
 from mgdn_jax.systems.mgdn import network as mgdn
 
 
@@ -32,7 +33,7 @@ def change(suffix, how):
     return {**params, **touched}
 
 
-conv_filter = mgdn.dynamic_filter
+conv_filter = blocks.dynamic_filter
 
 
 def swap_halves(v):
@@ -42,7 +43,7 @@ def swap_halves(v):
 
 def patch_filter_transposed(m):
     m.setattr(
-        mgdn,
+        blocks,
         "dynamic_filter",
         lambda x, k: conv_filter(
             x, k.reshape(*k.shape[:-1], 7, 7).swapaxes(-1, -2).reshape(k.shape)
@@ -51,11 +52,11 @@ def patch_filter_transposed(m):
 
 
 def patch_filter_flipped(m):
-    m.setattr(mgdn, "dynamic_filter", lambda x, k: conv_filter(x, k[..., ::-1]))
+    m.setattr(blocks, "dynamic_filter", lambda x, k: conv_filter(x, k[..., ::-1]))
 
 
 def patch_filter_zero_border(m):
-    m.setattr(mgdn, "dynamic_filter", functools.partial(conv_filter, border="zero"))
+    m.setattr(blocks, "dynamic_filter", functools.partial(conv_filter, border="zero"))
 
 
 def patch_guide_and_operand(m):
@@ -64,8 +65,8 @@ def patch_guide_and_operand(m):
 
 
 def patch_no_mask(m):
-    masks = mgdn.shift_masks
-    m.setattr(mgdn, "shift_masks", lambda *a: tuple(np.zeros_like(x) for x in masks(*a)))
+    masks = blocks.shift_masks
+    m.setattr(blocks, "shift_masks", lambda *a: tuple(np.zeros_like(x) for x in masks(*a)))
 
 
 def patch_position_index(m):
@@ -79,8 +80,8 @@ def patch_tanh_gelu(m):
 
 
 def patch_slope(m):
-    leaky = mgdn._leaky
-    m.setattr(mgdn, "_leaky", lambda x, slope: leaky(x, 0.2))
+    leaky = blocks.leaky
+    m.setattr(blocks, "leaky", lambda x, slope: leaky(x, 0.2))
 
 
 def patch_dilation(m):
