@@ -147,6 +147,11 @@ class Config(SystemConfig):
         return self.window * self.patch
 
     @property
+    def scales(self) -> bool:
+        """The pyramid head weighs details of every scale."""
+        return self.head == "pyramid"
+
+    @property
     def sets(self) -> bool:
         """Whether any number of inputs, two or more, is taken in any order."""
         return self.guidance == "set"

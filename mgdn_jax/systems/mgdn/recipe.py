@@ -88,7 +88,8 @@ class Recipe(BaseRecipe):
         is_supervised = self.settings.supervised
         if self.settings.focus and (self.model_config.head != "blend" or not is_supervised):
             raise InputError("recipe.focus needs model.head='blend' and recipe.supervised=True")
-        self.best = "rmse" if self.model_config.out_channels == 1 else ""
+        if is_supervised and self.model_config.in_channels == (3, 1):
+            self.best = "rmse"
         if self.settings.space == "mu":
             self.best = "psnr_mu"
         elif self.settings.mef:
