@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
 from mgdn_jax.quantities.radiance import inverse_mu_law, mu_law
@@ -31,7 +32,8 @@ from mgdn_jax.systems.mgdn.blocks import Stage, leaky
 HEADS = {
     "direct": "the picture itself, by a sigmoid, as published",
     "blend": "weights of the inputs per pixel",
-    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended",
+    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended;"
+    " starts as a rule for exposures",
     "residual": "what is added to the input that the skip names; starts as that input",
     "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
     " domain; starts as the reference, where it is saturated as the shortest exposure",
@@ -276,6 +278,7 @@ class Network(nnx.Module):
             pixel_weights = jnp.mean(
                 blocks_to_channels(pixel_weights, config.patch), -1, keepdims=True
             )
+        picture = extent
         if extent is not None:
             # The images are grown to whole windows, which count as image from here on.
             padded = [fill_to_multiple(image, extent, config.grid) for image in padded]
@@ -304,7 +307,7 @@ class Network(nnx.Module):
             ]
         else:
             last = [self._last(features, stems[config.skip], extent, size)]
-        fused, weights = self._fused(images, jnp.concatenate(last, -1))
+        fused, weights = self._fused(images, jnp.concatenate(last, -1), picture)
         aux: dict[str, Any] = {"stages": stages, "context": sums}
         return fused, aux if weights is None else {**aux, "weights": weights}
 
@@ -330,7 +333,9 @@ class Network(nnx.Module):
         dtype = jnp.promote_types(last.dtype, jnp.float32)
         return last[:, : size[0], : size[1]].astype(dtype)
 
-    def _fused(self, images: tuple[Array, ...], last: Array) -> tuple[Array, Array | None]:
+    def _fused(
+        self, images: tuple[Array, ...], last: Array, extent: Extent
+    ) -> tuple[Array, Array | None]:
         """The result, and the weights of the inputs where the head has some."""
         config = self.config
         images = tuple(image.astype(last.dtype) for image in images)
@@ -344,9 +349,11 @@ class Network(nnx.Module):
             return inverse_mu_law(mu_law(merged) + last[..., 3:]), weights
         if not config.sets:
             last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
-        weights = jax.nn.softmax(last, -1)
-        mixed = _mixed if config.head == "blend" else pyramid.blend
-        return mixed(images, weights), weights
+        if config.head == "blend":
+            weights = jax.nn.softmax(last, -1)
+            return _mixed(images, weights), weights
+        weights = jax.nn.softmax(last + rule_logits(images, extent), -1)
+        return pyramid.blend(images, weights), weights
 
 
 def _detail(kernel: Array, gain: float, area: int) -> Array:

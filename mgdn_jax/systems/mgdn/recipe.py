@@ -78,8 +78,9 @@ class Recipe(BaseRecipe):
     """One network, one phase.
 
     ``loss = l1 |f - t| + mse |f - t|^2 + edges |df - dt| + ssim (1 - SSIM) + gradient
-    |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then averaged. Terms that need a target use
-    it; without one (``supervised=False``) only gradient, intensity and SSIM to the sources remain.
+    |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then
+    averaged. Terms that need a target use it; without one (``supervised=False``) only gradient,
+    intensity, SSIM and MEF-SSIM to the sources remain.
     """
 
     system = "mgdn"

@@ -11,6 +11,7 @@ from helpers_systems import drawn
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional, pyramid
+from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.quantities.depth import rgb_input
 from mgdn_jax.quantities.radiance import inputs, mu_law
 from mgdn_jax.systems import registry
@@ -87,9 +88,10 @@ def test_a_pyramid_blends_details_by_the_weights_of_their_scale():
     pictures = [noise(1, 17, 12, 3, seed=seed) for seed in range(3)]
     fused, aux = run(config, *pictures)
     np.testing.assert_allclose(fused, pyramid.blend(pictures, aux["weights"]), atol=1e-6)
-    plain, same = run(SET, *pictures)
-    np.testing.assert_array_equal(aux["weights"], same["weights"])
-    assert float(jnp.abs(fused - plain).max()) > 1e-3
+    rule = jax.nn.softmax(rule_logits(pictures), -1)
+    start, same = fresh(config, *pictures)
+    np.testing.assert_allclose(same["weights"], rule, atol=1e-6)
+    assert float(jnp.abs(fused - start).max()) > 1e-3
 
 
 def test_equal_pictures_of_a_set_share_their_weight():
