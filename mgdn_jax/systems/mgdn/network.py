@@ -116,10 +116,6 @@ class Config(SystemConfig):
         self._check_head()
         demand(0.0 <= self.drop_path < 1.0, "drop_path must lie in [0, 1)")
         demand(self.stem_gain >= 0.0, "stem_gain must not be negative")
-        demand(
-            self.stem_gain == 0.0 or len({*self.in_channels}) == 1,
-            "stem_gain needs inputs with equal channels",
-        )
         demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
 
     def _check_head(self) -> None:
@@ -206,11 +202,12 @@ class Network(nnx.Module):
         stems = config.in_channels if config.guidance == "mutual" else config.in_channels[:1]
         self.stems = nnx.List([Conv2d(n * area, c, 3, rngs=rngs) for n in stems])
         if config.stem_gain:
-            first = self.stems[0].kernel[...]
-            first = config.stem_gain * (first - jnp.mean(first, (0, 1), keepdims=True))
-            for stem in self.stems:
-                stem.kernel[...] = first
-                stem.bias[...] = self.stems[0].bias[...]
+            alike = len({*config.in_channels}) == 1
+            for i, stem in enumerate(self.stems):
+                stem.kernel[...] = _detail(stem.kernel[...], config.stem_gain, area)
+                if alike and i:
+                    stem.kernel[...] = self.stems[0].kernel[...]
+                    stem.bias[...] = self.stems[0].bias[...]
         total = sum(config.depths)
         rates = [float(r) for r in np.linspace(0.0, config.drop_path, total)]
         self.layers: nnx.List[Stage] = nnx.List()
@@ -350,6 +347,12 @@ class Network(nnx.Module):
         weights = jax.nn.softmax(last, -1)
         mixed = _mixed if config.head == "blend" else pyramid.blend
         return mixed(images, weights), weights
+
+
+def _detail(kernel: Array, gain: float, area: int) -> Array:
+    """Filters (3, 3, area channels, features) that see no constant, scaled by a gain."""
+    taps = kernel.reshape(3, 3, area, -1, kernel.shape[-1])
+    return (gain * (taps - jnp.mean(taps, (0, 1, 2), keepdims=True))).reshape(kernel.shape)
 
 
 def _mixed(images: Sequence[Array], weights: Array) -> Array:

@@ -229,7 +229,7 @@ def test_a_set_trains_on_all_exposures_of_a_batch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"supervised": False}, "recipe.l1 and recipe.edges need a target"),
+        ({"supervised": False}, "recipe.l1, recipe.mse and recipe.edges need"),
         ({"space": "log"}, "recipe.space is 'plain' or 'mu'"),
     ],
 )
