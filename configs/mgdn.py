@@ -70,6 +70,7 @@ def _multi_focus() -> ml_collections.ConfigDict:
                 "supervised": True,
                 "space": "plain",
                 "l1": 1.0,
+                "mse": 0.0,
                 "edges": 0.0,
                 "ssim": 0.0,
                 "gradient": 0.0,
@@ -177,14 +178,15 @@ def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
     config.optimiser.milestones = (1000 / 1200, 1100 / 1200)
     config.train.update({"batch": 4, "steps": 300_000})
     if small:
-        _small(config, steps=4000, crop=96)
+        _small(config, steps=6000, crop=96)
+        config.recipe.update({"l1": 0.1, "mse": 100.0, "edges": 0.1})
         config.model.head = "residual"
         config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
         config.data.validation.crop = 384
         config.optimiser.update(
             {"schedule": "cosine", "learning_rate": 1e-3 if scale < 8 else 3e-4}
         )
-        config.train.update({"batch": 8, "eval_batch": 2})
+        config.train.update({"batch": 4, "eval_batch": 2})
 
 
 def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
@@ -200,9 +202,10 @@ def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
     config.optimiser.milestones = (0.16, 0.24)
     config.train.update({"batch": 4, "steps": 200_000})
     if small:
-        _small(config, steps=4000, crop=96)
+        _small(config, steps=3500, crop=96)
+        config.recipe.update({"mse": 20.0})
         config.model.head = "merge"
         config.data.synthesis.update({"shift": 1.5, "shutter": 0.16})
         config.data.validation.crop = 192
         config.optimiser.update({"schedule": "cosine", "learning_rate": 7e-4})
-        config.train.batch = 8
+        config.train.batch = 4
