@@ -46,6 +46,7 @@ MARKERS = {
         *("test_recipe_refusion.py", "test_refusion.py", "test_refusion_meta.py"),
         *("test_training.py", "test_tutorials.py", "test_anchors.py", "test_conversion.py"),
         *("test_dynamic_filter.py", "test_best.py", "test_cddfuse_scripts.py"),
+        "test_mgdn_benchmark.py",
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
     "browser": ("test_report.py",),
