@@ -131,8 +131,11 @@ def _read(synthesis: Mapping[str, Any] | None) -> tuple[Brackets, _Sources]:
             f"{', '.join(words + numbers)}."
         )
     for key, value in values.items():
-        kind = str if key in words else int | float
-        if not isinstance(value, kind) or (key in numbers and not math.isfinite(value)):
+        if key in words:
+            fits = isinstance(value, str)
+        else:
+            fits = isinstance(value, int | float) and math.isfinite(value)
+        if not fits:
             wanted = "a name" if key in words else "a finite number"
             raise InputError(f"synthesis.{key} is {value!r}; give {wanted}.")
     spec = Brackets(**{k: v for k, v in values.items() if k in numbers})
@@ -299,7 +302,8 @@ class _Photographs:
         )
         inside = photograph.regions == region
         rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-        at = (rows[0] - 3, columns[0] - 3, np.ptp(rows) + 7, np.ptp(columns) + 7)
+        corner = int(rows[0]) - 3, int(columns[0]) - 3
+        at = (*corner, int(np.ptp(rows)) + 7, int(np.ptp(columns)) + 7)
         pixels = crop_around(photograph.pixels, *at)
         mask = np.pad(inside, 3)[
             rows[0] : rows[0] + np.ptp(rows) + 7, columns[0] : columns[0] + np.ptp(columns) + 7

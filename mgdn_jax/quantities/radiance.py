@@ -81,9 +81,10 @@ def relative_times(
     Raises:
         InputError: neither or both are given, or a number is none that a time can be.
     """
-    if (seconds is None) == (ev is None):
+    chosen = seconds if ev is None else ev
+    if chosen is None or (seconds is not None and ev is not None):
         raise InputError("exposures need either their times or their EV steps; give one of them.")
-    numbers = [float(x) for x in (seconds if ev is None else ev)]
+    numbers = [float(x) for x in chosen]
     if not numbers or not all(math.isfinite(x) for x in numbers):
         raise InputError(f"the exposures {numbers} must be finite numbers; correct them.")
     if ev is not None:
