@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers_cli import everything, mgdn
 
-from mgdn_jax.cli.measures import DEPTH_SETS
 from mgdn_jax.cli import progress
+from mgdn_jax.cli.measures import DEPTH_SETS
 from mgdn_jax.evaluation.depth import PROTOCOLS
 from mgdn_jax.evaluation.scores import MEAN
 from mgdn_jax.evaluation.upsampling import BASELINES
