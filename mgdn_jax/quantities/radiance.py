@@ -81,10 +81,9 @@ def relative_times(
     Raises:
         InputError: neither or both are given, or a number is none that a time can be.
     """
-    chosen = seconds if ev is None else ev
-    if chosen is None or (seconds is not None and ev is not None):
+    if (seconds is None) == (ev is None):
         raise InputError("exposures need either their times or their EV steps; give one of them.")
-    numbers = [float(x) for x in chosen]
+    numbers = [float(x) for x in (ev if seconds is None else seconds) or ()]
     if not numbers or not all(math.isfinite(x) for x in numbers):
         raise InputError(f"the exposures {numbers} must be finite numbers; correct them.")
     if ev is not None:
