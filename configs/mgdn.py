@@ -162,9 +162,11 @@ def _multi_exposure(config: ml_collections.ConfigDict, small: bool) -> None:
     config.data.update({"task": "mef", "synthesis": {"count": 3}})
     config.optimiser.learning_rate = 2e-4
     if small:
-        _small(config, steps=1200, crop=96)
+        _small(config, steps=800, crop=96)
+        config.recipe.update({"l1": 0.05, "nmi": 0.0})
         config.model.window = 8
-        config.train.update({"batch": 4, "ema": 0.995, "eval_every": 300})
+        config.optimiser.learning_rate = 1e-3
+        config.train.update({"batch": 4, "ema": 0.995, "eval_every": 200})
 
 
 def _real_exposures(config: ml_collections.ConfigDict) -> None:
@@ -175,8 +177,8 @@ def _real_exposures(config: ml_collections.ConfigDict) -> None:
     del config.data.synthesis
     config.data.train.jitter.scale = 2.0
     config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
-    config.optimiser.learning_rate = 2e-4
-    config.train.steps = 600
+    config.optimiser.learning_rate = 5e-4
+    config.train.steps = 800
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
