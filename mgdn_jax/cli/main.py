@@ -158,7 +158,12 @@ def _add_hdr(commands) -> None:
     )
     hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
     add_trust(hdr)
-    hdr.add_argument("--align", action="store_true", help="undo the movement of the camera")
+    hdr.add_argument(
+        "--align",
+        action=argparse.BooleanOptionalAction,
+        default="shift",
+        help="undo the camera's turns as well (extra align), or nothing; usual are shifts alone",
+    )
     hdr.add_argument(
         "--gamma", type=float, metavar="G", help="power of the camera's curve (the network's, 2.2)"
     )

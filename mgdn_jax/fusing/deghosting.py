@@ -163,7 +163,7 @@ class Deghoster:
         gamma: float | None = None,
         curve: str = "power",
         scale: float = 1.0,
-        align: bool = False,
+        align: bool | str = "shift",
         align_model: str = "auto",
         checks: bool = True,
         published_tiles: bool = False,
@@ -180,10 +180,12 @@ class Deghoster:
             gamma: the power that turns the pixels into light; None is the network's.
             curve: of `exposures.CURVES`; ``"srgb"`` for that curve in place of a power.
             scale: what the radiance is multiplied by.
-            align: whether the movement of the camera is undone: the others are laid onto the
-                reference (extra `align`).
-            align_model: what alignment may do, of `fusing.options.MODELS`.
-            checks: whether shifts and other doubtful things are looked for.
+            align: how the movement of the camera is undone: ``"shift"`` lays the others onto the
+                reference by shifts, where most of the picture agrees on them; True by turn and
+                growth as well (extra `align`); False not at all.
+            align_model: what True may do, of `fusing.options.MODELS`.
+            checks: whether shifts and other doubtful things are looked for; without them
+                ``"shift"`` does nothing.
             published_tiles: as of `predict`.
             progress: as of `predict`.
             **options: as of `predict`.
@@ -199,6 +201,8 @@ class Deghoster:
             sources = Sources(sources, profile="sRGB")
         if len(sources) < 2:
             raise InputError("give two or more exposures of one scene.")
+        if not (isinstance(align, bool) or align == "shift"):
+            raise InputError(f"align is {align!r}; choose one of 'shift', True, False.")
         if not 0 < scale < np.inf:
             raise InputError(f"scale is {scale}, but must be above zero.")
         tone = tone_of(curve, gamma, self.preparation.gamma)
@@ -214,10 +218,11 @@ class Deghoster:
         taken = shutter.light(names, shots, report, times=times, ev=ev)
         choice = shutter.choose(names, taken, report)
         self._check_count(len(choice.inputs))
-        frame = dataclasses.replace(_FRAME, align=align, align_model=align_model)
-        exposures = laid(sources, choice, frame, report)
+        frame = dataclasses.replace(_FRAME, align=align is True, align_model=align_model)
+        is_shifted = checks and align == "shift"
+        exposures = laid(sources, choice, frame, report, is_shifted=is_shifted)
         if checks:
-            check_places(exposures, names, align, report)
+            check_places(exposures, names, align is True, report)
             check_values(exposures, names, choice.times, tone, self.preparation.gamma, report)
         inputs = self._inputs(exposures, choice, tone)
         values = self._run(inputs, published_tiles, progress, options)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import cells, looks, masks, shutter, tasks
-from mgdn_jax.fusing.geometry import place
+from mgdn_jax.fusing.geometry import place, place_shifted
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
@@ -129,7 +129,12 @@ class Exposure:
 
 
 def laid(
-    sources: Sources, choice: shutter.Choice, options: FuseOptions, report: Report
+    sources: Sources,
+    choice: shutter.Choice,
+    options: FuseOptions,
+    report: Report,
+    *,
+    is_shifted: bool = False,
 ) -> dict[int, Exposure]:
     """The exposures that are used, in the frame of the reference.
 
@@ -138,6 +143,7 @@ def laid(
         choice: which of them are used.
         options: those about geometry count.
         report: takes what was done.
+        is_shifted: whether shifts are undone.
 
     Returns:
         By the index of the source, from the shortest to the longest.
@@ -146,14 +152,17 @@ def laid(
         InputError: they cannot be aligned.
     """
     used = choice.sources
-    placing = place(
-        lambda number: without_alpha(sources[used[number]].pixels),
-        [sources.name(index) for index in used],
-        [sources[index].pixels.shape[:2] for index in used],
-        options,
-        report,
-        anchor=used.index(choice.reference),
-    )
+    anchor = used.index(choice.reference)
+    names = [sources.name(index) for index in used]
+    sizes = [sources[index].pixels.shape[:2] for index in used]
+
+    def load(number: int) -> np.ndarray:
+        return without_alpha(sources[used[number]].pixels)
+
+    if is_shifted:
+        placing = place_shifted(load, names, sizes, report, anchor)
+    else:
+        placing = place(load, names, sizes, options, report, anchor=anchor, is_bracket=True)
     exposures = {}
     for number, index in enumerate(used):
         pixels = sources[index].pixels
