@@ -207,4 +207,5 @@ def test_shipped_configs_are_good(preset):
     recipe = read_recipe(run)
     plan = run_plan.stretches(recipe.phases, run.train.steps)
     assert run_plan.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
-    assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 120
+    # Four tasks share the file; a task has 60 lines.
+    assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 240
