@@ -194,7 +194,7 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", ["mff", "mff_cpu", "mef", "smoke"])
+@pytest.mark.parametrize("preset", mgdn.PRESETS)
 def test_shipped_configs_are_good(preset):
     from configs import mgdn
     from mgdn_jax.training import config as run_config
@@ -203,7 +203,7 @@ def test_shipped_configs_are_good(preset):
 
     config = mgdn.get_config(preset)
     run = run_config.check(config.to_dict())
-    assert run.name == f"mgdn-{preset.removesuffix('_cpu')}"
+    assert run.name == f"mgdn-{preset.partition('_')[0]}"
     recipe = read_recipe(run)
     plan = run_plan.stretches(recipe.phases, run.train.steps)
     assert run_plan.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
