@@ -13,6 +13,7 @@ import pytest
 from helpers import xla_flags
 from helpers_runs import finish, log, losses, newest, start, train_here, wait_for_step
 
+from configs import mgdn
 from mgdn_jax import training
 from mgdn_jax.weights.store import load_weights
 
@@ -196,7 +197,6 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("preset", mgdn.PRESETS)
 def test_shipped_configs_are_good(preset):
-    from configs import mgdn
     from mgdn_jax.training import config as run_config
     from mgdn_jax.training import plan as run_plan
     from mgdn_jax.training.setup import read_recipe
