@@ -6,6 +6,8 @@
     mff     photographs with segmentations, defocused on one side of a region's outline; the target
             is the photograph. mff_cpu is the same on smaller crops.
     mef     the same photographs, exposed three times; the target is the photograph.
+            mef_tune_cpu goes on from its weights (train.init) on brackets that a camera took and
+            that have no target (`mgdn data prepare pairs --name mef`).
     gdsr4   depth maps reduced by 4, beside their photograph (`mgdn data prepare rgbd`); gdsr8 and
             gdsr16 by 8 and 16.
     hdr     brackets of scenes in which things move, synthesised from HDR pictures and photographs
@@ -13,8 +15,9 @@
     smoke   mff shrunk until a step takes milliseconds, for tests.
 
 These have the published sizes, for accelerators; mff and mef weigh their inputs. mef_cpu,
-gdsr4_cpu, gdsr8_cpu and hdr_cpu are small networks that work at half the resolution and start from
-the mean of the inputs, from the enlarged map and from a merge by rule; an hour of two cores each.
+gdsr4_cpu, gdsr8_cpu and hdr_cpu are small networks that work at half the resolution. They start
+from a rule for exposures, from the enlarged map and from a merge by rule, and take an hour of a CPU
+core each.
 
 Hours, machine and figures of what was run are on the cards of the weights (`mgdn models`) and in
 docs/systems/mgdn.md.
@@ -26,7 +29,8 @@ without weight decay and the average's decay of 0.999 are read off their files.
 import ml_collections
 
 PRESETS = (
-    *("mff", "mff_cpu", "mef", "mef_cpu", "gdsr4", "gdsr4_cpu", "gdsr8", "gdsr8_cpu", "gdsr16"),
+    *("mff", "mff_cpu", "mef", "mef_cpu", "mef_tune_cpu"),
+    *("gdsr4", "gdsr4_cpu", "gdsr8", "gdsr8_cpu", "gdsr16"),
     *("hdr", "hdr_cpu", "smoke"),
 )
 _SMALL = {"features": 24, "depths": (2, 2), "heads": (6, 6), "mlp_ratio": 2.0, "patch": 2}
@@ -37,10 +41,12 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     config = _multi_focus()
-    task = preset.removesuffix("_cpu")
-    small = preset.endswith("_cpu")
+    task, _, form = preset.partition("_")
+    small = form.endswith("cpu")
     if task == "mef":
         _multi_exposure(config, small)
+        if form == "tune_cpu":
+            _real_exposures(config)
     elif task.startswith("gdsr"):
         _depth(config, int(task.removeprefix("gdsr")), small)
     elif task == "hdr":
@@ -156,9 +162,23 @@ def _multi_exposure(config: ml_collections.ConfigDict, small: bool) -> None:
     config.data.update({"task": "mef", "synthesis": {"count": 3}})
     config.optimiser.learning_rate = 2e-4
     if small:
-        _small(config, steps=1800, crop=96)
+        _small(config, steps=800, crop=96)
+        config.recipe.update({"l1": 0.05, "nmi": 0.0})
         config.model.window = 8
-        config.train.update({"ema": 0.998})
+        config.optimiser.learning_rate = 1e-3
+        config.train.update({"batch": 4, "ema": 0.995, "eval_every": 200})
+
+
+def _real_exposures(config: ml_collections.ConfigDict) -> None:
+    """From weights of `_multi_exposure`: real brackets, compared with nothing but themselves."""
+    config.recipe.update({"supervised": False, "l1": 0.0, "mef": 1.0, "nmi": 0.0})
+    config.recipe.update({"intensity": 0.1, "intensity_rule": "mean"})
+    config.data.update({"dataset": "mef", "task": "pairs"})
+    del config.data.synthesis
+    config.data.train.jitter.scale = 2.0
+    config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
+    config.optimiser.learning_rate = 5e-4
+    config.train.steps = 800
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:

@@ -26,6 +26,7 @@ NEEDS = {
     ),
     "metrics/test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
     "evaluation/test_depth_anchors.py": ("depth maps and anchors", "anchors/gdsr_baselines.csv"),
+    "evaluation/test_hdr_anchors.py": ("brackets and anchors", "anchors/hdr_test9_scenes.csv"),
 }
 PUBLISHED = SHARED / NEEDS["systems/mgdn/test_published.py"][1]
 REFUSION = SHARED / NEEDS["systems/refusion/test_published_refusion.py"][1]
@@ -46,6 +47,7 @@ MARKERS = {
         *("test_recipe_refusion.py", "test_refusion.py", "test_refusion_meta.py"),
         *("test_training.py", "test_tutorials.py", "test_anchors.py", "test_conversion.py"),
         *("test_dynamic_filter.py", "test_best.py", "test_cddfuse_scripts.py"),
+        "test_mgdn_benchmark.py",
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
     "browser": ("test_report.py",),

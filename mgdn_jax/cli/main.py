@@ -17,14 +17,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
 # Options whose value may start with a minus.
-DEPTH_SETS = (
-    *("middlebury30", "middlebury2005", "lu6", "nyu", "rgbdd", "metres", "millimetres"),
-)  # `evaluation.depth.PROTOCOLS`, which takes a moment to import
 _NUMBERS = ("--range", "--window", "--tone", "--limits", "--ev")
 EXIT_OK, EXIT_SOME_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -93,7 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
-    _add_eval_depth(commands)
+    add_eval_depth(commands)
+    add_eval_hdr(commands)
     # Its flags are absl's; `main` hands them on.
     commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
@@ -115,7 +114,7 @@ def _add_fuse(commands) -> None:
         help="what is fused: chooses the network and the preparation (alignment, tone, ranges)",
     )
     fuse.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-mff)")
-    _add_trust(fuse)
+    add_trust(fuse)
     _add_options(fuse)
     fuse.add_argument(
         "--batch",
@@ -158,7 +157,7 @@ def _add_hdr(commands) -> None:
         "--ev", nargs="+", metavar="STEPS", help="in place of times, factors of two: -3,0,3"
     )
     hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
-    _add_trust(hdr)
+    add_trust(hdr)
     hdr.add_argument(
         "--align",
         action=argparse.BooleanOptionalAction,
@@ -212,7 +211,7 @@ def _add_depth(commands) -> None:
         "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
     )
     depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
-    _add_trust(depth)
+    add_trust(depth)
     depth.add_argument(
         "--unit",
         choices=("mm", "m", "levels"),
@@ -247,18 +246,6 @@ def _add_options(command, names: Sequence[str] = FuseOptions.names()) -> None:
         command.add_argument(flag, help=about["help"], **kind)
 
 
-def _add_trust(command) -> None:
-    """Options for weight files whose network is the code of another package."""
-    command.add_argument(
-        "--trust-system",
-        action="store_true",
-        help="run the module that a weight file names as its network, where it is none of ours",
-    )
-    command.add_argument(
-        "--system", metavar="MODULE", help="the module to trust, by its dotted name"
-    )
-
-
 def _add_eval(commands) -> None:
     command = commands.add_parser(
         "eval",
@@ -286,7 +273,7 @@ def _add_eval(commands) -> None:
         "base_laplacian, base_focus_guided, base_focus_evidence, base_mertens) and score the "
         "results",
     )
-    _add_trust(command)
+    add_trust(command)
     command.add_argument(
         "--data",
         nargs="+",
@@ -331,50 +318,6 @@ def _add_eval(commands) -> None:
     command.add_argument("--jobs", type=int, metavar="N", help="processes that measure (all cores)")
     command.add_argument("--quiet", action="store_true", help="say nothing but errors")
     command.set_defaults(run="evaluate:evaluate")
-
-
-def _add_eval_depth(commands) -> None:
-    command = commands.add_parser(
-        "eval-depth",
-        help="score networks that enlarge depth maps",
-        description="True depth maps are reduced, enlarged with the photographs beside them, and "
-        "compared with themselves, as papers do it. Rules without learning are scored beside the "
-        "networks.",
-    )
-    command.add_argument(
-        "--model",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME|FILE",
-        help="networks (see mgdn models) or rules: nearest, bilinear, bicubic, bicubic_mgdn, "
-        "guided_filter, joint_bilateral",
-    )
-    _add_trust(command)
-    command.add_argument(
-        "--set",
-        required=True,
-        choices=DEPTH_SETS,
-        help="how it is measured: unit, border and clipping; metres and millimetres are for maps "
-        "of yours",
-    )
-    command.add_argument("--data", required=True, metavar="DIR", help="with rgb/ and depth/")
-    command.add_argument(
-        "--folders", nargs=2, metavar="SUB", help="the two subfolders, where they are others"
-    )
-    command.add_argument(
-        "--scale", type=int, metavar="N", help="enlargement (that of the first network, else 4)"
-    )
-    command.add_argument(
-        "--no-baselines",
-        dest="baselines",
-        action="store_false",
-        help="score no rules but those that --model names",
-    )
-    command.add_argument("--csv", metavar="FILE", help="write a row an image and a row of means")
-    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    command.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    command.set_defaults(run="eval_depth:evaluate")
 
 
 def _add_targets(command) -> None:

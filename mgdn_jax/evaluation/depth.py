@@ -224,6 +224,6 @@ def _scores(
             raise InputError(f"{name} gave {result.shape} for a map of {depth.shape}.")
         if name not in UNCLIPPED:
             result = result.clip(lowest, highest)
-        found = result[inner][valid[inner]] * protocol.factor
-        values = (rmse(found[None], truth[None]), float(np.abs(found - truth).mean()))
-        yield name, dict(zip(protocol.columns, values, strict=True))
+        values = result[inner][valid[inner]] * protocol.factor
+        figures = (rmse(values[None], truth[None]), float(np.abs(values - truth).mean()))
+        yield name, dict(zip(protocol.columns, figures, strict=True))

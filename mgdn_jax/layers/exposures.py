@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mgdn_jax.image import luminance
-from mgdn_jax.layers.padding import Extent, within
+from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.pyramid import along
 
 _WINDOW = 2.5  # deviation of the window in which structure is measured, in pixels
@@ -23,9 +23,9 @@ def rule_logits(
 ) -> Float[Array, "b h w n"]:
     """Logarithms of weights by rule: structure times how near to middle gray it lies.
 
-    Structure is the deviation of luminance under a Gaussian window. In a Laplacian pyramid of full depth
-    (`pyramid.blend`) the rule alone keeps more gradients than Mertens' and as much structure. The
-    images get no gradient.
+    Structure is the deviation of luminance under a Gaussian window. In a Laplacian pyramid of full
+    depth (`pyramid.blend`) the rule alone keeps more gradients than Mertens', and as much
+    structure. The images get no gradient.
 
     Args:
         images: n exposures of one shape, C 1 or 3.
@@ -33,10 +33,9 @@ def rule_logits(
     """
     planes = jnp.concatenate([luminance(lax.stop_gradient(image)) for image in images], -1)
     height, width = planes.shape[1:3]
-    inside = jnp.ones((1, height, width, 1), planes.dtype)
-    if extent is not None:
-        inside = within(planes, extent).astype(planes.dtype)
-    maps = _smoothed(jnp.concatenate([planes * inside, planes**2 * inside], -1))
+    inside = zeroed(jnp.ones((len(planes), height, width, 1), planes.dtype), extent)
+    planes = zeroed(planes, extent)
+    maps = _smoothed(jnp.concatenate([planes, planes**2], -1))
     mean, square = jnp.split(maps / jnp.maximum(_smoothed(inside), 1e-6), 2, -1)
     structure = jnp.sqrt(jnp.maximum(square - mean**2, 0)) + _LEAST[0]
     exposedness = jnp.exp(-((planes - 0.5) ** 2) / (2 * _GRAY**2)) + _LEAST[1]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers_cli import everything, mgdn
 
-from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress
+from mgdn_jax.cli.measures import DEPTH_SETS
 from mgdn_jax.evaluation.depth import PROTOCOLS
 from mgdn_jax.evaluation.scores import MEAN
 from mgdn_jax.evaluation.upsampling import BASELINES
@@ -97,4 +97,4 @@ def test_what_cannot_be_done_is_one_sentence(capsys, words, reason):
 
 
 def test_the_sets_of_the_command_are_the_protocols():
-    assert tuple(PROTOCOLS) == cli.DEPTH_SETS
+    assert tuple(PROTOCOLS) == DEPTH_SETS

@@ -33,7 +33,7 @@ HEADS = {
     "direct": "the picture itself, by a sigmoid, as published",
     "blend": "weights of the inputs per pixel",
     "pyramid": "weights of the inputs per pixel, under which details of every scale are blended;"
-    " starts as a rule for exposures",
+    " starts as a rule (`layers.exposures`)",
     "residual": "what is added to the input that the skip names; starts as that input",
     "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
     " domain; starts as the reference, where it is saturated as the shortest exposure",
@@ -269,6 +269,7 @@ class Network(nnx.Module):
             ValueError: wrong number of images, channels, or sizes that differ.
         """
         config, size = self.config, images[0].shape[1:3] if images else (0, 0)
+        whole = extent
         self._check(images)
         dtype = jnp.dtype(config.dtype)
         padded = [pad_to_multiple(image.astype(dtype), config.grid) for image in images]
@@ -278,7 +279,6 @@ class Network(nnx.Module):
             pixel_weights = jnp.mean(
                 blocks_to_channels(pixel_weights, config.patch), -1, keepdims=True
             )
-        picture = extent
         if extent is not None:
             # The images are grown to whole windows, which count as image from here on.
             padded = [fill_to_multiple(image, extent, config.grid) for image in padded]
@@ -307,7 +307,7 @@ class Network(nnx.Module):
             ]
         else:
             last = [self._last(features, stems[config.skip], extent, size)]
-        fused, weights = self._fused(images, jnp.concatenate(last, -1), picture)
+        fused, weights = self._fused(images, jnp.concatenate(last, -1), whole)
         aux: dict[str, Any] = {"stages": stages, "context": sums}
         return fused, aux if weights is None else {**aux, "weights": weights}
 
@@ -349,11 +349,11 @@ class Network(nnx.Module):
             return inverse_mu_law(mu_law(merged) + last[..., 3:]), weights
         if not config.sets:
             last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
-        if config.head == "blend":
-            weights = jax.nn.softmax(last, -1)
-            return _mixed(images, weights), weights
-        weights = jax.nn.softmax(last + rule_logits(images, extent), -1)
-        return pyramid.blend(images, weights), weights
+        if config.head == "pyramid":
+            last = last + rule_logits(images, extent)
+        weights = jax.nn.softmax(last, -1)
+        mixed = _mixed if config.head == "blend" else pyramid.blend
+        return mixed(images, weights), weights
 
 
 def _detail(kernel: Array, gain: float, area: int) -> Array:

@@ -88,10 +88,22 @@ def test_a_pyramid_blends_details_by_the_weights_of_their_scale():
     pictures = [noise(1, 17, 12, 3, seed=seed) for seed in range(3)]
     fused, aux = run(config, *pictures)
     np.testing.assert_allclose(fused, pyramid.blend(pictures, aux["weights"]), atol=1e-6)
-    rule = jax.nn.softmax(rule_logits(pictures), -1)
-    start, same = fresh(config, *pictures)
-    np.testing.assert_allclose(same["weights"], rule, atol=1e-6)
-    assert float(jnp.abs(fused - start).max()) > 1e-3
+    plain, same = run(SET, *pictures)
+    weighed = same["weights"] * jnp.exp(rule_logits(pictures))
+    weighed = weighed / jnp.sum(weighed, -1, keepdims=True)
+    np.testing.assert_allclose(aux["weights"], weighed, atol=1e-6)
+    assert float(jnp.abs(fused - plain).max()) > 1e-3
+    _, start = fresh(config, *pictures)
+    np.testing.assert_allclose(start["weights"], jax.nn.softmax(rule_logits(pictures)), atol=1e-6)
+
+
+def test_the_weights_of_a_pyramid_do_not_see_beyond_the_extent():
+    config = dataclasses.replace(SET, head="pyramid")
+    images = [noise(1, 13, 10, 3, seed=seed) for seed in range(2)]
+    _, exact = run(config, *images)
+    padded = [jnp.pad(x, ((0, 0), (0, 19), (0, 6), (0, 0)), constant_values=7.0) for x in images]
+    _, aux = run(config, *padded, extent=jnp.asarray([[13, 10]]))
+    np.testing.assert_allclose(aux["weights"][:, :13, :10], exact["weights"], atol=1e-5)
 
 
 def test_equal_pictures_of_a_set_share_their_weight():
