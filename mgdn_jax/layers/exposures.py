@@ -14,7 +14,7 @@ from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.pyramid import along
 
 _WINDOW = 2.5  # deviation of the window in which structure is measured, in pixels
-_GRAY = 0.2  # deviation of luminance around middle gray
+_GRAY = 0.3  # deviation of luminance around middle gray
 _LEAST = 0.01, 0.001  # added to structure and to exposedness, so that nothing is ruled out
 
 
