@@ -14,14 +14,15 @@ from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.pyramid import along
 
 _WINDOW = 2.5  # deviation of the window in which structure is measured, in pixels
-_GRAY = 0.2  # deviation of luminance around middle gray
+_POWER = 2.0  # of structure; below, many exposures are averaged more than chosen from
+_GRAY = 0.3  # deviation of luminance around middle gray
 _LEAST = 0.01, 0.001  # added to structure and to exposedness, so that nothing is ruled out
 
 
 def rule_logits(
     images: Sequence[Float[Array, "b h w c"]], extent: Extent = None
 ) -> Float[Array, "b h w n"]:
-    """Logarithms of weights by rule: structure times how near to middle gray it lies.
+    """Logarithms of weights by rule: structure squared, times how near to middle gray it lies.
 
     Structure is the deviation of luminance under a Gaussian window. In a Laplacian pyramid of full
     depth (`pyramid.blend`) the rule alone keeps more gradients than Mertens', and as much
@@ -39,7 +40,7 @@ def rule_logits(
     mean, square = jnp.split(maps / jnp.maximum(_smoothed(inside), 1e-6), 2, -1)
     structure = jnp.sqrt(jnp.maximum(square - mean**2, 0)) + _LEAST[0]
     exposedness = jnp.exp(-((planes - 0.5) ** 2) / (2 * _GRAY**2)) + _LEAST[1]
-    return jnp.log(structure) + jnp.log(exposedness)
+    return _POWER * jnp.log(structure) + jnp.log(exposedness)
 
 
 def _smoothed(x: Array) -> Array:
