@@ -1,8 +1,9 @@
-"""Brackets of exposures: Mertens' method beside `fuse_bracket`, by MEF-SSIM over all exposures.
+"""Brackets of exposures: Mertens' method beside what `Fuser` makes of them, by MEF-SSIM over all.
 
 `python benchmarks/brackets.py DATA [--model refusion-mef]` with DATA/brackets/NAME/*.jpg and
-DATA/mef/train30/{under,over}. Pictures above half a megapixel are halved first. The figures stand
-in docs/use/exposure.md.
+DATA/mef/train30/{under,over}. A network for sets takes each bracket at once, any other one goes
+through `fuse_bracket`. Pictures above half a megapixel are halved first. The figures stand in
+docs/use/exposure.md.
 """
 
 import argparse
@@ -61,11 +62,16 @@ def main() -> None:
         floats = [np.float32(x / 255) for x in (dark, bright)]
         return fuser.fuse(*floats, checks=False).pixels
 
+    def fuse(pictures: list[np.ndarray]) -> np.ndarray:
+        if fuser.config.sets:
+            return np.float32(fuser.fuse(*pictures, checks=False).pixels / 255)
+        return brackets.fuse_bracket(pictures, pair)
+
     rows = []
-    print("| bracket | exposures | Mertens | fuse_bracket |\n|---|---|---|---|")
+    print("| bracket | exposures | Mertens | all |\n|---|---|---|---|")
     for name, pictures in sets(options.data).items():
         mertens = cv2.createMergeMertens(1, 1, 1).process(pictures)
-        rows.append([score(x, pictures) for x in (mertens, brackets.fuse_bracket(pictures, pair))])
+        rows.append([score(x, pictures) for x in (mertens, fuse(pictures))])
         print(f"| {name} | {len(pictures)} | {rows[-1][0]:.4f} | {rows[-1][1]:.4f} |", flush=True)
     print("| mean | | " + " | ".join(f"{x:.4f}" for x in np.mean(rows, 0)) + " |")
 

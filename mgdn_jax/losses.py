@@ -231,7 +231,7 @@ _MEF_SIZE = 11
 _MEF_C = 0.03**2
 
 
-def _halved(image: Image) -> Image:
+def _halved(image: Array) -> Array:
     """Means of 2x2 pixels; an odd side repeats its last line."""
     grow = [(0, n % 2) for n in image.shape[1:3]]
     image = jnp.pad(image, ((0, 0), *grow, (0, 0)), mode="edge")

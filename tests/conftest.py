@@ -25,6 +25,8 @@ NEEDS = {
         "weights/refusion/ReFusion_IVIF.pth",
     ),
     "metrics/test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
+    "evaluation/test_depth_anchors.py": ("depth maps and anchors", "anchors/gdsr_baselines.csv"),
+    "evaluation/test_hdr_anchors.py": ("brackets and anchors", "anchors/hdr_test9_scenes.csv"),
 }
 PUBLISHED = SHARED / NEEDS["systems/mgdn/test_published.py"][1]
 REFUSION = SHARED / NEEDS["systems/refusion/test_published_refusion.py"][1]

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden, max_error, relative_error
+from scipy.ndimage import gaussian_filter
 
 from mgdn_jax import losses
+from mgdn_jax.image import luminance
+from mgdn_jax.metrics.exposure import exposure_similarity, exposure_similarity_by_scale
 from mgdn_jax.systems.mgdn.losses import masked_nmi, normalised_mutual_information, structure_mask
 
 KEY = jax.random.key(0)
@@ -153,3 +156,55 @@ def test_shapes_never_broadcast():
             loss(A, B, B[..., :1])
     with pytest.raises(ValueError, match="do not fit"):
         normalised_mutual_information(A, B, jnp.ones((2, 17, 20)))
+
+
+def exposures(count, height=61, width=50):
+    """A scene exposed so many times, and a blend of them."""
+    rng = np.random.default_rng(4)
+    light = gaussian_filter(rng.random((height, width, 3)), (1.5, 1.5, 0)) ** 3
+    light = light * np.exp(3 * gaussian_filter(rng.normal(size=(height, width, 1)), (9, 9, 0)) * 9)
+    gains = np.exp2(np.linspace(-2, 3, count)) / light.mean()
+    sources = [np.rint(255 * np.clip(0.4 * gain * light, 0, 1) ** 0.45) for gain in gains]
+    return np.rint(np.mean(sources, 0)), sources
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_mef_ssim_is_that_of_the_ruler(count):
+    fused, sources = exposures(count)
+    grays = [luminance(x)[..., 0] for x in (fused, *sources)]  # the ruler's rounds colours
+    unit = [jnp.asarray(x[None] / 255, jnp.float32) for x in (fused, *sources)]
+    mef = jax.jit(losses.mef_ssim, static_argnames="scales")
+    whole = float(mef(unit[0], unit[1:], scales=3)[0])
+    assert whole == pytest.approx(exposure_similarity(*grays), abs=1e-4)
+    by_scale = exposure_similarity_by_scale(*grays)
+    assert float(mef(unit[0], unit[1:])[0]) == pytest.approx(by_scale[0], abs=1e-4)
+    assert 0.3 < whole < 0.99
+    turned = mef(unit[0], unit[:0:-1], scales=3)
+    assert float(turned[0]) == pytest.approx(whole, abs=1e-5)
+
+
+def test_mef_ssim_has_a_gradient_that_helps_and_is_finite_on_flat_pictures():
+    fused, sources = exposures(2, 44, 46)
+    unit = [jnp.asarray(x[None] / 255, jnp.float32) for x in (fused, *sources)]
+
+    @jax.jit
+    def descend(fused, sources):
+        value, slope = jax.value_and_grad(lambda x: losses.mef_ssim(x, sources, scales=3)[0])(fused)
+        return value, fused + 0.05 * slope / jnp.maximum(jnp.abs(slope).max(), 1e-12)
+
+    before, better = descend(unit[0], unit[1:])
+    assert float(descend(better, unit[1:])[0]) > float(before) + 1e-3
+    flat = [jnp.full((1, 44, 46, 3), value, jnp.float32) for value in (0.3, 0.0, 1.0)]
+    value, same = descend(flat[0], flat[1:])
+    assert float(value) == pytest.approx(1.0, abs=1e-4)
+    assert np.isfinite(np.asarray(same)).all()
+
+
+def test_mef_ssim_refuses_what_does_not_fit():
+    x = jnp.zeros((1, 40, 60, 1))
+    with pytest.raises(ValueError, match="two or more sources, got 1"):
+        losses.mef_ssim(x, [x])
+    with pytest.raises(ValueError, match="1 to 3 scales, got 4"):
+        losses.mef_ssim(x, [x, x], scales=4)
+    with pytest.raises(ValueError, match="sides of at least 41 pixels"):
+        losses.mef_ssim(x, [x, x], scales=3)

@@ -164,8 +164,12 @@ def hdr(arguments: argparse.Namespace) -> int:
 
 def _content(settings: Settings, merged: Any, deghoster: Any, seconds: float) -> dict[str, Any]:
     """What happened, ready for JSON."""
+    from mgdn_jax.fusing import deghosting
+
     height, width, _ = merged.radiance.shape
-    plan = deghoster.fuser.plan(height, width, **settings.options)
+    tiles = deghoster.fuser.plan(height, width, **settings.options).tiles
+    if settings.choices["published_tiles"]:
+        tiles = math.prod(-(-n // deghosting.PUBLISHED_TILE) for n in (height, width))
     return {
         "inputs": [settings.inputs[i] for i in dict.fromkeys(merged.inputs)],
         "output": settings.output,
@@ -173,7 +177,7 @@ def _content(settings: Settings, merged: Any, deghoster: Any, seconds: float) ->
         "width": width,
         "height": height,
         "dtype": "float16" if settings.half else "float32",
-        "tiles": plan.tiles,
+        "tiles": tiles,
         "stretch": "none",
         "ensemble": settings.options["ensemble"] or "none",
         "reference": settings.inputs[merged.reference],

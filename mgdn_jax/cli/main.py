@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
@@ -90,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
+    add_eval_depth(commands)
+    add_eval_hdr(commands)
     # Its flags are absl's; `main` hands them on.
     commands.add_parser("train", help="train a network (see mgdn train --help)", add_help=False)
     return parser
@@ -111,7 +114,7 @@ def _add_fuse(commands) -> None:
         help="what is fused: chooses the network and the preparation (alignment, tone, ranges)",
     )
     fuse.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-mff)")
-    _add_trust(fuse)
+    add_trust(fuse)
     _add_options(fuse)
     fuse.add_argument(
         "--batch",
@@ -154,8 +157,13 @@ def _add_hdr(commands) -> None:
         "--ev", nargs="+", metavar="STEPS", help="in place of times, factors of two: -3,0,3"
     )
     hdr.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-hdr)")
-    _add_trust(hdr)
-    hdr.add_argument("--align", action="store_true", help="undo the movement of the camera")
+    add_trust(hdr)
+    hdr.add_argument(
+        "--align",
+        action=argparse.BooleanOptionalAction,
+        default="shift",
+        help="undo the camera's turns as well (extra align), or nothing; usual are shifts alone",
+    )
     hdr.add_argument(
         "--gamma", type=float, metavar="G", help="power of the camera's curve (the network's, 2.2)"
     )
@@ -203,7 +211,7 @@ def _add_depth(commands) -> None:
         "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
     )
     depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
-    _add_trust(depth)
+    add_trust(depth)
     depth.add_argument(
         "--unit",
         choices=("mm", "m", "levels"),
@@ -238,18 +246,6 @@ def _add_options(command, names: Sequence[str] = FuseOptions.names()) -> None:
         command.add_argument(flag, help=about["help"], **kind)
 
 
-def _add_trust(command) -> None:
-    """Options for weight files whose network is the code of another package."""
-    command.add_argument(
-        "--trust-system",
-        action="store_true",
-        help="run the module that a weight file names as its network, where it is none of ours",
-    )
-    command.add_argument(
-        "--system", metavar="MODULE", help="the module to trust, by its dotted name"
-    )
-
-
 def _add_eval(commands) -> None:
     command = commands.add_parser(
         "eval",
@@ -277,7 +273,7 @@ def _add_eval(commands) -> None:
         "base_laplacian, base_focus_guided, base_focus_evidence, base_mertens) and score the "
         "results",
     )
-    _add_trust(command)
+    add_trust(command)
     command.add_argument(
         "--data",
         nargs="+",

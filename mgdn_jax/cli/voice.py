@@ -1,4 +1,4 @@
-"""What `mgdn fuse` and `mgdn hdr` say: results on stdout, all else on stderr."""
+"""What commands that fuse say: results on stdout, warnings, progress and failures on stderr."""
 
 from __future__ import annotations
 

@@ -315,9 +315,9 @@ def _resampled(light: np.ndarray, start: np.ndarray, weights: np.ndarray, axis: 
     """
     last = light.shape[axis] - 1
     shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    total = np.float32(0)
-    for k, weight in enumerate(weights):
-        total = total + np.take(light, np.minimum(start + k, last), axis) * weight.reshape(shape)
+    total = np.take(light, start, axis) * weights[0].reshape(shape)
+    for k, weight in enumerate(weights[1:], 1):
+        total += np.take(light, np.minimum(start + k, last), axis) * weight.reshape(shape)
     return total
 
 

@@ -1,25 +1,24 @@
-"""What a camera and a file do to synthetic sources: noise and JPEG, the same kind on both."""
+"""What a camera and a file do to synthetic sources: noise and JPEG, the same kind on all."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image, encode_jpeg
 
-Pair = tuple[np.ndarray, np.ndarray]
-
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """Noise and JPEG of both sources; every `*_share` is a probability in [0, 1].
+    """Noise and JPEG of all sources; every `*_share` is a probability in [0, 1].
 
     Attributes:
-      noise_share: white noise on both sources, standard deviation 0.3 to 3 of 255.
-      jpeg_share: both sources pass through JPEG of the same quality.
+      noise_share: white noise on all sources, standard deviation 0.3 to 3 of 255.
+      jpeg_share: all sources pass through JPEG of the same quality.
       quality: lowest and highest JPEG quality.
     """
 
@@ -38,12 +37,15 @@ class Degradation:
 
 
 def degrade(
-    sources: Pair, inner: tuple[slice, slice], rng: np.random.Generator, spec: Degradation
-) -> Pair:
+    sources: Sequence[np.ndarray],
+    inner: tuple[slice, slice],
+    rng: np.random.Generator,
+    spec: Degradation,
+) -> list[np.ndarray]:
     """Noise and JPEG, each with its probability.
 
     Args:
-      sources: two of (C, H, W) float32 in [0, 255].
+      sources: (C, H, W) float32 in [0, 255] each.
       inner: rows and columns of the result; what lies above and left of it lets it begin anywhere
         in a block of JPEG.
       rng: source of every random choice.
@@ -73,7 +75,7 @@ def degrade(
             picture = decode_image(data, "a synthesised picture")
             picture = picture if picture.ndim == 3 else picture[..., None]
         results.append(np.ascontiguousarray(picture[up:, left:]))
-    return results[0], results[1]
+    return results
 
 
 def to_uint8(planes: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from mgdn_jax.io.codec import decode_image, downscale
 # Tasks of pictures that measure something: modules with `make_draw` and `preparation` of their own.
 _MEASURED = {"gdsr": "mgdn_jax.data.gdsr", "hdr": "mgdn_jax.data.hdr"}
 TASKS = ("mff", "mef", "pairs", *_MEASURED)
-_Synthesise = Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+_Synthesise = Callable[..., tuple[np.ndarray, ...]]
 _SYNTHESES: dict[str, tuple[type[Synthesis] | type[Exposures], _Synthesise]] = {
     "mff": (Synthesis, synthesise_multifocus),
     "mef": (Exposures, synthesise_multiexposure),
@@ -136,7 +136,7 @@ def _draw_synthetic(
     crop: int | None,
     turned: bool | str | None,
 ) -> Example:
-    """A synthetic pair; only the crop and its surroundings are ever worked on."""
+    """A synthetic pair or bracket; only the crop and its surroundings are ever worked on."""
     image = _decode(record, "image", channels)
     if image.dtype == np.uint16:
         image = image * np.float32(1 / 257)
@@ -161,10 +161,10 @@ def _draw_synthetic(
     if turned:
         mode = _draw_mode(rng, turned)
         image, labels = augment(image, mode), augment(labels, mode)
-    first, second, target = synthesise(image, labels, rng, spec, margin=margin)
+    *sources, target = synthesise(image, labels, rng, spec, margin=margin)
     if either_first and rng.random() < 0.5:
-        first, second = second, first
-    return {"a": first, "b": second, "target": target}
+        sources.reverse()
+    return {**dict(zip("abc", sources, strict=False)), "target": target}
 
 
 def _choose_window(

@@ -131,9 +131,12 @@ def _read(synthesis: Mapping[str, Any] | None) -> tuple[Brackets, _Sources]:
             f"{', '.join(words + numbers)}."
         )
     for key, value in values.items():
-        kind = str if key in words else int | float
-        if not isinstance(value, kind) or (key in numbers and not math.isfinite(value)):
-            wanted = "a name" if key in words else "a finite number"
+        if key in words:
+            fits, wanted = isinstance(value, str), "a name"
+        else:
+            fits = isinstance(value, int | float) and math.isfinite(value)
+            wanted = "a finite number"
+        if not fits:
             raise InputError(f"synthesis.{key} is {value!r}; give {wanted}.")
     spec = Brackets(**{k: v for k, v in values.items() if k in numbers})
     return spec, _Sources(**{k: v for k, v in values.items() if k in words})
@@ -299,11 +302,10 @@ class _Photographs:
         )
         inside = photograph.regions == region
         rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
-        at = (rows[0] - 3, columns[0] - 3, np.ptp(rows) + 7, np.ptp(columns) + 7)
-        pixels = crop_around(photograph.pixels, *at)
-        mask = np.pad(inside, 3)[
-            rows[0] : rows[0] + np.ptp(rows) + 7, columns[0] : columns[0] + np.ptp(columns) + 7
-        ]
+        top, left = int(rows[0]), int(columns[0])
+        height, width = int(rows[-1]) - top + 7, int(columns[-1]) - left + 7  # 3 on either side
+        pixels = crop_around(photograph.pixels, top - 3, left - 3, height, width)
+        mask = np.pad(inside, 3)[top : top + height, left : left + width]
         return cut_out(_LIGHT[pixels], mask)
 
     def _any(self, rng: np.random.Generator) -> _Photograph:

@@ -163,8 +163,9 @@ def make_loader(
     Args:
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
-      task: "mff", "mef": multi-focus pairs in random order, or multi-exposure pairs (under- before
-        over-exposed), synthesised from pictures with segmentations; "pairs": the stored pairs.
+      task: "mff", "mef": multi-focus pairs in random order, or exposures (under before over; with
+        ``synthesis={"count": 3}`` three, "c" as well, in random order), synthesised from pictures
+        with segmentations; "pairs": the stored pairs.
       crop: side of the square crops in pixels; smaller images are completed by reflection.
       augment: one of 8 flips and quarter turns at random; ``"flips"``: one of the 4 without a
         quarter turn, left-right and upside down independently.

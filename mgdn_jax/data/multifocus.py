@@ -139,8 +139,8 @@ def synthesise_multifocus(
         near, far = _compose(linear, alpha, behind, plane, kind, radii, levels)
 
     target = to_uint8(scene[:, *inner])
-    sources = degrade((_stored(near, light), _stored(far, light)), inner, rng, spec)
-    return (*sources, target)
+    first, second = degrade((_stored(near, light), _stored(far, light)), inner, rng, spec)
+    return first, second, target
 
 
 def _compose(

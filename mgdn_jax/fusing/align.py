@@ -407,8 +407,7 @@ def align(
 
 def align_prepared(reference: Prepared, moving: Prepared, *, model: str = "auto") -> Alignment:
     """`align` of pictures that were prepared before, each once."""
-    if model != "auto" and model not in MODELS:
-        raise InputError(f"the model is {model!r}; choose one of auto, {', '.join(MODELS)}.")
+    _check(model)
     cv2 = needed_opencv("aligning pictures")
     pairs = list(zip(reference.levels, moving.levels, strict=False))
     start, first_score = _coarse(cv2, reference, moving, pairs, model)
@@ -431,6 +430,33 @@ def align_prepared(reference: Prepared, moving: Prepared, *, model: str = "auto"
         )
     found = Transform(np.linalg.inv(matrix))
     return Alignment(found, name, score, found.corner_shift(moving.size), remark)
+
+
+def refine(
+    reference: Prepared, moving: Prepared, start: Transform, *, model: str = "auto"
+) -> Alignment:
+    """Improves an alignment that is nearly right.
+
+    Args:
+        reference: the picture that stays; the masks of its levels say what counts.
+        moving: the other one.
+        start: from the moving picture to the reference, right within a few pixels.
+        model: as for `align`.
+
+    Raises:
+        InputError: the model is unknown, or OpenCV is not installed.
+    """
+    _check(model)
+    cv2 = needed_opencv("aligning pictures")
+    pairs = list(zip(reference.levels, moving.levels, strict=False))
+    matrix, name, score = _fine(cv2, pairs, start.inverse().matrix, model)
+    found = Transform(np.linalg.inv(matrix))
+    return Alignment(found, name, score, found.corner_shift(moving.size))
+
+
+def _check(model: str) -> None:
+    if model != "auto" and model not in MODELS:
+        raise InputError(f"the model is {model!r}; choose one of auto, {', '.join(MODELS)}.")
 
 
 def _to_level(reference: _Level, moving: _Level, matrix: np.ndarray) -> np.ndarray:

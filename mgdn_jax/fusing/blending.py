@@ -148,12 +148,6 @@ def _shrunk(plane: np.ndarray) -> np.ndarray:
     return pyramids.shrunk(plane, strips.reflected)
 
 
-def _beyond(start: int, stop: int, length: int) -> np.ndarray:
-    """Border of a map that is doubled: the last line stands for two, the first one for one."""
-    positions = np.abs(np.arange(start, stop))
-    return np.minimum(positions, length - 1)
-
-
 def _expanded(coarse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A whole level of twice the size, (H, W, C)."""
     large = np.zeros(shape, np.float32)
@@ -171,7 +165,9 @@ def _detail(source: np.ndarray, coarse: np.ndarray, rows: slice, columns: slice)
     )
     inside = slice(top, bottom), slice(left, right)
     detail = to_float(source[inside])
-    planes = [pyramids.expanded(coarse[..., c], *inside, _beyond) for c in range(source.shape[-1])]
+    planes = [
+        pyramids.expanded(coarse[..., c], *inside, pyramids.beyond) for c in range(source.shape[-1])
+    ]
     detail = detail - np.stack(planes, -1)
     here = slice(rows.start - top, rows.stop - top)
     there = slice(columns.start - left, columns.stop - left)
@@ -216,7 +212,7 @@ def _add_expanded(total: np.ndarray, coarse: np.ndarray) -> None:
     def work(rows: slice, columns: slice) -> None:
         for channel in range(total.shape[-1]):
             total[rows, columns, channel] += pyramids.expanded(
-                coarse[..., channel], rows, columns, _beyond
+                coarse[..., channel], rows, columns, pyramids.beyond
             )
 
     strips.spread(work, *total.shape[:2])

@@ -236,7 +236,7 @@ class DepthUpsampler:
         for name in changes:
             if name not in OPTIONS:
                 raise InputError(
-                    f"there is no option {name!r} for depth maps; {nearest(name, OPTIONS)}."
+                    f"there is no option {name!r} for depth maps; {nearest(name, OPTIONS)}"
                 )
         options = self.fuser.resolve(**changes)
         self.fuser.plan(1, 1, options=options)

@@ -23,6 +23,7 @@ from mgdn_jax.fusing import (
     photographs,
     preparation,
     rendering,
+    sets,
     stacks,
     tasks,
     tiling,
@@ -34,7 +35,7 @@ from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.sources import Sources
 from mgdn_jax.io.pixels import from_float, to_float
 from mgdn_jax.layers import functional
-from mgdn_jax.systems import registry
+from mgdn_jax.systems import checks, registry
 from mgdn_jax.systems.contract import CONTEXT, EXTENT
 
 Picture = np.ndarray | jax.Array | str | os.PathLike[str]
@@ -83,8 +84,8 @@ class Fuser:
             for an option that does not exist.
         """
         graphdef, wanted_params, wanted_stats = registry.abstract(system, config.for_use())
-        _check_fit(params, wanted_params, "parameters")
-        _check_fit(stats or {}, wanted_stats, "statistics")
+        checks.check_fit(params, wanted_params, "parameters")
+        checks.check_fit(stats or {}, wanted_stats, "statistics")
         self.system = system
         self.config = config
         self.params = {name: jnp.asarray(params[name]) for name in wanted_params}
@@ -106,8 +107,8 @@ class Fuser:
             (_, aux), _ = functional.apply(graphdef, params, stats, *images, pixel_weights=weights)
             return aux.get("context", {})
 
-        def weigh(params, stats, images):
-            (_, aux), _ = functional.apply(graphdef, params, stats, *images)
+        def weigh(params, stats, images, abilities):
+            (_, aux), _ = functional.apply(graphdef, params, stats, *images, **abilities)
             return aux["weights"]
 
         self._fuse = jax.jit(fuse)
@@ -121,14 +122,15 @@ class Fuser:
     @property
     def programs(self) -> int:
         """How many programs were compiled to fuse, by this and whatever `for_sizes` made of it."""
-        return self._fuse._cache_size()  # type: ignore[attr-defined]
+        program = self._weigh if self._weighs_all else self._fuse
+        return program._cache_size()  # type: ignore[attr-defined]
 
     def network(self, *images: np.ndarray | jax.Array) -> jax.Array:
         """The bare network: no checks of range, no colour rule, no padding but its own.
 
         Args:
           *images: (B, H, W, C) float arrays in [0, 1], as many and with as many channels as
-            `config.in_channels` says.
+            `config.in_channels` says; of a network for sets two or more.
 
         Returns:
           (B, H, W, config.out_channels) float32, exactly what the network computes.
@@ -136,7 +138,7 @@ class Fuser:
         Raises:
           InputError: wrong number of images, ranks or channels, or sizes that differ.
         """
-        wanted = self.config.in_channels
+        wanted = self._channels_of(len(images))
         shapes = [np.shape(x) for x in images]
         if len(shapes) != len(wanted) or any(
             len(shape) != 4 or shape[-1] != channels or shape[:3] != shapes[0][:3]
@@ -319,7 +321,9 @@ class Fuser:
         if not scenes:
             return []
         plans = [self._plan(scene.shape, scene.options, len(scene)) for scene in scenes]
-        if has_depth or not self._is_one_program(scenes, plans):
+        together = self._steady is None and not (has_depth or self._weighs_all)
+        inputs = len(self.config.in_channels)
+        if not (together and jobs.is_one_program(scenes, plans, inputs)):
             return [
                 self._fuse_alone(scene, plan, progress, has_depth)
                 for scene, plan in zip(scenes, plans, strict=True)
@@ -398,8 +402,10 @@ class Fuser:
         """
         scene = self.prepare(images, options=options)
         plan = self._plan(scene.shape, scene.options)
-        pictures = [scene.picture(i) for i in range(len(scene))]
         job = Job(plan, scene.options, Ticks(None, 0))
+        if self._weighs_all:
+            return self._fuse_loaded(scene.picture, len(scene), job, None, scene.mask).picture
+        pictures = [scene.picture(i) for i in range(len(scene))]
 
         def fuse(parts: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
             return self._fuse_scene(parts, job, kind)
@@ -411,7 +417,7 @@ class Fuser:
     ) -> Fused:
         """One scene, pair or stack."""
         options, count = prepared.options, len(prepared)
-        calls = jobs.calls(count, len(self.config.in_channels), plan, options)
+        calls = jobs.calls(count, len(self._channels_of(count)), plan, options)
         job = Job(plan, options, Ticks(progress, calls))
         result = self._fuse_loaded(
             prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
@@ -456,6 +462,8 @@ class Fuser:
             size = scene.shape
             pictures = [scene.picture(i) for i in range(len(scene))]
             filled = masks.filled(pictures, scene.masks())
+            if self.config.sets:
+                filled = [filled[i] for i in sets.order(pictures)]
             sums = assembly.sums(self._reduced(filled), plan, self._measure_tile, lambda: None)
             for name, value in sums.items():
                 total[name] = total.get(name, np.float32(0)) + value / np.float32(len(scenes))
@@ -518,7 +526,7 @@ class Fuser:
             has_buckets=self.has_buckets,
             padded_sizes=self.padded_sizes,
             blends=self.config.blends,
-            is_stack=count > len(self.config.in_channels),
+            is_stack=count > len(self._channels_of(count)),
         )
 
     @property
@@ -542,31 +550,22 @@ class Fuser:
     def _makes_colour(self) -> bool:
         return self.config.out_channels == 3
 
+    @property
+    def _weighs_all(self) -> bool:
+        """Whether the network's weights, not its picture, make the result, of all at once."""
+        return self.config.sets or self.config.scales
+
+    def _channels_of(self, count: int) -> tuple[int, ...]:
+        """Channels of the inputs when there are so many pictures."""
+        wanted = tuple(self.config.in_channels)
+        return wanted[:1] * count if self.config.sets and count > len(wanted) else wanted
+
     def _check_count(self, count: int) -> None:
         wanted = len(self.config.in_channels)
         if count == wanted or (wanted == 2 and count > 2):
             return
         more = " or more" if wanted == 2 else ""
         raise InputError(f"this network fuses {wanted}{more} pictures, but was given {count}.")
-
-    def _is_one_program(self, scenes: Sequence[Prepared], plans: Sequence[tiling.Plan]) -> bool:
-        """Whether several scenes can go through the network at once."""
-        first, wanted = plans[0], self.config.in_channels
-        return (
-            len(scenes) > 1
-            and self._steady is None
-            and all(len(scene) == len(wanted) for scene in scenes)
-            and all(scene.options == scenes[0].options for scene in scenes)
-            and all(mask is None for scene in scenes for mask in scene.masks())
-            and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
-            and not any(plan.reduced for plan in plans)
-            # Without buckets the picture's own size is part of the program.
-            and all(
-                (plan.bucketed and first.bucketed)
-                or (plan.height, plan.width) == (first.height, first.width)
-                for plan in plans
-            )
-        )
 
     def _run_together(
         self,
@@ -610,6 +609,9 @@ class Fuser:
 
         """
         scene = photographs.Scene(count, load, coverage)
+        inputs = len(self._channels_of(count))
+        if self._weighs_all and count == inputs:
+            return self._fuse_set(scene, job, dtype, has_depth)
         if job.plan.reduced:
             return self._fuse_photographs(scene, job, dtype, has_depth)
         # Other networks say nothing of sharpness: the evidence alone does.
@@ -618,7 +620,6 @@ class Fuser:
         def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
             return self._fuse_scene(pictures, job, kind)
 
-        inputs = len(self.config.in_channels)
         if count > inputs and self._fuses_exposures:
             exposures = [load(number) for number in range(count)]
             channels = max(picture.shape[-1] for picture in exposures)
@@ -629,6 +630,34 @@ class Fuser:
             return photographs.Result(from_float(blended, dtype), depth, "bracket", job.plan.padded)
         fused = stacks.fuse(load, count, inputs, fuse, dtype, coverage, self._feather)
         return photographs.Result(fused, depth, "network", job.plan.padded)
+
+    def _fuse_set(
+        self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
+    ) -> photographs.Result:
+        """All pictures at once: the network weighs them, reduced or whole."""
+        options, plan = job.options, job.plan
+
+        def weigh(pictures: list[np.ndarray]) -> np.ndarray:
+            if plan.reduced:
+                return self._weights(pictures, options)
+            return rendering.averaged(
+                lambda views: self._assemble(views, views, job, None, weighs=True),
+                pictures,
+                options.ensemble,
+            )
+
+        is_stretched = options.stretch != "none" and dtype is not None
+        result = sets.fuse(
+            scene,
+            weigh,
+            size=plan.seen if plan.reduced else None,
+            has_scales=self.config.scales,
+            has_order=not self.config.sets,
+            dtype=None if is_stretched else dtype,
+            has_depth=has_depth,
+            tick=job.ticks.tick if plan.reduced else lambda: None,
+        )
+        return self._stretched(result, options, dtype) if is_stretched else result
 
     def _fuse_photographs(
         self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
@@ -645,8 +674,11 @@ class Fuser:
             has_depth=has_depth,
             tick=job.ticks.tick,
         )
-        if not is_stretched:
-            return result
+        return self._stretched(result, options, dtype) if is_stretched else result
+
+    def _stretched(
+        self, result: photographs.Result, options: FuseOptions, dtype: np.dtype | None
+    ) -> photographs.Result:
         channels = result.picture.shape[-1]
         picture = rendering.picture(result.picture, None, options, dtype, channels)
         return dataclasses.replace(result, picture=picture)
@@ -659,7 +691,7 @@ class Fuser:
             return turned.swapaxes(0, 1)
 
         def weigh(images: Sequence[np.ndarray]) -> np.ndarray:
-            return np.array(self._call(self._weigh, self._to_network(images))[0])
+            return np.array(self._call(self._weigh, self._to_network(images), {})[0])
 
         return rendering.averaged(weigh, pictures, options.ensemble)
 
@@ -708,8 +740,10 @@ class Fuser:
         scene: Sequence[np.ndarray],
         job: Job,
         dtype: np.dtype | None,
+        *,
+        weighs: bool = False,
     ) -> np.ndarray:
-        """What the network makes of all tiles of one view, (H, W, C) in `dtype`."""
+        """What the network makes of all tiles of one view, (H, W, C) in `dtype`; or its weights."""
         plan, ticks = job.plan, job.ticks
         abilities: dict[str, Any] = {}
         sums: Mapping[str, np.ndarray] = {}
@@ -721,11 +755,13 @@ class Fuser:
             abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}}
         abilities |= jobs.extent([plan])
         channels = self.config.out_channels if self._keeps_channels(scene) else 1
+        channels = len(pictures) if weighs else channels
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
 
         def run(tile: list[np.ndarray]) -> np.ndarray:
             inputs = self._to_network([to_float(x) for x in tile])
-            return self._channels(np.asarray(self._call(self._fuse, inputs, abilities))[0], scene)
+            values = self._call(self._weigh if weighs else self._fuse, inputs, abilities)
+            return np.asarray(values)[0] if weighs else self._channels(np.asarray(values)[0], scene)
 
         def write(rows: slice, values: np.ndarray) -> None:
             out[rows] = from_float(values, dtype)
@@ -756,7 +792,7 @@ class Fuser:
     def _to_network(self, pictures: Sequence[np.ndarray]) -> tuple[jax.Array, ...]:
         """Float pictures as NHWC network inputs: gray repeated or colour reduced to luminance."""
         inputs = []
-        for picture, channels in zip(pictures, self.config.in_channels, strict=True):
+        for picture, channels in zip(pictures, self._channels_of(len(pictures)), strict=True):
             if channels == 3 and picture.shape[-1] == 1:
                 picture = np.repeat(picture, 3, -1)
             elif channels == 1:
@@ -773,17 +809,3 @@ class Fuser:
                     "the pictures do not fit into memory; fuse them in (smaller) tiles."
                 ) from None
             raise
-
-
-def _check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
-    both = wanted.keys() & weights.keys()
-    faults = {
-        "missing": sorted(wanted.keys() - weights.keys()),
-        "foreign": sorted(weights.keys() - wanted.keys()),
-        "misshapen": sorted(k for k in both if weights[k].shape != wanted[k].shape),
-    }
-    said = [f"{len(names)} {word} ({names[0]})" for word, names in faults.items() if names]
-    if said:
-        raise InputError(
-            f"the {what} do not fit the network: {', '.join(said)}; convert or train them again."
-        )

@@ -74,6 +74,8 @@ def place(
     options: FuseOptions,
     report: Report,
     anchor: int = 0,
+    *,
+    is_bracket: bool = False,
 ) -> Placing:
     """Decides where the sources lie.
 
@@ -84,6 +86,7 @@ def place(
         options: of the call.
         report: takes what was done.
         anchor: the source that `align` lays the others onto.
+        is_bracket: whether they are exposures of one scene, in which things may move.
 
     Raises:
         InputError: sizes that differ and nothing asked for that brings them together, more than
@@ -103,7 +106,7 @@ def place(
     elif options.register:
         placing = _registered(load, names, sizes, report)
     elif options.align:
-        placing = _aligned(load, names, sizes, options, report, anchor)
+        placing = _aligned(load, names, sizes, options, report, anchor, is_bracket)
     elif options.resize:
         placing = _resized(names, sizes, report)
     else:
@@ -205,19 +208,31 @@ def _aligned(
     options: FuseOptions,
     report: Report,
     anchor: int,
+    is_bracket: bool,
 ) -> Placing:
     from mgdn_jax.fusing.align import align_stack
+    from mgdn_jax.fusing.handheld import align_exposures
 
     check_sizes(names, sizes)
+    model = options.align_model or "auto"
     try:
-        results = align_stack(load, len(sizes), model=options.align_model or "auto")
+        results = (
+            align_exposures(load, len(sizes), anchor=anchor, model=model)
+            if is_bracket
+            else align_stack(load, len(sizes), model=model)
+        )
     except InputError as error:
         said = re.sub(r"picture (\d+)", lambda m: names[int(m[1]) - 1], str(error)).rstrip(".")
         raise InputError(f"{said}; --no-align fuses the pictures as they lie.") from None
     # The chain starts in the middle, but people expect the first picture to stay where it is.
     back = results[anchor].transform.inverse()
     apart = max(back.compose(result.transform).corner_shift(sizes[0]) for result in results)
+    for name, result in zip(names, results, strict=True):
+        if result.remark:
+            report.warn(f"{name}: {result.remark}")
     if apart < STILL:
+        if any(result.remark for result in results):
+            return Placing(sizes[0], (None,) * len(sizes))
         report.note(
             "align",
             f"the pictures lie on each other within {apart:.2f} px and were left as they are.",
@@ -228,6 +243,9 @@ def _aligned(
     for index, (name, result) in enumerate(zip(names, results, strict=True)):
         transform = back.compose(result.transform) if index != anchor else Transform.identity()
         moved = transform.corner_shift(sizes[0])
+        if is_bracket and index != anchor and transform.is_identity:
+            transforms.append(None)
+            continue
         transforms.append(transform if index != anchor else None)
         # The middle of the chain has no model of its own; it moves by that of the one that stays.
         model = results[anchor].model if result.model == "identity" else result.model
@@ -241,8 +259,46 @@ def _aligned(
             pixels=round(moved, 3),
             matrix=transform.matrix.tolist(),
         )
-        if result.remark:
-            report.warn(f"{name}: {result.remark}")
+    return Placing(sizes[0], tuple(transforms))
+
+
+def place_shifted(
+    load: Callable[[int], np.ndarray],
+    names: Sequence[str],
+    sizes: Sequence[Size],
+    report: Report,
+    anchor: int,
+) -> Placing:
+    """Undoes the shifts of exposures, where most of the picture agrees on one.
+
+    Args:
+        load: as of `place`.
+        names: what messages call the sources.
+        sizes: heights and widths.
+        report: takes what was done.
+        anchor: the source that stays.
+
+    Raises:
+        InputError: sizes that differ.
+    """
+    from mgdn_jax.fusing.handheld import shifts_of
+
+    check_sizes(names, sizes)
+    transforms: list[Transform | None] = []
+    for name, found in zip(names, shifts_of(load, len(names), anchor=anchor), strict=True):
+        x, y = (0.0, 0.0) if found is None else (float(n) for n in found.matrix[:2, 2])
+        if found is None or np.hypot(x, y) < STILL:
+            transforms.append(None)
+            continue
+        transforms.append(found)
+        report.note(
+            "shift",
+            f"{name} was shifted by {np.hypot(x, y):.1f} px ({x:+.1f}, {y:+.1f}) onto "
+            f"{names[anchor]}; --align undoes turns as well, --no-align leaves it.",
+            source=name,
+            x=round(x, 3),
+            y=round(y, 3),
+        )
     return Placing(sizes[0], tuple(transforms))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mgdn_jax.fusing import photographs, rendering, tiling
 from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.fusing.preparation import Prepared
 
 Progress = Callable[[int, int], None]
 """Called as (tiles done, tiles in all)."""
@@ -69,3 +70,28 @@ def extent(plans: Sequence[tiling.Plan]) -> dict[str, np.ndarray]:
     if not plans[0].bucketed:
         return {}
     return {"extent": np.array([plan.seen for plan in plans], np.int32)}
+
+
+def is_one_program(scenes: Sequence[Prepared], plans: Sequence[tiling.Plan], inputs: int) -> bool:
+    """Whether several scenes can go through the network at once.
+
+    Args:
+      scenes: prepared pictures.
+      plans: of each.
+      inputs: pictures that the network takes.
+    """
+    first = plans[0]
+    return (
+        len(scenes) > 1
+        and all(len(scene) == inputs for scene in scenes)
+        and all(scene.options == scenes[0].options for scene in scenes)
+        and all(mask is None for scene in scenes for mask in scene.masks())
+        and all(plan.tiles == 1 and plan.padded == first.padded for plan in plans)
+        and not any(plan.reduced for plan in plans)
+        # Without buckets the picture's own size is part of the program.
+        and all(
+            (plan.bucketed and first.bucketed)
+            or (plan.height, plan.width) == (first.height, first.width)
+            for plan in plans
+        )
+    )

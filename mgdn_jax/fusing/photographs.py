@@ -59,7 +59,7 @@ class Result:
         picture: (H, W, C).
         depth: (H, W) uint16, the number of the picture with the largest weight; None unless asked.
         blend: ``"direct"``, ``"pyramid"`` (scale by scale), ``"network"`` where the network itself
-            made the picture, or ``"bracket"`` (`brackets`).
+            made the picture, ``"bracket"`` (`brackets`) or ``"set"`` (`sets`).
         size: height and width of what the network saw; zeros without a network.
         blur: estimated radius of the widest blur, in pixels; None where it was not measured.
     """
@@ -81,6 +81,15 @@ class Result:
             )
             return
         height, width = self.size
+        if self.blend == "set":
+            report.note(
+                "set",
+                f"the network weighed all pictures at once, at {width}x{height}, and they were"
+                " blended by its weights.",
+                width=width,
+                height=height,
+            )
+            return
         manner = {"direct": "directly", "pyramid": "scale by scale"}[self.blend]
         report.note(
             "scale",

@@ -262,7 +262,8 @@ def prepare(
         colour = without_alpha(sources[index].pixels)
         return colour if scale is None else chosen[index].apply(colour)
 
-    placing = place(load, about.names, about.sizes, options, report)
+    is_bracket = task is not None and task.name == "exposure"
+    placing = place(load, about.names, about.sizes, options, report, is_bracket=is_bracket)
     carried, sentences = labels.shared_labels(
         about.labels,
         keep=options.metadata or "usual",

@@ -15,6 +15,19 @@ from mgdn_jax.fusing import strips
 _PIXELS = np.float32
 
 
+def beyond(start: int, stop: int, length: int) -> np.ndarray:
+    """Border of a map that is expanded: the last line stands for two, the first one for one."""
+    positions = np.abs(np.arange(start, stop))
+    return np.minimum(positions, length - 1)
+
+
+Borders = tuple[strips.Border, strips.Border]
+"""What stands beyond the edge of a map that is shrunk, and of one that is expanded."""
+MIRRORED: Borders = (strips.mirrored, strips.mirrored)
+REFLECTED: Borders = (strips.reflected, beyond)
+"""As Mertens' method and `layers.pyramid` have it."""
+
+
 def halved(array: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 positions, (H, W) -> (ceil(H/2), ceil(W/2)) float32; an odd end repeats."""
     height, width = ((n + 1) // 2 for n in array.shape)
@@ -126,7 +139,11 @@ def _around(positions: slice) -> slice:
 
 
 def added(
-    total: np.ndarray, picture: np.ndarray, coarse: np.ndarray | None, weight: np.ndarray
+    total: np.ndarray,
+    picture: np.ndarray,
+    coarse: np.ndarray | None,
+    weight: np.ndarray,
+    border: strips.Border = strips.mirrored,
 ) -> None:
     """Adds one plane's detail, or the plane where there is nothing coarser, times a weight.
 
@@ -135,23 +152,26 @@ def added(
         picture: (H, W), of any type.
         coarse: the plane, shrunk; None adds the plane itself.
         weight: (H, W) float32.
+        border: as `expanded` takes it.
     """
 
     def work(rows: slice, columns: slice) -> None:
         detail = picture[rows, columns].astype(_PIXELS)
         if coarse is not None:
-            detail -= expanded(coarse, rows, columns)
+            detail -= expanded(coarse, rows, columns, border)
         detail *= weight[rows, columns]
         total[rows, columns] += detail
 
     strips.spread(work, *total.shape)
 
 
-def weight_pyramid(weight: np.ndarray, levels: int) -> list[np.ndarray]:
+def weight_pyramid(
+    weight: np.ndarray, levels: int, borders: Borders = MIRRORED
+) -> list[np.ndarray]:
     """A map of weights and what it shrinks to, `levels` + 1 in all."""
     maps = [weight]
     for _ in range(levels):
-        maps.append(shrunk(maps[-1]))
+        maps.append(shrunk(maps[-1], borders[0]))
     return maps
 
 
@@ -164,15 +184,17 @@ class Blend:
         levels: of detail; below them lies what is left of the plane.
     """
 
-    def __init__(self, height: int, width: int, levels: int):
+    def __init__(self, height: int, width: int, levels: int, borders: Borders = MIRRORED):
         """Makes the sums.
 
         Args:
             height: rows of the planes.
             width: columns of the planes.
             levels: of detail.
+            borders: beyond the edges, of the maps of weights, too.
         """
         self.levels = levels
+        self._borders = borders
         self._sums = weight_pyramid(np.zeros((height, width), _PIXELS), levels)
 
     def add(self, plane: np.ndarray, weights: Sequence[np.ndarray]) -> None:
@@ -183,8 +205,8 @@ class Blend:
             weights: as `weight_pyramid` makes them.
         """
         for level, weight in enumerate(weights):
-            coarse = shrunk(plane) if level < self.levels else None
-            added(self._sums[level], plane, coarse, weight)
+            coarse = shrunk(plane, self._borders[0]) if level < self.levels else None
+            added(self._sums[level], plane, coarse, weight, self._borders[1])
             if coarse is not None:
                 plane = coarse
 
@@ -200,15 +222,15 @@ class Blend:
             if totals is not None:
                 plane /= np.maximum(totals[level], _PIXELS(1e-20))
             if fused is not None:
-                _add_expanded(plane, fused)
+                _add_expanded(plane, fused, self._borders[1])
             fused = plane
         assert fused is not None
         return fused
 
 
-def _add_expanded(plane: np.ndarray, coarse: np.ndarray) -> None:
+def _add_expanded(plane: np.ndarray, coarse: np.ndarray, border: strips.Border) -> None:
     def work(rows: slice, columns: slice) -> None:
-        plane[rows, columns] += expanded(coarse, rows, columns)
+        plane[rows, columns] += expanded(coarse, rows, columns, border)
 
     strips.spread(work, *plane.shape)
 

@@ -95,6 +95,9 @@ _DOORS = {
 def quantity_of(card: Mapping[str, Any], in_channels: Sequence[int]) -> str:
     """What a network takes beside or in place of plain pictures.
 
+    Three channels and one may be a photograph and a depth map, or a photograph and a thermal
+    picture: there the card alone can tell.
+
     Args:
         card: of the weights; its ``preparation`` counts.
         in_channels: of the network, which count where the card says nothing.
@@ -105,9 +108,7 @@ def quantity_of(card: Mapping[str, Any], in_channels: Sequence[int]) -> str:
     preparation = card.get("preparation") or {}
     if "quantity" in preparation:
         return str(preparation["quantity"])
-    if set(in_channels) == {6}:
-        return RADIANCE
-    return DEPTH if tuple(in_channels) == (3, 1) else PICTURES
+    return RADIANCE if set(in_channels) == {6} else PICTURES
 
 
 def check_pictures(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
@@ -133,12 +134,14 @@ def check_depth(card: Mapping[str, Any], in_channels: Sequence[int]) -> None:
         in_channels: as in `quantity_of`.
 
     Raises:
-        InputError: it takes no photograph with a depth map.
+        InputError: it takes no photograph with a depth map; weights that do not say what they
+            take may.
     """
     quantity = quantity_of(card, in_channels)
-    if quantity != DEPTH:
+    is_pair = tuple(in_channels) == (3, 1)
+    if quantity not in (DEPTH, PICTURES) or (quantity == PICTURES and not is_pair):
         raise _other_door(card, quantity)
-    if tuple(in_channels) != (3, 1):
+    if not is_pair:
         raise InputError(
             f"this network takes {', '.join(map(str, in_channels))} channels, not a photograph of "
             "3 and a depth map of 1; choose weights for guided depth super-resolution."

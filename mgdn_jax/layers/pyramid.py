@@ -1,16 +1,18 @@
 """Laplacian pyramids as pure functions: sources blended detail by detail, under their weights.
 
 Burt and Adelson (1983): a map is shrunk by the taps 1 4 6 4 1 and expanded by the same ones. What
-stands beyond the edge is reflected at the middle of the border pixels. So nothing but sums and
-products of shifted maps is needed, at any size, and everything is differentiable. The rule is that
-of `fusing.blending`, which works in NumPy and in pieces.
+stands beyond the edge is reflected at the middle of the border pixels. Both are products with a
+matrix along each axis, at any size: most of it is nought, but the gradient of sums of shifted maps
+takes a compiler minutes. The rule is that of `fusing.blending`, which works in NumPy and in pieces.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -22,9 +24,18 @@ def depth(height: int, width: int) -> int:
     return min(height, width).bit_length() - 1
 
 
+def along(matrix: np.ndarray, x: Map, axis: int) -> Map:
+    """A matrix (new lines, lines) applied along axis 1 or 2 of a map."""
+    sums = {1: "ij,bjwc->biwc", 2: "ij,bhjc->bhic"}
+    values = jnp.asarray(matrix, x.dtype)
+    return jnp.einsum(sums[axis], values, x, precision=lax.Precision.HIGHEST)
+
+
 def shrunk(x: Map) -> Map:
     """Low-pass and every second line: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
-    return _shrunk(_shrunk(x, 1), 2)
+    for axis in (1, 2):
+        x = along(_shrinking(x.shape[axis]), x, axis)
+    return x
 
 
 def expanded(x: Map, height: int, width: int) -> Map:
@@ -40,7 +51,7 @@ def expanded(x: Map, height: int, width: int) -> Map:
     """
     if x.shape[1:3] != ((height + 1) // 2, (width + 1) // 2):
         raise ValueError(f"a map of {x.shape[1:3]} is not half of {(height, width)}")
-    return _expanded(_expanded(x, 1, height), 2, width)
+    return along(_expanding(width), along(_expanding(height), x, 1), 2)
 
 
 def blend(
@@ -49,7 +60,7 @@ def blend(
     """Images blended: the details of every scale under the weights of that scale.
 
     Args:
-        images: n maps of one shape, one or two of them the same or more.
+        images: n maps of one shape.
         weights: of each image at every pixel, summing to one.
         levels: of detail; what is coarser is blended as one. None takes all there are (`depth`);
             0 is the plain weighted sum. More than there are count as all.
@@ -93,50 +104,32 @@ def _mixed(stack: Map, count: int, coarse: Map | None = None) -> Map:
     return jnp.sum(parts * weights[..., None], 3)
 
 
-def _shrunk(x: Map, axis: int) -> Map:
-    """Along one axis."""
-    length = x.shape[axis]
-    if length == 1:
-        return x
+@functools.cache
+def _shrinking(length: int) -> np.ndarray:
+    """(ceil(length/2), length): 1 4 6 4 1 over 16, reflected at the ends."""
+    matrix = np.zeros(((length + 1) // 2, length), np.float32)
+    for line, row in enumerate(matrix):
+        for offset, tap in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
+            row[_reflected(2 * line + offset, length)] += tap / 16
+    return matrix
+
+
+@functools.cache
+def _expanding(length: int) -> np.ndarray:
+    """(length, ceil(length/2)): the last line stands for two, the first one for itself."""
     half = (length + 1) // 2
-    # Even and odd lines apart: 1 4 6 4 1 takes three of the one and two of the other.
-    even, odd = _lines(x, axis, 0), _lines(x, axis, 1)
-    # Beyond the last odd line comes its mirror image where the last line is even.
-    if length % 2:
-        odd = _joined(axis, odd, _one(odd, axis, -1))
-        after = _one(even, axis, -2)
-    else:
-        after = _one(even, axis, -1)
-    before = _one(even, axis, 1 if half > 1 else 0)
-    wide = _joined(axis, before, even, after)
-    outer = lax.slice_in_dim(wide, 0, half, axis=axis) + lax.slice_in_dim(
-        wide, 2, half + 2, axis=axis
-    )
-    earlier = _joined(axis, _one(odd, axis, 0), lax.slice_in_dim(odd, 0, half - 1, axis=axis))
-    return (6 * even + 4 * (earlier + odd) + outer) / 16
+    matrix = np.zeros((length, half), np.float32)
+    for line, row in enumerate(matrix):
+        near = line // 2
+        taps = {0: 0.5, 1: 0.5} if line % 2 else {-1: 0.125, 0: 0.75, 1: 0.125}
+        for offset, tap in taps.items():
+            row[min(abs(near + offset), half - 1)] += tap
+    return matrix
 
 
-def _expanded(x: Map, axis: int, length: int) -> Map:
-    """Along one axis: the last line stands for two, the first one for itself."""
-    half = x.shape[axis]
-    before = _joined(
-        axis, _one(x, axis, min(1, half - 1)), lax.slice_in_dim(x, 0, half - 1, axis=axis)
-    )
-    after = _joined(axis, lax.slice_in_dim(x, 1, half, axis=axis), _one(x, axis, -1))
-    even, odd = (before + after) / 8 + 0.75 * x, (x + after) / 2
-    large = jnp.stack([even, odd], axis + 1)
-    large = large.reshape(*x.shape[:axis], 2 * half, *x.shape[axis + 1 :])
-    return lax.slice_in_dim(large, 0, length, axis=axis)
-
-
-def _lines(x: Map, axis: int, first: int) -> Map:
-    return lax.slice_in_dim(x, first, x.shape[axis], 2, axis)
-
-
-def _one(x: Map, axis: int, index: int) -> Map:
-    index %= x.shape[axis]
-    return lax.slice_in_dim(x, index, index + 1, axis=axis)
-
-
-def _joined(axis: int, *parts: Map) -> Map:
-    return jnp.concatenate(parts, axis)
+def _reflected(position: int, length: int) -> int:
+    """A position on an axis that is reflected at the middle of its last positions."""
+    if length == 1:
+        return 0
+    position %= 2 * length - 2
+    return min(position, 2 * length - 2 - position)

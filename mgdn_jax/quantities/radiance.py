@@ -83,7 +83,7 @@ def relative_times(
     """
     if (seconds is None) == (ev is None):
         raise InputError("exposures need either their times or their EV steps; give one of them.")
-    numbers = [float(x) for x in (seconds if ev is None else ev)]
+    numbers = [float(x) for x in (ev if seconds is None else seconds) or ()]
     if not numbers or not all(math.isfinite(x) for x in numbers):
         raise InputError(f"the exposures {numbers} must be finite numbers; correct them.")
     if ev is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -71,6 +72,30 @@ def _takes(system: str) -> frozenset[str]:
             f" {nearest(ability, ABILITIES)}"
         )
     return takes
+
+
+def check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) -> None:
+    """Finds out whether weights are those of a network.
+
+    Args:
+        weights: arrays by name.
+        wanted: arrays or shapes of the network, by name.
+        what: what to call them.
+
+    Raises:
+        InputError: names that are missing or foreign, or shapes that differ.
+    """
+    both = wanted.keys() & weights.keys()
+    faults = {
+        "missing": sorted(wanted.keys() - weights.keys()),
+        "foreign": sorted(weights.keys() - wanted.keys()),
+        "misshapen": sorted(k for k in both if weights[k].shape != wanted[k].shape),
+    }
+    said = [f"{len(names)} {word} ({names[0]})" for word, names in faults.items() if names]
+    if said:
+        raise InputError(
+            f"the {what} do not fit the network: {', '.join(said)}; convert or train them again."
+        )
 
 
 def _traced(system: str, config: Any, keywords: dict[str, Any]) -> Any:

@@ -32,6 +32,11 @@ class SystemConfig:
         return False
 
     @property
+    def scales(self) -> bool:
+        """Whether those weights are meant for the details of every scale, a Laplacian pyramid."""
+        return False
+
+    @property
     def sets(self) -> bool:
         """Whether any number of inputs, two or more, is taken in any order."""
         return False

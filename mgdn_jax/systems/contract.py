@@ -58,9 +58,15 @@ class Config(Protocol):
     def blends(self) -> bool:
         """Whether the result is a sum of the inputs with the weights in ``aux["weights"]``.
 
-        They are (B, H, W, inputs), at least 0, and sum to one at every pixel. The sum is one of
-        pixels, or of the details of every scale (`layers.pyramid`). All inputs and the
+        They are (B, H, W, inputs), at least 0, and sum to one at every pixel. All inputs and the
         result have the same channels. Large pictures are then judged at a reduced size.
+        """
+
+    @property
+    def scales(self) -> bool:
+        """Whether those weights are meant for the details of every scale (`layers.pyramid`).
+
+        What `blends` says then holds scale by scale, and the result may leave the inputs' range.
         """
 
     @property

@@ -7,6 +7,7 @@ sources in fixed shares, or, for stacks, weighs them: what is tried is everythin
 import json
 from pathlib import Path
 
+import helpers_scenes
 import numpy as np
 import pytest
 import tifffile
@@ -14,6 +15,7 @@ from helpers_cli import mgdn, save_model
 from PIL import Image, ImageCms
 from scipy import ndimage
 
+from mgdn_jax import metrics
 from mgdn_jax.cli import progress
 from mgdn_jax.io import files
 from mgdn_jax.io.pictures import Labels
@@ -30,13 +32,13 @@ def surroundings(tmp_path, monkeypatch):
     save_model("m.safetensors")
 
 
-def save_choosing_model(path):
+def save_choosing_model(path, kind="pair", task="multi-focus photographs"):
     """Weights of a network that chooses between pictures."""
     import fake_blend
 
-    config = fake_blend.Config().to_dict()
+    config = fake_blend.Config(kind=kind).to_dict()
     params = {"gain": np.ones((), np.float32)}
-    card = {"task": "multi-focus photographs"}
+    card = {"task": task}
     save_weights(path, system="fake_blend", config=config, params=params, card=card)
 
 
@@ -374,3 +376,20 @@ def test_tasks_choose_the_network_and_the_preparation(capsys):
     assert "\nalign" not in capsys.readouterr().out
     assert mgdn("fuse a.png b.png -o out.png --task focsu") == 2
     assert "focus" in capsys.readouterr().err
+
+
+def test_a_set_takes_a_bracket_at_once_in_any_order(capsys):
+    save_choosing_model("set.safetensors", "pyramid", "multi-exposure photographs")
+    _, pictures = helpers_scenes.bracket(height=96, width=120)
+    for name, picture in zip("abc", pictures, strict=True):
+        files.write_image(f"{name}.png", picture)
+    said = report("fuse a.png b.png c.png -o one.png --model set.safetensors", capsys)
+    steps = {step["step"]: step for step in said["steps"]}
+    assert steps["set"]["says"].startswith("the network weighed all pictures at once, at 120x96")
+    assert "bracket" not in steps
+    turned = report("fuse c.png a.png b.png -o two.png --model set.safetensors", capsys)
+    assert any(step["step"] == "order" for step in turned["steps"])
+    np.testing.assert_array_equal(files.read_image("one.png"), files.read_image("two.png"))
+    grays = [metrics.luminance(x) for x in pictures]
+    score = metrics.exposure_similarity(metrics.luminance(files.read_image("one.png")), *grays)
+    assert score > 0.9

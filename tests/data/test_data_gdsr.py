@@ -141,14 +141,14 @@ def test_training_crops_turn_together():
     for seed in range(40):
         example = draw(record(), 32, True, seed)
         assert example["a"].shape == (32, 32, 3)
-        found = [
+        places = [
             (top, left, mode)
             for top in range(9)
             for left in range(21)
             for mode in range(8)
             if (turned(SCENE[top : top + 32, left : left + 32], mode)[0, 0]) == first(example)
         ]
-        for top, left, mode in found:
+        for top, left, mode in places:
             part = (slice(top, top + 32), slice(left, left + 32))
             wanted = prepared_as(turned(PHOTO[part], mode), turned(SCENE[part], mode), 4)
             if np.array_equal(wanted["target"], example["target"]):
@@ -233,10 +233,10 @@ def test_settings_are_checked():
 
 
 def test_the_loader_gives_batches_of_the_task(prepared):
-    given = {"task": "gdsr", "split": "train", "synthesis": {"scale": 4}}
+    settings = {"task": "gdsr", "split": "train", "synthesis": {"scale": 4}}
     batches = []
     for _ in range(2):
-        with data.make_loader(prepared / "rgbd", batch_size=4, crop=32, **given) as loader:
+        with data.make_loader(prepared / "rgbd", batch_size=4, crop=32, **settings) as loader:
             assert loader.preparation == quantity.DepthPreparation(4).to_dict()
             batches.append(next(loader))
     shapes = {key: value.shape for key, value in batches[0].items()}
@@ -245,9 +245,9 @@ def test_the_loader_gives_batches_of_the_task(prepared):
     assert shapes["span"] == (4,)
     for key, value in batches[0].items():
         np.testing.assert_array_equal(value, batches[1][key], err_msg=key)
-    (batch,) = data.make_eval_loader(prepared / "rgbd", batch_size=6, **given)
+    (batch,) = data.make_eval_loader(prepared / "rgbd", batch_size=6, **settings)
     levels = SCENE.astype(np.uint8)
     spans = [np.ptp(SCENE), np.ptp(levels[levels > 0]), *[np.ptp(METRES)] * 4]
     np.testing.assert_allclose(np.sort(batch["span"]), np.sort(spans), rtol=1e-6)
     with pytest.raises(InputError, match="jitter belongs to task 'pairs'"):
-        data.make_loader(prepared / "rgbd", batch_size=4, jitter={"gamma": 2}, **given)
+        data.make_loader(prepared / "rgbd", batch_size=4, jitter={"gamma": 2}, **settings)

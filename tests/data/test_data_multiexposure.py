@@ -187,9 +187,46 @@ def test_the_margin_is_cut_off_and_noise_touches_the_sources_only():
         assert 0.1 < np.abs(a.astype(float) - b).mean() < 20
 
 
+def test_a_bracket_of_three_comes_in_any_order():
+    """The two ends, and a third between or somewhat beyond; what two are does not change."""
+    spec = Exposures(count=3, twins_share=0.0, **CLEAN)
+    firsts, places = [], []
+    for seed in range(40):
+        under, over, target = drawn(seed, Exposures(**CLEAN))
+        *sources, same = drawn(seed, spec)
+        assert len(sources) == 3
+        np.testing.assert_array_equal(same, target)
+        means = np.array([x.mean() for x in sources])
+        ranks = list(np.argsort(means))
+        ends = [any(np.array_equal(x, end) for x in sources) for end in (under, over)]
+        assert all(ends)
+        (other,) = [i for i, x in enumerate(sources)
+                    if not (np.array_equal(x, under) or np.array_equal(x, over))]  # fmt: skip
+        firsts.append(ranks[0])
+        places.append(ranks.index(other))
+        assert (sources[ranks[0]] <= sources[ranks[1]]).all()
+        assert (sources[ranks[1]] <= sources[ranks[2]]).all()
+    assert set(firsts) == {0, 1, 2}
+    assert places.count(1) > 20
+    assert set(places) == {0, 1, 2}
+
+
+def test_twins_are_one_picture_to_the_bit():
+    counts = []
+    for seed in range(30):
+        *sources, _ = drawn(seed, Exposures(count=3, twins_share=0.5))
+        pairs = [np.array_equal(sources[i], sources[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+        assert sum(pairs) <= 1
+        counts.append(pairs.index(True) if any(pairs) else 3)
+    assert set(counts) == {0, 1, 2, 3}
+    assert 8 < counts.count(3) < 22
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"count": 4}, "count is 4; give 2 or 3 exposures"),
+        ({"twins_share": 1.5}, "twins_share is a probability"),
         ({"expansion": -0.1}, "expansion is -0.1; give a number from 0 to 2"),
         ({"expansion": float("nan")}, "expansion is nan"),
         ({"lights": (0.0, 1.0)}, r"lights \(0.0, 1.0\) must be two numbers 0 < low <= high <= 4"),

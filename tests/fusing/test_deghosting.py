@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 import mgdn_jax
 from mgdn_jax.errors import FusionWarning, InputError
-from mgdn_jax.fusing import deghosting, shutter
+from mgdn_jax.fusing import deghosting, resampling, shutter
 from mgdn_jax.fusing.deghosting import Deghoster
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.radiance import MergedExposures
@@ -310,7 +310,7 @@ def test_a_camera_that_moved(merge):
     exposures = [to(np.uint8, np.minimum(light * 2.0**ev * 2, 1) ** (1 / 2.2)) for ev in STOPS]
     wide = [np.pad(x, ((0, 0), (9, 9), (0, 0)), mode="edge") for x in exposures]
     moved = [x[:, 9 + k : 209 + k] for x, k in zip(wide, (-6, 0, 6), strict=True)]
-    warned = merge.merge(moved, ev=STOPS)
+    warned = merge.merge(moved, ev=STOPS, align=False)
     assert any("--align brings them together" in sentence for sentence in warned.warnings)
     aligned = merge.merge(moved[::-1], ev=STOPS[::-1], align=True)
     assert not any("--align" in sentence for sentence in aligned.warnings)
@@ -321,6 +321,30 @@ def test_a_camera_that_moved(merge):
     # Where the others are not, the reference stands in: nothing at the rim is dark or doubled.
     still = merge.merge(exposures, ev=STOPS).radiance
     assert np.abs(aligned.radiance - still).max() < 0.05
+
+
+def test_shifts_are_undone_unless_that_is_declined(merge, monkeypatch):
+    monkeypatch.setattr(resampling, "opencv", lambda: None)
+    light = 0.15 * scene(3, 160, 200) + 0.01
+    # A lamp saturates the reference, so that the shortest is looked at.
+    light[40:100, 60:120] *= 7
+    exposures = [to(np.uint8, np.minimum(light * 2.0**ev * 2, 1) ** (1 / 2.2)) for ev in STOPS]
+    still = merge.merge(exposures, ev=STOPS)
+    assert not [step for step in still.report.steps if step["step"] == "shift"]
+    moved = [np.roll(x, k, 1) for x, k in zip(exposures, (-6, 0, 6), strict=True)]
+    shifted = merge.merge(moved, ev=STOPS)
+    steps = [step for step in shifted.report.steps if step["step"] == "shift"]
+    assert [step["source"] for step in steps] == ["image 1", "image 3"]
+    np.testing.assert_allclose([step["x"] for step in steps], (6, -6), atol=0.1)
+    assert "image 3 was shifted by 6.0 px (-6.0, " in steps[1]["says"]
+    assert not any("--align" in sentence for sentence in shifted.warnings)
+    assert np.abs(shifted.radiance - still.radiance)[:, 8:-8].max() < 0.01
+    for choices in ({"align": False}, {"checks": False}):
+        left = merge.merge(moved, ev=STOPS, **choices)
+        assert np.abs(left.radiance - still.radiance)[:, 8:-8].max() > 0.05
+        assert not [step for step in left.report.steps if step["step"] == "shift"]
+    with pytest.raises(InputError, match="align is 'full'; choose one of 'shift', True, False"):
+        merge.merge(moved, ev=STOPS, align="full")
 
 
 # ------------------------------------------------------------------------------ results, real thing

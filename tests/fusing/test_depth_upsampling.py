@@ -302,8 +302,13 @@ def test_each_kind_of_network_names_the_other_command():
         {"bias": jnp.zeros(())},
         card={"preparation": {"quantity": "radiance"}},
     )
-    with pytest.raises(InputError, match="radiance"):
+    with pytest.raises(InputError, match="exposures with their times; use mgdn hdr"):
         DepthUpsampler(other)
+    wide = Fuser(
+        "fake_depth", fake_depth.Config(in_channels=(3, 3)), {"bias": jnp.zeros(())}, card=CARD
+    )
+    with pytest.raises(InputError, match="takes 3, 3 channels, not a photograph of 3"):
+        DepthUpsampler(wide)
 
 
 def test_the_usual_weights_say_how_to_get_them(monkeypatch):

@@ -95,6 +95,8 @@ def test_mixed_layouts_give_what_the_network_gives():
     fuser = make(in_channels=(3, 1), out_channels=1)
     assert fuser(noise((6, 5, 3)), noise((6, 5))).shape == (6, 5, 1)
     with pytest.raises(InputError, match="more than pictures"):
+        make(in_channels=(5, 5))(noise((6, 5)), noise((6, 5)))
+    with pytest.raises(InputError, match="exposures with their times; use mgdn hdr"):
         make(in_channels=(6, 6))(noise((6, 5)), noise((6, 5)))
 
 

@@ -256,9 +256,9 @@ def test_an_upright_picture_is_turned():
     fuser = make()
     call = fuser._weigh
 
-    def weigh(params, stats, images):
+    def weigh(params, stats, images, abilities):
         seen.append(images[0].shape[1:3])
-        return call(params, stats, images)
+        return call(params, stats, images, abilities)
 
     fuser._weigh = weigh
     flat = fuser(*pictures, scale=2)

@@ -13,6 +13,7 @@ import pytest
 from helpers import xla_flags
 from helpers_runs import finish, log, losses, newest, start, train_here, wait_for_step
 
+from configs import mgdn
 from mgdn_jax import training
 from mgdn_jax.weights.store import load_weights
 
@@ -194,17 +195,17 @@ def test_bad_runs_are_one_sentence_and_exit_2(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("preset", ["mff", "mff_cpu", "mef", "smoke"])
+@pytest.mark.parametrize("preset", mgdn.PRESETS)
 def test_shipped_configs_are_good(preset):
-    from configs import mgdn
     from mgdn_jax.training import config as run_config
     from mgdn_jax.training import plan as run_plan
     from mgdn_jax.training.setup import read_recipe
 
     config = mgdn.get_config(preset)
     run = run_config.check(config.to_dict())
-    assert run.name == f"mgdn-{preset.removesuffix('_cpu')}"
+    assert run.name == f"mgdn-{preset.partition('_')[0]}"
     recipe = read_recipe(run)
     plan = run_plan.stretches(recipe.phases, run.train.steps)
     assert run_plan.optimisers(run.optimiser, plan)[0].keys() == set(recipe.networks)
-    assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 120
+    # Four tasks share the file; a task has 60 lines.
+    assert len(pathlib.Path(mgdn.__file__).read_text().splitlines()) <= 240

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
 from mgdn_jax.quantities.radiance import inverse_mu_law, mu_law
@@ -31,7 +32,8 @@ from mgdn_jax.systems.mgdn.blocks import Stage, leaky
 HEADS = {
     "direct": "the picture itself, by a sigmoid, as published",
     "blend": "weights of the inputs per pixel",
-    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended",
+    "pyramid": "weights of the inputs per pixel, under which details of every scale are blended;"
+    " starts as a rule (`layers.exposures`)",
     "residual": "what is added to the input that the skip names; starts as that input",
     "merge": "weights of the exposures' linear forms, and what is added to their sum in the mu-law"
     " domain; starts as the reference, where it is saturated as the shortest exposure",
@@ -116,10 +118,6 @@ class Config(SystemConfig):
         self._check_head()
         demand(0.0 <= self.drop_path < 1.0, "drop_path must lie in [0, 1)")
         demand(self.stem_gain >= 0.0, "stem_gain must not be negative")
-        demand(
-            self.stem_gain == 0.0 or len({*self.in_channels}) == 1,
-            "stem_gain needs inputs with equal channels",
-        )
         demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
 
     def _check_head(self) -> None:
@@ -145,6 +143,11 @@ class Config(SystemConfig):
     def grid(self) -> int:
         """Sides are padded to whole attention windows."""
         return self.window * self.patch
+
+    @property
+    def scales(self) -> bool:
+        """The pyramid head weighs details of every scale."""
+        return self.head == "pyramid"
 
     @property
     def sets(self) -> bool:
@@ -201,11 +204,12 @@ class Network(nnx.Module):
         stems = config.in_channels if config.guidance == "mutual" else config.in_channels[:1]
         self.stems = nnx.List([Conv2d(n * area, c, 3, rngs=rngs) for n in stems])
         if config.stem_gain:
-            first = self.stems[0].kernel[...]
-            first = config.stem_gain * (first - jnp.mean(first, (0, 1), keepdims=True))
-            for stem in self.stems:
-                stem.kernel[...] = first
-                stem.bias[...] = self.stems[0].bias[...]
+            alike = len({*config.in_channels}) == 1
+            for i, stem in enumerate(self.stems):
+                stem.kernel[...] = _detail(stem.kernel[...], config.stem_gain, area)
+                if alike and i:
+                    stem.kernel[...] = self.stems[0].kernel[...]
+                    stem.bias[...] = self.stems[0].bias[...]
         total = sum(config.depths)
         rates = [float(r) for r in np.linspace(0.0, config.drop_path, total)]
         self.layers: nnx.List[Stage] = nnx.List()
@@ -265,6 +269,7 @@ class Network(nnx.Module):
             ValueError: wrong number of images, channels, or sizes that differ.
         """
         config, size = self.config, images[0].shape[1:3] if images else (0, 0)
+        whole = extent
         self._check(images)
         dtype = jnp.dtype(config.dtype)
         padded = [pad_to_multiple(image.astype(dtype), config.grid) for image in images]
@@ -302,7 +307,7 @@ class Network(nnx.Module):
             ]
         else:
             last = [self._last(features, stems[config.skip], extent, size)]
-        fused, weights = self._fused(images, jnp.concatenate(last, -1))
+        fused, weights = self._fused(images, jnp.concatenate(last, -1), whole)
         aux: dict[str, Any] = {"stages": stages, "context": sums}
         return fused, aux if weights is None else {**aux, "weights": weights}
 
@@ -328,7 +333,9 @@ class Network(nnx.Module):
         dtype = jnp.promote_types(last.dtype, jnp.float32)
         return last[:, : size[0], : size[1]].astype(dtype)
 
-    def _fused(self, images: tuple[Array, ...], last: Array) -> tuple[Array, Array | None]:
+    def _fused(
+        self, images: tuple[Array, ...], last: Array, extent: Extent
+    ) -> tuple[Array, Array | None]:
         """The result, and the weights of the inputs where the head has some."""
         config = self.config
         images = tuple(image.astype(last.dtype) for image in images)
@@ -342,9 +349,17 @@ class Network(nnx.Module):
             return inverse_mu_law(mu_law(merged) + last[..., 3:]), weights
         if not config.sets:
             last = jnp.pad(last, ((0, 0), (0, 0), (0, 0), (0, 1)))
+        if config.head == "pyramid":
+            last = last + rule_logits(images, extent)
         weights = jax.nn.softmax(last, -1)
         mixed = _mixed if config.head == "blend" else pyramid.blend
         return mixed(images, weights), weights
+
+
+def _detail(kernel: Array, gain: float, area: int) -> Array:
+    """Filters (3, 3, area channels, features) that see no constant, scaled by a gain."""
+    taps = kernel.reshape(3, 3, area, -1, kernel.shape[-1])
+    return (gain * (taps - jnp.mean(taps, (0, 1, 2), keepdims=True))).reshape(kernel.shape)
 
 
 def _mixed(images: Sequence[Array], weights: Array) -> Array:

@@ -30,6 +30,8 @@ class Settings:
         space: where target and result are compared: ``"plain"``, or ``"mu"`` for radiance, which
             the mu-law compresses first (`quantities.radiance`).
         l1: weight of the L1 distance to the target.
+        mse: weight of the mean squared distance to the target; where nearly all of the result is
+            the input already, L1 hardly moves what is not.
         edges: weight of the L1 distance of differences between neighbouring pixels, to the target.
         ssim: weight of 1 - SSIM (to the target; unsupervised: mean over the sources).
         gradient: weight of the gradient-max term over the sources.
@@ -45,6 +47,7 @@ class Settings:
     supervised: bool = True
     space: str = "plain"
     l1: float = 1.0
+    mse: float = 0.0
     edges: float = 0.0
     ssim: float = 0.0
     gradient: float = 0.0
@@ -55,10 +58,10 @@ class Settings:
     nmi: float = 0.1
 
     def __post_init__(self):
-        if not self.supervised and (self.l1 or self.edges):
+        if not self.supervised and (self.l1 or self.mse or self.edges):
             raise InputError(
-                "recipe.l1 and recipe.edges need a target: set them to 0 where recipe.supervised is"
-                " off"
+                "recipe.l1, recipe.mse and recipe.edges need a target: set them to 0 where"
+                " recipe.supervised is off"
             )
         if self.space not in ("plain", "mu"):
             raise InputError(f"recipe.space is 'plain' or 'mu', not {self.space!r}")
@@ -66,7 +69,7 @@ class Settings:
             raise InputError(
                 f"recipe.intensity_rule is 'max' or 'mean', not {self.intensity_rule!r}"
             )
-        terms = ("l1", "edges", "ssim", "gradient", "intensity", "focus", "mef")
+        terms = ("l1", "mse", "edges", "ssim", "gradient", "intensity", "focus", "mef")
         if not any(getattr(self, name) for name in terms):
             raise InputError(f"recipe: give at least one of {', '.join(terms)}")
 
@@ -74,9 +77,10 @@ class Settings:
 class Recipe(BaseRecipe):
     """One network, one phase.
 
-    ``loss = l1 |f - t| + edges |df - dt| + ssim (1 - SSIM) + gradient |grad f - max| + intensity
-    |f - rule| + nmi``, each term weighted, per example, then averaged. Terms that need a target use
-    it; without one (``supervised=False``) only gradient, intensity and SSIM to the sources remain.
+    ``loss = l1 |f - t| + mse |f - t|^2 + edges |df - dt| + ssim (1 - SSIM) + gradient
+    |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then
+    averaged. Terms that need a target use it; without one (``supervised=False``) only gradient,
+    intensity, SSIM and MEF-SSIM to the sources remain.
     """
 
     system = "mgdn"
@@ -88,7 +92,8 @@ class Recipe(BaseRecipe):
         is_supervised = self.settings.supervised
         if self.settings.focus and (self.model_config.head != "blend" or not is_supervised):
             raise InputError("recipe.focus needs model.head='blend' and recipe.supervised=True")
-        self.best = "rmse" if self.model_config.out_channels == 1 else ""
+        if is_supervised and self.model_config.in_channels == (3, 1):
+            self.best = "rmse"
         if self.settings.space == "mu":
             self.best = "psnr_mu"
         elif self.settings.mef:
@@ -136,6 +141,8 @@ class Recipe(BaseRecipe):
         if settings.supervised:
             target, result = self._compared(batch["target"]), self._compared(fused)
             terms["l1"] = losses.l1(result, target)
+            if settings.mse:
+                terms["mse"] = losses.mse(result, target)
             if settings.edges:
                 terms["edges"] = losses.edges(result, target)
             if settings.ssim:

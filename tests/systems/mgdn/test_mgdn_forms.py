@@ -11,6 +11,7 @@ from helpers_systems import drawn
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional, pyramid
+from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.quantities.depth import rgb_input
 from mgdn_jax.quantities.radiance import inputs, mu_law
 from mgdn_jax.systems import registry
@@ -88,8 +89,21 @@ def test_a_pyramid_blends_details_by_the_weights_of_their_scale():
     fused, aux = run(config, *pictures)
     np.testing.assert_allclose(fused, pyramid.blend(pictures, aux["weights"]), atol=1e-6)
     plain, same = run(SET, *pictures)
-    np.testing.assert_array_equal(aux["weights"], same["weights"])
+    weighed = same["weights"] * jnp.exp(rule_logits(pictures))
+    weighed = weighed / jnp.sum(weighed, -1, keepdims=True)
+    np.testing.assert_allclose(aux["weights"], weighed, atol=1e-6)
     assert float(jnp.abs(fused - plain).max()) > 1e-3
+    _, start = fresh(config, *pictures)
+    np.testing.assert_allclose(start["weights"], jax.nn.softmax(rule_logits(pictures)), atol=1e-6)
+
+
+def test_the_weights_of_a_pyramid_do_not_see_beyond_the_extent():
+    config = dataclasses.replace(SET, head="pyramid")
+    images = [noise(1, 13, 10, 3, seed=seed) for seed in range(2)]
+    _, exact = run(config, *images)
+    padded = [jnp.pad(x, ((0, 0), (0, 19), (0, 6), (0, 0)), constant_values=7.0) for x in images]
+    _, aux = run(config, *padded, extent=jnp.asarray([[13, 10]]))
+    np.testing.assert_allclose(aux["weights"][:, :13, :10], exact["weights"], atol=1e-5)
 
 
 def test_equal_pictures_of_a_set_share_their_weight():
@@ -229,7 +243,7 @@ def test_a_set_trains_on_all_exposures_of_a_batch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"supervised": False}, "recipe.l1 and recipe.edges need a target"),
+        ({"supervised": False}, "recipe.l1, recipe.mse and recipe.edges need"),
         ({"space": "log"}, "recipe.space is 'plain' or 'mu'"),
     ],
 )
