@@ -66,7 +66,6 @@ class Plain:
             elif name.endswith("kernel"):
                 x = x.T.contiguous()
             self.weights[name] = x
-        self._windows: dict[tuple[int, int], Any] = {}
 
     def __call__(self, *images: Any) -> Any:
         """Fuses (1, channels, H, W) tensors; returns (1, out_channels, H, W) in (0, 1)."""
@@ -172,9 +171,8 @@ class Plain:
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         bias = self.weights[f"{name}/position_bias"][self.relative_positions()].permute(2, 0, 1)
         logits = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + bias
-        if shift:
-            masks = self.shift_masks(h, w)
-            logits = (logits.reshape(b, -1, *logits.shape[1:]) + masks).reshape(logits.shape)
+        masks = self.shift_masks(h, w, shift)
+        logits = (logits.reshape(b, -1, *logits.shape[1:]) + masks).reshape(logits.shape)
         out = (logits.softmax(-1) @ v).transpose(1, 2).reshape(-1, n * n, c)
         out = self.linear(out, f"{name}/project").reshape(b, h // n, w // n, n, n, c)
         return out.transpose(2, 3).reshape(b, h, w, c)
@@ -186,23 +184,21 @@ class Plain:
         rows, columns = (z[:, None] - z[None] + n - 1 for z in (y, x))
         return self.torch.from_numpy(rows * (2 * n - 1) + columns)
 
-    def shift_masks(self, h: int, w: int) -> Any:
+    def shift_masks(self, h: int, w: int, shift: int) -> Any:
         """(1, windows, 1, tokens, tokens): -100 for pairs that the shift brought together.
 
-        Kept by size, which the published code does not do.
+        As published, they are made anew in every block, also where no shift leaves them all zero.
         """
-        n = self.config["window"]
-        if (h, w) not in self._windows:
-            sides = []
-            for size in (h, w):
-                place = np.arange(size)
-                sides.append((place >= size - n).astype(int) + (place >= size - n // 2))
-            labels = 3 * sides[0][:, None] + sides[1][None]
-            labels = labels.reshape(h // n, n, w // n, n).swapaxes(1, 2).reshape(-1, n * n)
-            apart = labels[:, :, None] != labels[:, None]
-            masks = np.where(apart, np.float32(-100), np.float32(0))[None, :, None]
-            self._windows[h, w] = self.torch.from_numpy(masks)
-        return self._windows[h, w]
+        torch, n = self.torch, self.config["window"]
+        sides = []
+        for size in (h, w):
+            place = torch.arange(size)
+            region = (place >= size - n).int() + (place >= size - shift).int()
+            sides.append(region if shift else torch.zeros_like(region))
+        labels = 3 * sides[0][:, None] + sides[1][None]
+        labels = labels.reshape(h // n, n, w // n, n).transpose(1, 2).reshape(-1, n * n)
+        apart = labels[:, :, None] != labels[:, None]
+        return torch.where(apart, -100.0, 0.0)[None, :, None]
 
     def local(self, x: Any, name: str) -> Any:
         """A bottleneck of convolutions under a gate of the means over all pixels."""

@@ -18,8 +18,11 @@ from mgdn_jax.layers.dynamic_filter import dynamic_filter
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, replicated, zeroed
 
-# Inference on maps above this many pixels runs the transformer blocks strip by strip.
+# Inference on maps above this many pixels runs the transformer blocks strip by strip. A strip is
+# a row of windows, or as many as do not pass these pixels and these numbers in its widest array
+# (2 MB, to stay near the cores).
 _STRIP_PIXELS = 16_384
+_STRIP_NUMBERS = 30 * _STRIP_PIXELS
 
 
 def leaky(x: Array, slope: float) -> Array:
@@ -170,6 +173,7 @@ class ContextAwareBlock(nnx.Module):
     ):
         hidden = int(features * mlp_ratio)
         self.drop_path, self.window, self.shift = drop_path, window, shift
+        self.widest = max(hidden, heads * window**2)  # numbers for each pixel, logits or hidden
         self.norm1 = LayerNorm(features)
         self.attention = WindowAttention(features, heads=heads, window=window, rngs=rngs)
         self.norm2 = LayerNorm(features)
@@ -209,7 +213,8 @@ class ContextAwareBlock(nnx.Module):
         # Everything here is local to a window, so strips of whole window rows are independent and
         # each result may take the place of its input: no second map is needed.
         rows = h // self.window
-        most = max(1, _STRIP_PIXELS // (w * self.window))
+        pixels = min(_STRIP_PIXELS, _STRIP_NUMBERS // self.widest)
+        most = max(1, pixels // (w * self.window))
         per_strip = max(d for d in range(1, rows + 1) if rows % d == 0 and d <= most)
         height = per_strip * self.window
 

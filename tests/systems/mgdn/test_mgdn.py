@@ -175,6 +175,21 @@ def test_whole_layer():
         assert error <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
 
 
+@pytest.mark.parametrize(("numbers", "strips"), [(10**6, 2), (4096, 4), (1, 8)])
+def test_wide_blocks_run_in_low_strips(numbers, strips, monkeypatch):
+    """Two heads of windows of 16 pixels make 32 logits for each pixel, the MLP 24 numbers."""
+    block = functional.abstract(
+        lambda: blocks.ContextAwareBlock(
+            12, heads=2, window=4, shift=2, mlp_ratio=2.0, drop_path=0.0, rngs=nnx.Rngs(0)
+        )
+    )
+    monkeypatch.setattr(blocks, "_STRIP_PIXELS", 256)
+    monkeypatch.setattr(blocks, "_STRIP_NUMBERS", numbers)
+    x = jax.ShapeDtypeStruct((1, 32, 16, 12), jnp.float32)
+    run = jax.make_jaxpr(lambda params, x: functional.apply(block[0], params, {}, x)[0][0])
+    assert f"length={strips}" in str(run(block[1], x))
+
+
 @pytest.mark.parametrize(
     ("name", "preset", "overrides", "inputs"),
     [
