@@ -77,6 +77,7 @@ def _multi_focus() -> ml_collections.ConfigDict:
                 "space": "plain",
                 "l1": 1.0,
                 "mse": 0.0,
+                "light": 0.0,
                 "edges": 0.0,
                 "ssim": 0.0,
                 "gradient": 0.0,
@@ -223,7 +224,7 @@ def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:
     config.train.update({"batch": 4, "steps": 200_000})
     if small:
         _small(config, steps=3500, crop=96)
-        config.recipe.update({"mse": 20.0})
+        config.recipe.update({"mse": 20.0, "light": 10.0})
         config.model.head = "merge"
         config.data.synthesis.update({"shift": 1.5, "shutter": 0.16})
         config.data.validation.crop = 192

@@ -32,6 +32,8 @@ class Settings:
         l1: weight of the L1 distance to the target.
         mse: weight of the mean squared distance to the target; where nearly all of the result is
             the input already, L1 hardly moves what is not.
+        light: weight of the mean squared distance of radiance itself (space ``"mu"``), in which
+            errors of bright parts count that the mu-law hides.
         edges: weight of the L1 distance of differences between neighbouring pixels, to the target.
         ssim: weight of 1 - SSIM (to the target; unsupervised: mean over the sources).
         gradient: weight of the gradient-max term over the sources.
@@ -48,6 +50,7 @@ class Settings:
     space: str = "plain"
     l1: float = 1.0
     mse: float = 0.0
+    light: float = 0.0
     edges: float = 0.0
     ssim: float = 0.0
     gradient: float = 0.0
@@ -58,18 +61,20 @@ class Settings:
     nmi: float = 0.1
 
     def __post_init__(self):
-        if not self.supervised and (self.l1 or self.mse or self.edges):
+        if not self.supervised and (self.l1 or self.mse or self.light or self.edges):
             raise InputError(
-                "recipe.l1, recipe.mse and recipe.edges need a target: set them to 0 where"
-                " recipe.supervised is off"
+                "recipe.l1, recipe.mse, recipe.light and recipe.edges need a target: set them to 0"
+                " where recipe.supervised is off"
             )
         if self.space not in ("plain", "mu"):
             raise InputError(f"recipe.space is 'plain' or 'mu', not {self.space!r}")
+        if self.light and self.space != "mu":
+            raise InputError("recipe.light is for recipe.space='mu'; use recipe.mse")
         if self.intensity_rule not in ("max", "mean"):
             raise InputError(
                 f"recipe.intensity_rule is 'max' or 'mean', not {self.intensity_rule!r}"
             )
-        terms = ("l1", "mse", "edges", "ssim", "gradient", "intensity", "focus", "mef")
+        terms = ("l1", "mse", "light", "edges", "ssim", "gradient", "intensity", "focus", "mef")
         if not any(getattr(self, name) for name in terms):
             raise InputError(f"recipe: give at least one of {', '.join(terms)}")
 
@@ -77,9 +82,9 @@ class Settings:
 class Recipe(BaseRecipe):
     """One network, one phase.
 
-    ``loss = l1 |f - t| + mse |f - t|^2 + edges |df - dt| + ssim (1 - SSIM) + gradient
-    |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then
-    averaged. Terms that need a target use it; without one (``supervised=False``) only gradient,
+    ``loss = l1 |f - t| + mse |f - t|^2 + light |f - t|^2 + edges |df - dt| + ssim (1 - SSIM)
+    + gradient |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then
+    averaged; only ``light`` compares before the mu-law. Terms that need a target use it; without one (``supervised=False``) only gradient,
     intensity, SSIM and MEF-SSIM to the sources remain.
     """
 
@@ -143,6 +148,8 @@ class Recipe(BaseRecipe):
             terms["l1"] = losses.l1(result, target)
             if settings.mse:
                 terms["mse"] = losses.mse(result, target)
+            if settings.light:
+                terms["light"] = losses.mse(fused, batch["target"])
             if settings.edges:
                 terms["edges"] = losses.edges(result, target)
             if settings.ssim:

@@ -182,7 +182,7 @@ def model(config):
 
 
 def test_radiance_is_compared_after_the_mu_law():
-    recipe = Recipe(model(RADIANCE), space="mu", nmi=0.1)
+    recipe = Recipe(model(RADIANCE), space="mu", light=2.0, nmi=0.1)
     assert recipe.best == "psnr_mu"
     exposures = [noise(2, 12, 12, 3, seed=s) for s in range(3)]
     batch = dict(zip("abc", inputs(exposures, (1.0, 4.0, 16.0)), strict=True))
@@ -192,7 +192,10 @@ def test_radiance_is_compared_after_the_mu_law():
     fused = recipe.fuse(params, stats, *recipe.sources(batch))
     l1 = float(jnp.mean(jnp.abs(mu_law(fused) - mu_law(batch["target"]))))
     np.testing.assert_allclose(terms["l1"], l1, rtol=1e-5)
-    np.testing.assert_allclose(loss, l1 + 0.1 * float(terms["nmi"]), rtol=1e-5)
+    light = float(jnp.mean(jnp.square(fused - batch["target"])))
+    np.testing.assert_allclose(terms["light"], light, rtol=1e-5)
+    expected = l1 + 2 * light + 0.1 * float(terms["nmi"])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     figures, pictures = recipe.judge(params, stats, batch)
     clipped = jnp.clip(fused, 0, 1)
     errors = jnp.mean(jnp.square(mu_law(clipped) - mu_law(batch["target"])), (1, 2, 3))
@@ -243,8 +246,9 @@ def test_a_set_trains_on_all_exposures_of_a_batch():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"supervised": False}, "recipe.l1, recipe.mse and recipe.edges need"),
+        ({"supervised": False}, "recipe.l1, recipe.mse, recipe.light and recipe.edges need"),
         ({"space": "log"}, "recipe.space is 'plain' or 'mu'"),
+        ({"light": 1.0}, "recipe.light is for recipe.space='mu'"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):
