@@ -3,7 +3,8 @@
     python benchmarks/hdr.py --data data/hdr/test --csv docs/benchmarks/hdr.csv
         --markdown docs/benchmarks/hdr.md [--network mgdn-hdr=FILE ...] [--save FOLDER]
 
-The folder holds a subfolder a scene: three exposures, `exposure.txt` and `HDRImg.hdr`. Printed
+The folder holds a subfolder a scene: three exposures, `exposure.txt` and `HDRImg.hdr`. A network
+has three rows: as `mgdn hdr` runs it, with its --align (extra align) and with --no-align. Printed
 figures are read from `hdr_published.csv`; they are of other pictures and stand in a table of their
 own. Where the Markdown file exists, what lies between its lines `<!-- tables -->` and
 `<!-- end of tables -->` is replaced; else it is made of tables alone.
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mgdn_jax.errors import InputError  # noqa: E402
-from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes  # noqa: E402
+from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes, in_use  # noqa: E402
 from mgdn_jax.evaluation.merges import MERGES, Merge  # noqa: E402
 from mgdn_jax.evaluation.scores import Table, write_tables  # noqa: E402
 from mgdn_jax.fusing.deghosting import Deghoster  # noqa: E402
@@ -33,13 +34,16 @@ _DIGITS = {"PSNR_mu": 2, "PSNR_L": 2, "SSIM_mu": 4, "SSIM_L": 4}
 
 
 def read_networks(entries: Sequence[str]) -> dict[str, Merge]:
-    """Name to network, of NAME=FILE."""
+    """Title to network, of NAME=FILE: as `mgdn hdr` runs it, with --align and with --no-align."""
     networks: dict[str, Merge] = {}
     for entry in entries:
         name, sign, file = entry.partition("=")
         if not sign or name in MERGES or name in networks:
             raise InputError(f"--network {entry} must be NAME=FILE, NAME no rule's and new.")
-        networks[name] = Deghoster(file).predict
+        network = Deghoster(file)
+        for title, align in ((name, "shift"), (f"{name} --align", True)):
+            networks[title] = in_use(network, align)
+        networks[f"{name} --no-align"] = network.predict
     return networks
 
 

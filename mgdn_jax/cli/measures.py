@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 DEPTH_SETS = (
     *("middlebury30", "middlebury2005", "lu6", "nyu", "rgbdd", "metres", "millimetres"),
 )  # `evaluation.depth.PROTOCOLS`, which takes a moment to import
@@ -87,6 +89,13 @@ def add_eval_hdr(commands) -> None:
         required=True,
         metavar="DIR",
         help="a folder a scene: three exposures, exposure.txt and HDRImg.hdr",
+    )
+    command.add_argument(
+        "--align",
+        action=argparse.BooleanOptionalAction,
+        default="shift",
+        help="networks get exposures laid on each other by turns as well (extra align), or as they "
+        "are; usual are shifts alone, as of mgdn hdr",
     )
     command.add_argument(
         "--no-baselines",

@@ -40,7 +40,12 @@ def root(tmp_path):
 
 
 def test_measured_rows_and_printed_ones(tables, root, monkeypatch):
-    made = SimpleNamespace(predict=lambda x, t: tables.MERGES["reference_or_short"](x, t) * 0.99)
+    def merged(x, times, align="no"):
+        taken.append(align)
+        return SimpleNamespace(radiance=tables.MERGES["reference_or_short"](x, times) * 0.99)
+
+    taken = []
+    made = SimpleNamespace(predict=lambda x, t: merged(x, t).radiance, merge=merged)
     monkeypatch.setattr(tables, "Deghoster", lambda file: made)
     page = root / "page.md"
     page.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")
@@ -48,8 +53,12 @@ def test_measured_rows_and_printed_ones(tables, root, monkeypatch):
     assert tables.main([*words, "--csv", str(root / "o.csv"), "--markdown", str(page)]) == 0
     with (root / "o.csv").open() as text:
         rows = list(csv.DictReader(text))
-    assert list(dict.fromkeys(row["method"] for row in rows)) == ["mine", *tables.MERGES]
-    assert len(rows) == 3 * 9
+    assert list(dict.fromkeys(row["method"] for row in rows)) == [
+        *("mine", "mine --align", "mine --no-align"),
+        *tables.MERGES,
+    ]
+    assert taken == 2 * ["shift", True, "no"]
+    assert len(rows) == 3 * 11
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")

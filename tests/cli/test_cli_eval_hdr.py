@@ -1,11 +1,13 @@
 """`mgdn eval-hdr`: networks beside rules, tables, JSON, CSV, results, and what is refused."""
 
 import json
+from pathlib import Path
 
 import fake_merge
 import numpy as np
 import pytest
 from helpers_cli import everything, mgdn
+from scipy import ndimage
 
 from mgdn_jax.cli import progress
 from mgdn_jax.evaluation.hdr import METRICS
@@ -60,6 +62,22 @@ def test_a_network_stands_before_the_rules(capsys):
     # Nothing moves here, and the network takes the short exposure where the reference clips.
     assert network["mean"]["PSNR_mu"] > 25
     assert network["mean"]["PSNR_L"] > report["methods"]["reference_exposure"]["mean"]["PSNR_L"]
+
+
+def test_exposures_lie_on_each_other_before_they_are_merged(capsys):
+    rng = np.random.default_rng(1)
+    scene = ndimage.gaussian_filter(rng.random((80, 96, 3)), (2, 2, 0))
+    scene = np.float32((scene - scene.min()) / np.ptp(scene)) ** 2
+    for k, shift in enumerate((3, 0, -3)):
+        moved = np.rint(255 * developed(np.roll(scene, shift, 1), 2.0**k)).astype(np.uint8)
+        files.write_image(f"set/one/{k + 1}.png", moved)
+    (Path("set") / "one" / "exposure.txt").write_text("0\n1\n2\n")
+    (Path("set") / "one" / "HDRImg.hdr").write_bytes(radiance.encode(scene))
+    means = {}
+    for words in ("", "--no-align"):
+        assert mgdn(f"{PLAIN} --model m.safetensors --no-baselines --json {words}") == 0
+        means[words] = json.loads(capsys.readouterr().out)["methods"]["m"]["scenes"]["one"]
+    assert means[""]["PSNR_mu"] > means["--no-align"]["PSNR_mu"] + 3
 
 
 def test_scores_and_results_are_written(capsys):

@@ -84,8 +84,8 @@ class Recipe(BaseRecipe):
 
     ``loss = l1 |f - t| + mse |f - t|^2 + light |f - t|^2 + edges |df - dt| + ssim (1 - SSIM)
     + gradient |grad f - max| + intensity |f - rule| + nmi``, each term weighted, per example, then
-    averaged; only ``light`` compares before the mu-law. Terms that need a target use it; without one (``supervised=False``) only gradient,
-    intensity, SSIM and MEF-SSIM to the sources remain.
+    averaged; only ``light`` compares before the mu-law. Terms that need a target use it; without
+    one (``supervised=False``) only gradient, intensity, SSIM and MEF-SSIM to the sources remain.
     """
 
     system = "mgdn"
