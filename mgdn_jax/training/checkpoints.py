@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -73,11 +74,38 @@ def newest_whole(folder: str | os.PathLike[str]) -> pathlib.Path | None:
 
     Orbax renames a checkpoint's folder to its step when all of it is written.
     """
-    with contextlib.suppress(OSError):
+    paths = _whole(pathlib.Path(folder))
+    return paths[-1] if paths else None
+
+
+def _whole(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    try:
         names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
-        if names:
-            return pathlib.Path(folder) / max(names, key=int)
-    return None
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names, key=int)]
+
+
+def _is_listed(path: pathlib.Path) -> bool:
+    """Whether what Orbax reads of each checkpoint when it lists them can be read."""
+    for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+        try:
+            values = json.loads((path / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError):
+            return False
+        if not isinstance(values, dict):
+            return False
+        figures = values.values() if name == "metrics/metrics" else ()
+        if not all(type(value) in (int, float) for value in figures):
+            return False
+    return True
+
+
+def _damage(path: pathlib.Path, why: str) -> str:
+    return f"checkpoint {path} is damaged ({why}); trying the one before"
 
 
 def score(figures: Mapping[str, float], best: str = "") -> float | None:
@@ -138,7 +166,15 @@ class Checkpoints:
         make_folder(self.folder)
         self._ocp = ocp
         logging.getLogger("absl").addFilter(_is_news)
+        if sys.unraisablehook is not _hook:
+            _hooks.append(sys.unraisablehook)
+            sys.unraisablehook = _hook
         self._failed = self._saves = False
+        self._aside: list[str] = []
+        for path in _whole(self.folder):
+            if not _is_listed(path):  # Orbax would fail over it, whichever it is
+                self._aside.append(_damage(path, "its list of figures cannot be read"))
+                self._set_aside(path)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -221,27 +257,27 @@ class Checkpoints:
             InputError: the checkpoint is whole but does not fit the target (missing, extra or
                 misshapen arrays), or every checkpoint is damaged.
         """
+        for line in self._aside:
+            warn(line)
         steps = self.steps()
         for step in reversed(steps):
+            path = self.folder / str(step)
             try:
                 flats, header = self._read(step)
             except Exception as error:  # whatever a broken file makes Orbax raise
                 reason = str(error).strip().splitlines()
-                warn(
-                    f"checkpoint {self.folder / str(step)} is damaged"
-                    f" ({reason[0][:120] if reason else type(error).__name__}); trying the one"
-                    " before"
-                )
-                self._set_aside(step)
+                warn(_damage(path, reason[0][:120] if reason else type(error).__name__))
+                self._set_aside(path)
+                self._manager.reload()
                 continue
             if "checksum" not in header:
                 warn(
-                    f"checkpoint {self.folder / str(step)} was written by an older version and has"
+                    f"checkpoint {path} was written by an older version and has"
                     " no checksum of its data position, which is taken as it is"
                 )
             trees = {item: self._fit(step, item, flats, tree) for item, tree in target.items()}
             return Restored(step, trees, header["data"], header["meta"])
-        if steps:
+        if steps or self._aside:
             raise InputError(
                 f"{self.folder}: all of its checkpoints are damaged; remove the folder to start"
                 " from scratch."
@@ -261,14 +297,13 @@ class Checkpoints:
                 raise ValueError(f"checksum of {item!r} differs")
         return flats, header
 
-    def _set_aside(self, step: int) -> None:
-        place = self.folder / f"damaged-{step}"
+    def _set_aside(self, path: pathlib.Path) -> None:
+        place = self.folder / f"damaged-{path.name}"
         count = 1
         while place.exists():
             count += 1
-            place = self.folder / f"damaged-{step}-{count}"
-        os.replace(self.folder / str(step), place)
-        self._manager.reload()
+            place = self.folder / f"damaged-{path.name}-{count}"
+        os.replace(path, place)
 
     def _fit(
         self, step: int, item: str, flats: Mapping[str, Mapping[str, np.ndarray]], tree: Any
@@ -336,6 +371,19 @@ class Checkpoints:
 def _is_news(record: logging.LogRecord) -> bool:
     """Orbax logs errors with their traces, each several times, before it raises them."""
     return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+_hooks: list[Callable[..., Any]] = []
+
+
+def _hook(unraisable: Any) -> None:
+    """Leaves out what TensorStore's threads cannot tell any more: Orbax stops at the first error.
+
+    There is one of these for each array that was being written when the first one failed.
+    """
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        _hooks[-1](unraisable)
 
 
 def _check_header(header: Any, step: int) -> None:

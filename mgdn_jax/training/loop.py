@@ -88,7 +88,8 @@ def fit(
             taken the workdir over.
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    run, workdir, loops = run_config.check(plain), pathlib.Path(workdir), []
+    run, workdir = run_config.check(plain), pathlib.Path(workdir)
+    loops: list[_Loop] = []
     try:
         return _fit(run, plain, workdir, command, quiet, loops)
     except TakenOverError as error:

@@ -294,6 +294,19 @@ def test_a_header_that_is_none_counts_as_damaged(folder, opened, content):
     assert opened().restore(trees(0)).step == 10
 
 
+@pytest.mark.parametrize("name", ["metrics/metrics", "_CHECKPOINT_METADATA"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"{", b"[" * 50_000, b"\xff\xfe"])
+def test_what_is_read_of_all_checkpoints_may_be_damaged_in_one(folder, opened, name, content):
+    fill(opened())
+    (folder / "20" / name).write_bytes(content)
+    lines = []
+    assert opened().restore(trees(0), warn=lines.append).step == 10
+    assert "checkpoints/20 is damaged (its list of figures cannot be read)" in lines[0]
+    (folder / "10" / "metrics" / "metrics").write_text('{"psnr": "x"}')
+    with pytest.raises(InputError, match="all of its checkpoints are damaged"):
+        opened().restore(trees(0))
+
+
 def test_a_checkpoint_under_another_number_is_not_taken(folder, opened):
     fill(opened())
     shutil.move(folder / "20", folder / "30")

@@ -1,13 +1,15 @@
-"""Real small runs that are killed at random moments, lose a partner or fill their disk.
+"""Real small runs that are killed at random moments, lose a partner, fill their disk or go on long.
 
-The long ones do it MGDN_KILLS times (50; a third of that with two processes).
+They are killed MGDN_KILLS times (50), and two fifths of that where there are two processes.
 """
 
+import contextlib
 import os
 import pathlib
 import random
 import re
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -175,10 +177,57 @@ def test_a_second_start_is_refused_and_harms_nobody(sets, tmp_path):
     (first,) = run.start()
     run.wait_for(4, first)
     (second,) = run.start()
-    threading.Timer(0.0, first.send_signal, (signal.SIGCONT,)).start()
     code, out, err = ended(second, 300)
     assert code == 2, out + err
     assert re.fullmatch(rf"error: {run.workdir}: process {first.pid} on \S+ trains here since .*\n",
                         err)  # fmt: skip
     assert ended(first, 300)[0] == 0
     same(tmp_path / "whole", run.workdir)
+
+
+def measures(pid):
+    """(resident megabytes, threads, open files) of a process."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    resident, threads = (
+        int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads")
+    )
+    return resident / 1024, threads, len(os.listdir(f"/proc/{pid}/fd"))
+
+
+@pytest.mark.long
+def test_thousands_of_steps_take_no_more_than_hundreds(sets, tmp_path):
+    steps = int(os.environ.get("MGDN_SOAK", "5000"))
+    cache = tmp_path / "cache"
+    run = Run(
+        sets,
+        tmp_path / "run",
+        variables={"JAX_COMPILATION_CACHE_DIR": str(cache)},
+        **{"steps": steps, "log_every": 10, "save_every": 50, "eval_every": 100},
+    )
+    (process,) = run.start()
+    seen = {}
+    with open(tmp_path / "out", "w") as out:  # a pipe that nobody reads would fill
+        reader = threading.Thread(target=shutil.copyfileobj, args=(process.stdout, out))
+        reader.start()
+        while process.poll() is None:
+            step = run.step()
+            if step >= 200:
+                with contextlib.suppress(OSError, TypeError):  # it has ended just now
+                    seen[step] = (*measures(process.pid), len(list(cache.iterdir())))
+            time.sleep(1)
+        reader.join()
+    assert process.wait() == 0, process.stderr.read()
+    process.stdout.close()
+    process.stderr.close()
+    early = [value for step, value in seen.items() if step < 600]
+    late = [value for step, value in seen.items() if step < steps]
+    for name, number in (("MB", 0), ("threads", 1), ("files", 2), ("compiled programs", 3)):
+        first, worst = (max(value[number] for value in part) for part in (early, late))
+        say(f"{name}: {seen[min(seen)][number]:.0f} at step {min(seen)}, at most {first:.0f} up to"
+            f" step 600, at most {worst:.0f} up to step {steps}")  # fmt: skip
+        assert worst <= 1.05 * first + (2 if number in (1, 2) else 0), name
+    left = sorted(path.name for path in run.workdir.iterdir())
+    assert left == ["checkpoints", "config.json", "grids", "log.jsonl", "mgdn-smoke.md",
+                    "mgdn-smoke.safetensors", "tensorboard"]  # fmt: skip
+    assert len(list((run.workdir / "checkpoints").iterdir())) <= 3
+    assert len(list((run.workdir / "tensorboard").iterdir())) == 1
