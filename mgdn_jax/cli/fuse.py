@@ -23,7 +23,7 @@ from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import files, medical
+from mgdn_jax.io import disk, files, medical
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.weights import zoo
 
@@ -192,6 +192,7 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     if settings.transforms is not None:
         if not (settings.options.align or settings.options.register or settings.task):
             raise InputError("--save-transforms needs --align or --register, which find them.")
+        disk.check_links(settings.transforms)
         files.check_folder(Path(settings.transforms).parent, settings.transforms)
     if work.has_many:
         return None

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from mgdn_jax.cli.output import tell
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
@@ -157,7 +158,7 @@ def hdr(arguments: argparse.Namespace) -> int:
         done = _content(settings, merged, deghoster, seconds)
         voice.result(done)
     if settings.preview and not (settings.is_json or settings.is_quiet):
-        print(f"preview {settings.preview}", flush=True)
+        tell(f"preview {settings.preview}")
     voice.end([done], [], seconds)
     return 0
 

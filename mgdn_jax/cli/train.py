@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 
 SCRIPT, COMMAND = "python train.py", "mgdn train"
 
@@ -76,7 +76,7 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
     try:
         options = parse(arguments, program)
     except InputError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 2
     from mgdn_jax import training
     from mgdn_jax.training import processes
@@ -88,10 +88,10 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
             processes.connect(**options.membership)
         training.fit(options.config, options.workdir, command=command, quiet=options.quiet)
     except InputError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 2
     except training.TrainingDivergedError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 1
     return 0
 

@@ -7,6 +7,7 @@ bits, 12 bits of a scanner, kelvin or Hounsfield units. A `Range` says what beco
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -56,6 +57,7 @@ class Statistics:
         span: what the file declares as black and white, or None.
         unit: ``"HU"``, ``"K"``, or ``""``.
         window: what the file declares as its display window, or None.
+        span_of_channel: what the values of one channel span at most; 0 for one flat colour.
     """
 
     dtype: np.dtype
@@ -65,6 +67,7 @@ class Statistics:
     span: tuple[float, float] | None = None
     unit: str = ""
     window: tuple[float, float] | None = None
+    span_of_channel: float = math.inf
 
     @property
     def full(self) -> tuple[float, float]:
@@ -106,6 +109,10 @@ class Range:
             pixels = pixels.astype(np.float64)
         out = np.subtract(pixels, self.low, dtype=np.result_type(pixels.dtype, np.float32))
         return np.clip(out.astype(np.float32, copy=False) * scale, 0.0, 1.0)
+
+    def contrast(self, about: Statistics) -> float:
+        """What one channel of a source spans between black and white, in [0, 1]."""
+        return min(max(about.span_of_channel / (self.high - self.low), 0.0), 1.0)
 
     def restore(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Floats in [0, 1] back to values of the source."""
@@ -158,6 +165,7 @@ def statistics(
         span,
         unit,
         window,
+        max(float(np.ptp(values[:, k].astype(np.float64))) for k in range(values.shape[-1])),
     )
 
 
@@ -191,6 +199,7 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
         low=min(p.low for p in parts),
         high=max(p.high for p in parts),
         robust=(min(p.robust[0] for p in parts), max(p.robust[1] for p in parts)),
+        span_of_channel=max(p.span_of_channel for p in parts),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.io.metadata import Shot
@@ -62,7 +63,7 @@ def light(
         InputError: numbers that do not fit, or none anywhere.
     """
     for option, numbers in (("--times", times), ("--ev", ev)):
-        if numbers is not None and len(numbers) != len(names):
+        if numbers is not None and len(arguments.reals(option, numbers)) != len(names):
             raise InputError(
                 f"{option} has {len(numbers)} numbers for {len(names)} exposures; give one for "
                 "each, in the order of the files."

@@ -6,6 +6,7 @@ import datetime
 import io
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +14,19 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.io import guard
 from mgdn_jax.io.geometry import Geometry
 from mgdn_jax.io.pictures import Labels, Picture
 
+_PIECE = 1 << 20  # bytes that are unpacked at a time
 # What says where the pixels lie, and nothing about whom they show.
 _PLACE = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient",
@@ -92,6 +99,7 @@ def count(file: BinaryIO, name: str) -> int:
 
 
 def _header(file: BinaryIO, name: str) -> Dataset:
+    _check_deflated(file, name)
     file.seek(0)
     header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     if "DirectoryRecordSequence" in header:
@@ -101,7 +109,24 @@ def _header(file: BinaryIO, name: str) -> Dataset:
             f"{name} is a DICOM file without pixels (a report or a plan); give an image."
         )
     guard.check_size(header.Rows, header.Columns, name)
+    samples, bits = (int(header.get(key) or 1) for key in ("SamplesPerPixel", "BitsAllocated"))
+    frames = 1 if "file_meta" in header.__dict__ and header.file_meta else _frames(header)
+    count = header.Rows * header.Columns * samples * -(-bits // 8) * frames
+    guard.check_bytes(count, name)
     return header
+
+
+def _check_deflated(file: BinaryIO, name: str) -> None:
+    """Refuses a compressed data set that does not fit into memory, for pydicom unpacks it whole."""
+    file.seek(0)
+    head = file.read(4096)
+    if head[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in head:
+        return
+    file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind what says how it is packed
+    unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not unpacker.eof and (data := unpacker.unconsumed_tail or file.read(_PIECE)):
+        count += len(unpacker.decompress(data, _PIECE))
+        guard.check_bytes(count, name)
 
 
 def _frames(header: Dataset) -> int:

@@ -42,6 +42,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         path = _path(file, folder)
         with OpenEXR.File(path, header_only=True) as head:
             _windows(head.parts[0].header, name)
+            _check_amount([part.header for part in head.parts], name)
         with OpenEXR.File(path, separate_channels=True) as whole:
             part = whole.parts[0]
             channels = {key: np.asarray(value.pixels) for key, value in part.channels.items()}
@@ -83,8 +84,22 @@ def _windows(header: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         np.asarray(header[key], np.int64).reshape(2, 2) for key in ("displayWindow", "dataWindow")
     )
     for low, high in (display, data):
-        guard.check_size(int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1, name)
+        height, width = int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1
+        guard.check_size(height, width, name)
+        guard.check_bytes(height * width * 4, name)
     return display, data
+
+
+def _check_amount(headers: list[Any], name: str) -> None:
+    """Refuses parts that do not fit into memory, for the library unpacks all of them."""
+    count = 0
+    for header in headers:
+        if header["type"] not in (OpenEXR.scanlineimage, OpenEXR.tiledimage):
+            raise InputError(f"{name} holds deep pixels, which are not read; flatten them first.")
+        low, high = np.asarray(header["dataWindow"], np.int64).reshape(2, 2)
+        width, height = (max(0, int(n)) for n in high - low + 1)
+        count += width * height * 4 * len(header["channels"])
+    guard.check_bytes(count, name)
 
 
 def _wanted(channels: dict[str, np.ndarray], name: str) -> tuple[str, ...]:

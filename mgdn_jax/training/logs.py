@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mgdn_jax.errors import printable
 from mgdn_jax.io import codec
 from mgdn_jax.io.disk import write_atomically
 
@@ -165,9 +166,9 @@ class Log:
             return
         self._shown = time.monotonic()
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(printable(line), markup=False, highlight=False)
         else:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def record(self, step: int, kind: str, values: Mapping[str, float], **more: Any) -> None:
         """One JSON line and the same numbers to TensorBoard.

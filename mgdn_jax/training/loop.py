@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from mgdn_jax.errors import printable
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
@@ -106,7 +107,7 @@ def fit(
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def _mute(line: str) -> None:
