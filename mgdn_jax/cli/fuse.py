@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax.arguments import whole
 from mgdn_jax.cli import jobs
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
@@ -77,8 +78,8 @@ class Settings:
         values = vars(arguments)
         if not 1 <= arguments.quality <= 100:
             raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
-        if arguments.batch is not None and arguments.batch < 1:
-            raise InputError(f"--batch is {arguments.batch}, but must be at least 1.")
+        if arguments.batch is not None:
+            whole("--batch", arguments.batch, least=1, most=stream.MOST_BATCH)
         usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
         words = {name: values[name] for name in FuseOptions.names()}
         words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}

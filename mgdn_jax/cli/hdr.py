@@ -6,18 +6,21 @@ import argparse
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.cli.output import tell
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 
+_NUMBER = re.compile(r"[-+]?[0-9.]{1,40}(/[0-9]{1,40}|[eE][-+]?[0-9]{1,3})?")
 OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
 """Options of `FuseOptions` that the command takes."""
 
@@ -199,11 +202,14 @@ def _numbers(words: Sequence[str] | None, option: str) -> tuple[float, ...] | No
     numbers = []
     for word in " ".join(words).replace(",", " ").split():
         try:
-            number = float(Fraction(word))
+            # A fraction is exact: an exponent of nine digits would be worked out for hours.
+            number = float(Fraction(word)) if _NUMBER.fullmatch(word) else math.nan
         except (ValueError, ZeroDivisionError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(f"{option} has {word!r}, which is no number; write 1/60 or 0.0167.")
+            raise InputError(
+                f"{option} has {shown(word)}, which is no number; write 1/60 or 0.0167."
+            )
         numbers.append(number)
     return tuple(numbers)
 

@@ -32,6 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line, like every other error of the program."""
 
     def error(self, message: str) -> NoReturn:
+        message = message if len(message) <= 400 else f"{message[:400]}..."
         self.exit(EXIT_INPUT, printable(f"mgdn: error: {message}; see {self.prog} --help.") + "\n")
 
 

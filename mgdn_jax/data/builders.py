@@ -32,6 +32,7 @@ from mgdn_jax.data.scenes import (
 from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.io import objects, opening, reading
 from mgdn_jax.io.depth import ARRAYS, decode_depth
+from mgdn_jax.io.disk import encoded
 from mgdn_jax.io.pairing import pair_folders
 
 _FORMAT = 1
@@ -67,10 +68,11 @@ class _FilesBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in self._files:
-            example = {key: entry[key] for key in ("name", "height", "width")}
+            name = encoded(entry["name"]).decode()  # file names may be no Unicode, texts may not
+            example = {"name": name, "height": entry["height"], "width": entry["width"]}
             for role in self.ROLES:
                 example[role] = opening.read_bytes(entry[role])
-            yield entry["name"], example
+            yield name, example
 
 
 class SegmentedNatural(_FilesBuilder):

@@ -66,7 +66,7 @@ def fuse_folders(
     if len(folders) < 2:
         raise InputError("give two folders or more, one for each input of the network.")
     if batch is not None:
-        batch = arguments.whole("batch", batch, least=1)
+        batch = arguments.whole("batch", batch, least=1, most=stream.MOST_BATCH)
     files.check_folder(output)
     paired = pairing.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)

@@ -6,7 +6,6 @@ Imports nothing heavy, so that the command line can show them at once.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -23,6 +22,7 @@ MODELS = ("auto", "translation", "euclidean", "similarity", "affine", "homograph
 AREAS = ("common", "full")
 ORDERS = ("given", "brightness")
 PROFILES = ("keep", "sRGB")
+_MOST = 1e30  # of the limits of a tone; floats of 32 bits end soon
 METADATA = ("usual", "all", "none")
 
 
@@ -57,8 +57,10 @@ def limits(tone: str | None) -> tuple[float, float] | None:
         low, high = (float(word) for word in str(tone).split(","))
     except ValueError:
         low = high = 0.0
-    if not -math.inf < low < high < math.inf:
-        raise InputError(f"tone is {tone!r}; write picture, folder, auto, or LO,HI with LO < HI.")
+    if not (max(abs(low), abs(high)) <= _MOST and high - low >= 1 / _MOST):
+        raise InputError(
+            f"tone is {arguments.shown(tone)}; write picture, folder, auto, or LO,HI with LO < HI."
+        )
     return low, high
 
 

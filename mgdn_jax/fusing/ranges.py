@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.fusing import masks
 from mgdn_jax.fusing.sources import letter
@@ -39,6 +40,9 @@ WINDOWS = {
     "angio": (300.0, 600.0),
 }
 """Level and width of the usual windows of computed tomography, in Hounsfield units."""
+
+MOST, LEAST_WIDTH = 1e30, 1e-30
+"""Limits lie within this number of 0 and at least the other apart; floats of 32 bits end soon."""
 
 _SAMPLES = 1_000_000
 _BITS = (8, 10, 12, 14)
@@ -275,8 +279,8 @@ def _window(rule: str) -> tuple[float, float]:
         raise InputError(
             f"there is no window {rule!r}; {nearest(rule, WINDOWS)} or write LEVEL,WIDTH."
         ) from None
-    if not (np.isfinite(level) and 0 < width < np.inf):
-        raise InputError(f"window {rule!r} has no width; write LEVEL,WIDTH.")
+    if not (abs(level) <= MOST and LEAST_WIDTH <= width <= MOST):
+        raise InputError(f"window {shown(rule)} has no width that can be; write LEVEL,WIDTH.")
     return level, width
 
 
@@ -295,7 +299,7 @@ def _parsed(rule: str) -> tuple[str, tuple[float, float] | None]:
             raise InputError(f"range {rule!r} needs two percentages, such as percentile,1,99.")
         return head, (low, high)
     low, high = _limits(rule, rule)
-    if not low < high:
+    if not (max(abs(low), abs(high)) <= MOST and high - low >= LEAST_WIDTH):
         raise InputError(f"range {rule!r} runs from {low:g} to {high:g}; give LO,HI with LO < HI.")
     return "given", (low, high)
 

@@ -460,9 +460,9 @@ def _numbered(array: np.ndarray) -> dict[str | int, _Entry]:
 
 def _json_matrices(content: Any) -> dict[str | int, _Entry]:
     if isinstance(content, list):
-        return _numbered(np.array(content, np.float64))
+        return _numbered(_rows(content))
     if content.get("kind") != KIND:
-        return {name: (matrix, None) for name, matrix in content.items()}
+        return {name: (_rows(matrix), None) for name, matrix in content.items()}
     entries: dict[str | int, _Entry] = {}
     for entry in content["transforms"]:
         sizes = None
@@ -471,8 +471,20 @@ def _json_matrices(content: Any) -> dict[str | int, _Entry]:
             sizes = ((int(top), int(left)), (int(bottom), int(right)))
         if isinstance(entry["picture"], bool) or not isinstance(entry["picture"], str | int):
             raise TypeError("a picture has a name or a number")
-        entries[entry["picture"]] = (entry["matrix"], sizes)
+        entries[entry["picture"]] = (_rows(entry["matrix"]), sizes)
     return entries
+
+
+def _rows(content: Any) -> np.ndarray:
+    """Nested lists as an array; texts and truth values, which NumPy takes as well, are refused."""
+    values = [content]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values += value
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{value!r} is no number")
+    return np.array(content, np.float64)
 
 
 def _opencv_matrices(text: str) -> dict[str | int, _Entry]:

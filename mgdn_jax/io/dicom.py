@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import os
 import warnings
 import zlib
@@ -167,10 +168,11 @@ def _item(header: Dataset, number: int, sequence: str, keyword: str) -> Any:
 
 
 def _first(value: Any) -> float | None:
-    """A number, or the first of several."""
+    """A number, or the first of several; None for what is no finite one."""
     if value is None or value == "":
         return None
-    return float(value) if isinstance(value, int | float | str) else float(value[0])
+    number = float(value) if isinstance(value, int | float | str) else float(value[0])
+    return number if math.isfinite(number) else None
 
 
 def _values(array: np.ndarray, header: Dataset, number: int):

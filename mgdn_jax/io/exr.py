@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
@@ -71,7 +72,9 @@ def count(file: BinaryIO, name: str) -> int:
 def _path(file: BinaryIO, folder: str) -> str:
     """The library reads files by name."""
     if isinstance(file, io.BufferedReader) and isinstance(file.name, str):
-        return file.name
+        with contextlib.suppress(UnicodeEncodeError):  # the library takes no other names
+            file.name.encode()
+            return file.name
     file.seek(0)
     path = Path(folder) / "picture.exr"
     path.write_bytes(file.read())

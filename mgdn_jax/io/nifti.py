@@ -51,7 +51,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         pixels = _typed(values, name)
         pixels = np.ascontiguousarray(pixels[:, ::-1].swapaxes(0, 1))
         low, high = (float(image.header[key]) for key in ("cal_min", "cal_max"))
-        window = ((low + high) / 2, high - low) if high > low else None
+        window = ((low + high) / 2, high - low) if 0 < high - low < math.inf else None
         remarks = guard.further_pages(slices, name, "slice") if page is None else ()
         shown = (shape[1], shape[0], *shape[2:])
         geometry = Geometry("nifti", image.header.copy(), image.affine, shown, page=page or 0)

@@ -295,7 +295,7 @@ def _span(leaf: Any, form: str, bits: int) -> tuple[float, float] | None:
     if low is not None and high is not None:
         lows, highs = (np.atleast_1d(np.asarray(tag.value, np.float64)) for tag in (low, high))
         bottom, top = float(lows.min()), float(highs.max())
-        if np.isfinite([bottom, top]).all() and bottom < top:
+        if np.isfinite([bottom, top, top - bottom]).all() and bottom < top:
             return bottom, top
     odd = form == "uint" and bits not in (8, 16, 32)
     return (0.0, float(2**bits - 1)) if odd else None
