@@ -60,7 +60,7 @@ class Scene:
         Raises:
             InputError: a file cannot be read, or sizes differ.
         """
-        text = opening.read_bytes(self.times, "a text file", opening.MOST_TEXT)
+        text = opening.read_bytes(self.times, "a text file", 2**16)
         steps = read_steps(text, os.fspath(self.times))
         truth = read_radiance(opening.read_bytes(self.truth), os.fspath(self.truth))
         exposures = [_exposure(self.exposures[k]) for k in ordered(steps)]

@@ -490,7 +490,9 @@ def _rows(content: Any) -> np.ndarray:
 def _opencv_matrices(text: str) -> dict[str | int, _Entry]:
     """Matrices of YAML as OpenCV's FileStorage writes it; other YAML is not read."""
     pattern = re.compile(
-        r"(\w+): *!!opencv-matrix\s+rows: *(\d+)\s+cols: *(\d+)\s+dt: *\S+\s+data: *\[([^\]]*)\]"
+        r"^ *(\w+): *!!opencv-matrix\s+rows: *(\d{1,3})\s+cols: *(\d{1,3})\s+dt: *\S+\s+"
+        r"data: *\[([^\[\]]*)\]",
+        re.MULTILINE,
     )
     return {
         name: (np.array(numbers.replace(",", " ").split(), float).reshape(int(h), int(w)), None)
