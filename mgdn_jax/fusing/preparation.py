@@ -134,14 +134,13 @@ class Prepared:
         span = max(limits.contrast(about) for limits, about in parts)
         if span:
             return rendering.Contrast(span)
-        colours = []
+        colours: list[np.ndarray] = []
         for position in range(len(self)):
             pixels, mask = self.picture(position), self.mask(position)
-            colour = to_float((pixels[:1, :1] if mask is None else pixels[mask][None])[0, 0])
-            colours.append(np.broadcast_to(colour, (self.channels,)) if colour.size else None)
-        first = colours[0]
-        is_one = first is not None and all(np.array_equal(first, other) for other in colours)
-        return rendering.Contrast(0.0, first if is_one else None)
+            visible = pixels[0, :1] if mask is None else pixels[mask][:1]
+            colours += [np.broadcast_to(to_float(x), (self.channels,)) for x in visible]
+        is_one = bool(colours) and all(np.array_equal(colours[0], x) for x in colours)
+        return rendering.Contrast(0.0, colours[0] if is_one else None)
 
     @property
     def is_plain(self) -> bool:

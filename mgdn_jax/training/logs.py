@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from mgdn_jax.errors import printable
-from mgdn_jax.io import codec
+from mgdn_jax.io import codec, objects
 from mgdn_jax.io.disk import write_atomically
 
 SILENCE = 10.0
@@ -156,7 +156,7 @@ class Log:
         kept = []
         for line in self._path.read_bytes().splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                if json.loads(line)["step"] <= start:
+                if objects.object_of(line, "a line", has_nan=True)["step"] <= start:
                     kept.append(line + b"\n")
         write_atomically(self._path, b"".join(kept))
 
