@@ -22,8 +22,11 @@ _MOST_ENTRIES = 100_000
 _MOST_GROWTH, _MOST_SPARE = 4, 16 * 2**20
 """Somebody may have compressed an archive, by a factor that weights have; 16 MiB do no harm."""
 _MOST_TUPLE = 10_000
-"""Values in a tuple, those of tuples in it included, each as often as it comes: what a key costs to
-hash. A tensor's own arguments are about twenty."""
+"""Values and letters in a tuple, those of tuples in it included, each as often as it comes: what a
+key costs to hash. A tensor's own arguments are about thirty."""
+_MOST_LETTERS = 16_384
+"""Letters of one text; what PyTorch says against a file takes as long as their square."""
+_LETTERS_PER_COST = 8
 _PICKLES = 5
 """Files of the old form are so many pickles and then the bytes of all storages."""
 
@@ -70,10 +73,19 @@ def _check_archive(file: BinaryIO, name: str) -> None:
         raise _refusal(name, f"its archive is damaged: {str(error)[:80]}") from None
 
 
+class _Class(NamedTuple):
+    """A class or a function, by its name without its module."""
+
+    name: str
+
+
+_ROOMY = ("bytearray", "bytes")
+
+
 class _Item(NamedTuple):
     """A value on the pickle machine's stack: what it costs to hash, and itself where it is plain.
 
-    Plain are numbers, texts, names of classes, and tuples of those.
+    Plain are numbers, texts, classes, and tuples of those.
     """
 
     cost: int
@@ -90,6 +102,8 @@ def _check_pickle(file: Any, name: str) -> bool:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if number > _MOST_STEPS:
                 raise _refusal(name, "its pickle is too long")
+            if isinstance(argument, str | bytes) and len(argument) > _MOST_LETTERS:
+                raise _refusal(name, "it holds a text that is too long for a name")
             machine.step(opcode, argument)
     except InputError:
         raise
@@ -159,7 +173,7 @@ class _Machine:
                 raise _refusal(self._name, "it nests tuples as no model does")
             self._stack.append(_Item(cost, tuple(item.value for item in items)))
         elif opcode.name == "GLOBAL":
-            self._stack.append(_Item(1, str(argument).split(" ")[-1]))
+            self._stack.append(_Item(1, _Class(str(argument).split(" ")[-1])))
         elif opcode.name in ("REDUCE", "NEWOBJ"):
             self._check_call(items)
             self._stack.append(_Item(1))
@@ -167,18 +181,19 @@ class _Machine:
             self._check_storage(items[0].value)
             self._stack.append(_Item(1))
         elif made == 1 and not items:  # a constant, or an empty container
-            self._stack.append(_Item(1, argument if isinstance(argument, int | str) else None))
+            letters = len(argument) if isinstance(argument, str | bytes) else 0
+            value = argument if isinstance(argument, int | str) else None
+            self._stack.append(_Item(1 + letters // _LETTERS_PER_COST, value))
         elif made:
             self._stack.append(items[0] if items else _Item(1))
 
     def _check_call(self, items: list[_Item]) -> None:
         """Classes that make as much room as they are told to, without any bytes for it."""
         function, arguments = (item.value for item in items[:2])
-        makes_room = isinstance(function, str) and (
-            function in ("bytearray", "bytes") or function.endswith(("Tensor", "Storage"))
-        )
-        if makes_room and arguments:
-            raise _refusal(self._name, f"it makes a {function} without a storage")
+        if not isinstance(function, _Class):
+            raise _refusal(self._name, "it calls what is no class")
+        if arguments and (function.name in _ROOMY or function.name.endswith(("Tensor", "Storage"))):
+            raise _refusal(self._name, f"it makes a {function.name[:40]} without a storage")
 
     def _check_storage(self, value: Any) -> None:
         """``("storage", class, key, place, numbers, ...)``: the old form makes room for it."""

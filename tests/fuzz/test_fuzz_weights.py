@@ -24,8 +24,6 @@ from mgdn_jax.weights import conversion, zoo
 from mgdn_jax.weights.card import card_text
 from mgdn_jax.weights.store import load_weights
 
-RANDOM = np.random.default_rng(0)
-
 
 def header_of(name):
     """Notes of a bundled network, as its file holds them."""
@@ -40,9 +38,10 @@ def header_of(name):
 
 
 def weight_file(**notes):
+    random = np.random.default_rng(0)
     kinds = ("float32", "float16", "float64", "int32")
     arrays = {
-        f"layers/{i}/{leaf}": RANDOM.normal(size=(3, 2 + i)).astype(kind)
+        f"layers/{i}/{leaf}": random.normal(size=(3, 2 + i)).astype(kind)
         for i, kind in enumerate(kinds)
         for leaf in ("kernel", "stats:mean")
     }
@@ -150,8 +149,9 @@ def test_configs_of_runs(system):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_pytorch_files(torch, tmp_path, old):
+    random = np.random.default_rng(0)
     tensors = {
-        f"layers.{i}.weight": torch.randn(3, 2 + i).to(kind)
+        f"layers.{i}.weight": torch.from_numpy(random.normal(size=(3, 2 + i))).to(kind)
         for i, kind in enumerate((torch.float32, torch.float16, torch.bfloat16, torch.int64))
     }
     tensors["shared"] = tensors["layers.0.weight"][1:]
