@@ -20,8 +20,8 @@ PAGE = "licences.md"
 STATED = {"openexr": "BSD-3-Clause"}
 """Licences of packages whose metadata name none, read off the files that they install."""
 STAYS = {
-    "mkdocs-material": "ends in May 2027, with fixes until then; it builds the site alone, and its"
-    " successor does not run the hooks in .ci yet",
+    "mkdocs-material": "ends in May 2027, with fixes until then; it builds the site and is no part"
+    " of what is installed for use",
     "ml-collections": "seldom released; a `ConfigDict` is a plain container, and train.py's flags"
     " come from it",
     "tensorboardx": "seldom released; it writes event files without TensorFlow, and their format"

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
@@ -93,8 +94,10 @@ def preset(system: str, name: str, **overrides: Any) -> Any:
         InputError: unknown system, preset or field.
     """
     module = network(system)
-    if name not in module.PRESETS:
-        raise InputError(f"{system} has no preset {name!r}; {nearest(name, module.PRESETS)}")
+    if not isinstance(name, str) or name not in module.PRESETS:
+        raise InputError(
+            f"{system} has no preset {shown(name)}; {nearest(str(name)[:100], module.PRESETS)}"
+        )
     return module.Config.from_dict({**module.PRESETS[name].to_dict(), **overrides})
 
 

@@ -10,14 +10,14 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mgdn_jax.arguments import shown
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.layers.functional import Flat
 from mgdn_jax.systems import limits, registry
 from mgdn_jax.systems.rules import Rules
@@ -131,7 +131,7 @@ def convert_arrays(
     report, params = sort_entries(state, system=system, config=config, network=network)
     if not report.complete:
         parts = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            f"{len(names)} {what} ({_first(names)})"
             for what, names in (
                 ("unknown entries", report.unmatched),
                 ("parameters without a source", report.unfilled),
@@ -150,6 +150,12 @@ def convert_arrays(
         {path: value for path, value in params.items() if path in stats},
         report,
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first of some names that come from a file, for a message."""
+    short = [printable(name)[:100] for name in names[:3]]
+    return ", ".join([*short, "..."] if len(names) > 3 else short)
 
 
 def to_state_dict(
@@ -329,7 +335,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a bad file
-        reason = str(error).strip().split("\n")[0][:120]
+        reason = printable(str(error).strip().split("\n")[0][:120])
         raise InputError(
             f"{path}: cannot be read as a PyTorch checkpoint of plain tensors ({reason})"
         ) from None
@@ -352,6 +358,8 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise InputError(
                 f"{path}: {shown(str(key))} is {kind}; save plain dense tensors of real numbers."
             )
+    if len({str(key) for key in loaded}) < len(loaded):
+        raise InputError(f"{path}: holds two entries of one name; save the model's state_dict.")
     numbers = sum(tensor.numel() for tensor in loaded.values())
     limits.check(numbers, "parameters", str(path))
     return {str(key): _array(tensor) for key, tensor in loaded.items()}

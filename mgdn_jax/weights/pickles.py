@@ -23,10 +23,9 @@ _MOST_GROWTH, _MOST_SPARE = 4, 16 * 2**20
 """Somebody may have compressed an archive, by a factor that weights have; 16 MiB do no harm."""
 _MOST_TUPLE = 10_000
 """Values and letters in a tuple, those of tuples in it included, each as often as it comes: what a
-key costs to hash. A tensor's own arguments are about thirty."""
-_MOST_LETTERS = 16_384
+key costs to hash. A tensor's own arguments are about a hundred."""
+_MOST_LETTERS = 4096
 """Letters of one text; what PyTorch says against a file takes as long as their square."""
-_LETTERS_PER_COST = 8
 _PICKLES = 5
 """Files of the old form are so many pickles and then the bytes of all storages."""
 
@@ -183,7 +182,7 @@ class _Machine:
         elif made == 1 and not items:  # a constant, or an empty container
             letters = len(argument) if isinstance(argument, str | bytes) else 0
             value = argument if isinstance(argument, int | str) else None
-            self._stack.append(_Item(1 + letters // _LETTERS_PER_COST, value))
+            self._stack.append(_Item(1 + letters, value))
         elif made:
             self._stack.append(items[0] if items else _Item(1))
 

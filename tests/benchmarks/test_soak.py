@@ -15,8 +15,8 @@ def soak():
 def samples(soak, **last):
     """Memory, threads and files that stay as they are, but for the last sample."""
     steady = {"memory": 400.0, "threads": 20, "files": 9, "programs": 3}
-    rows = [soak.Sample(results, **steady) for results in (0, 100, 200, 300)]
-    return [*rows, soak.Sample(400, **{**steady, **last})]
+    rows = [soak.Sample(results, **steady) for results in range(0, 700, 100)]
+    return [*rows, soak.Sample(700, **{**steady, **last})]
 
 
 def test_growth_is_found(soak):
@@ -26,10 +26,11 @@ def test_growth_is_found(soak):
         ({"memory": 421.0}, False),
         ({"threads": 21}, False),
         ({"files": 10}, False),
+        ({"programs": 4}, False),
     ):
         figures = soak.verdict(samples(soak, **last))
         assert figures["holds"] is holds, last
-    assert figures["files_most"] == 10
+    assert (figures["programs_early"], figures["programs_late"]) == (3, 4)
     with pytest.raises(SystemExit, match="fewer than 200"):
         soak.verdict(samples(soak)[:2])
 

@@ -174,8 +174,8 @@ PICKLES = {
     "a million tuples": b"\x80\x02)" + b"\x85" * 1_000_000 + b".",
     "a million steps": b"\x80\x02" + b"N0" * 500_000 + b"N.",
     "a message that takes minutes to write": b"\x80\x02X\x40\x0d\x03\x00" + b"x" * 200_000 + b"Q.",
-    "a tuple of long texts": b"\x80\x02}X\x10\x27\x00\x00"
-    + b"x" * 10_000
+    "a tuple of long texts": b"\x80\x02}X\xe8\x03\x00\x00"
+    + b"x" * 1000
     + b"q\x00("
     + b"h\x00" * 200
     + b"tR.",
