@@ -17,6 +17,7 @@ used. Nothing is chosen here: one run, one file.
 import argparse
 import csv
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,26 @@ def described(weights: Any, remarks: list[str]) -> dict[str, Any]:
     notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
     card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k not in notes}}
     card.pop("figures", None)
-    # As given from the repository's root: where it lies on this machine is nobody's business.
-    command = card["training"].get("command", "").replace(f"{ROOT}/", "")
-    card["training"] = card["training"] | {"command": command}
+    card["training"] = card["training"] | {"command": portable(card["training"]["command"])}
+    if init := card.get("config", {}).get("train", {}).get("init"):
+        started = {"train": card["config"]["train"] | {"init": portable(init)}}
+        card["config"] = card["config"] | started
     if remarks:
         card["remarks"] = remarks
     return card
+
+
+def portable(command: str) -> str:
+    """A command whose paths are given from the repository's root, runs below `runs`.
+
+    Where files lie on this machine is nobody's business.
+    """
+
+    def below_runs(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return "/".join(("runs", *path.parts[-2 if path.suffix else -1 :]))
+
+    return re.sub(r"(?<![\w.])/\S+", below_runs, command.replace(f"{ROOT}/", ""))
 
 
 def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, Any], str]:
