@@ -77,8 +77,9 @@ def _scenes(tables: Mapping[str, Table], networks: Sequence[str]) -> str:
         largest = max(values.values())
         cells = [_cell(values[name], largest, 2) for name in (*networks, rule)]
         lines.append(_row(scene, [*cells, f"`{rule}`"]))
+    count = len(lines) - 1
     for name in networks:
-        lines.append(f"\n`{name}` is above the best rule in {above[name]} of {len(lines) - 1}.")
+        lines.append(f"\n`{name}` is above the best rule in {above[name]} of {count}.")
     return "\n".join(lines)
 
 
