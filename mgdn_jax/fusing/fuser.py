@@ -268,7 +268,7 @@ class Fuser:
         choice = self.resolve(options, **changes)
         profile = choice.profile or "keep"
         sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
-        prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
+        prepared = preparation.prepare(sources, choice, task=self.task, about=about)
         self._plan(prepared.shape, choice, len(prepared))  # options that do not fit, before work
         return prepared
 
@@ -530,6 +530,12 @@ class Fuser:
         )
 
     @property
+    def task(self) -> tasks.Task | None:
+        """What the weights are for; None where nobody says. Sets are exposures."""
+        task = tasks.of_card(self.card)
+        return tasks.TASKS["exposure"] if task is None and self.config.sets else task
+
+    @property
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
@@ -537,8 +543,7 @@ class Fuser:
     @property
     def _fuses_exposures(self) -> bool:
         """Whether the weights were trained for exposures: more than two are a bracket."""
-        task = tasks.of_card(self.card)
-        return task is not None and task.name == "exposure"
+        return self.task is not None and self.task.name == "exposure"
 
     @property
     def _feather(self) -> int:
