@@ -197,10 +197,7 @@ class Deghoster:
             InputError: pictures that cannot be read or do not go together, unknown times, or
                 options that do not fit.
         """
-        if not isinstance(sources, Sources):
-            sources = Sources(sources, profile="sRGB")
-        if len(sources) < 2:
-            raise InputError("give two or more exposures of one scene.")
+        sources = sources if isinstance(sources, Sources) else opened(sources)
         if not (isinstance(align, bool) or align == "shift"):
             raise InputError(f"align is {align!r}; choose one of 'shift', True, False.")
         if not 0 < scale < np.inf:
@@ -209,14 +206,7 @@ class Deghoster:
         self.fuser.plan(1, 1, options=self._options(options))  # wrong options, before work
         report = Report()
         names = [sources.name(index) for index in range(len(sources))]
-        shots, sizes = [], []
-        for index in range(len(sources)):  # one picture is held at a time
-            picture = sources[index]
-            shots.append(shot_of(picture, report))
-            sizes.append(picture.pixels.shape[:2])
-        check_sizes(names, sizes)
-        taken = shutter.light(names, shots, report, times=times, ev=ev)
-        choice = shutter.choose(names, taken, report)
+        choice = look(sources, report, times=times, ev=ev)
         self._check_count(len(choice.inputs))
         frame = dataclasses.replace(_FRAME, align=align is True, align_model=align_model)
         is_shifted = checks and align == "shift"
@@ -284,6 +274,46 @@ class Deghoster:
         wanted = len(self.fuser.config.in_channels)
         if count != wanted:
             raise InputError(f"the network takes {wanted} exposures, but there are {count}.")
+
+
+def opened(sources: Sequence[Any]) -> Sources:
+    """Exposures as they are merged: paths or arrays, whose colours become those of sRGB."""
+    return Sources(sources, profile="sRGB")
+
+
+def look(
+    sources: Sources,
+    report: Report,
+    *,
+    times: Sequence[float] | None = None,
+    ev: Sequence[float] | None = None,
+) -> shutter.Choice:
+    """Looks at exposures, one after the other; no network is needed.
+
+    Args:
+        sources: as `opened`.
+        report: takes what is said of them.
+        times: as of `Deghoster.merge`.
+        ev: as of `Deghoster.merge`.
+
+    Returns:
+        Which of them a network gets.
+
+    Raises:
+        InputError: they cannot be merged.
+    """
+    names = [sources.name(index) for index in range(len(sources))]
+    if len(names) < 2:
+        raise InputError("give two or more exposures of one scene.")
+    shutter.check_counts(len(names), times, ev)
+    shots, sizes = [], []
+    for index in range(len(names)):  # one picture is held at a time
+        picture = sources[index]
+        shots.append(shot_of(picture, report))
+        sizes.append(picture.pixels.shape[:2])
+    check_sizes(names, sizes)
+    taken = shutter.light(names, shots, report, times=times, ev=ev)
+    return shutter.choose(names, taken, report)
 
 
 def merge_exposures(

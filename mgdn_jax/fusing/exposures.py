@@ -274,7 +274,7 @@ def check_values(
         ]
         measured = gamma * float(np.median(np.log2(shown[1] / shown[0])))
         said = float(np.log2(times[bright] / times[dark]))
-        if abs(measured - said) > max(_OTHERWISE, said / 3):
+        if abs(measured - said) > _OTHERWISE + said / 3:
             report.warn(
                 f"{names[bright]} shows {measured:+.1f} EV more light than {names[dark]}, but "
                 f"their times say {said:+.1f}; check --times or --ev, and the order of the files."
