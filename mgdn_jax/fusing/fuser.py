@@ -541,11 +541,6 @@ class Fuser:
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
 
     @property
-    def _fuses_exposures(self) -> bool:
-        """Whether the weights were trained for exposures: more than two are a bracket."""
-        return self.task is not None and self.task.name == "exposure"
-
-    @property
     def _feather(self) -> int:
         """Pixels over which a result fades into a picture that is alone."""
         # Networks that choose between pictures have no tone of their own.
@@ -625,7 +620,7 @@ class Fuser:
         def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
             return self._fuse_scene(pictures, job, kind)
 
-        if count > inputs and self._fuses_exposures:
+        if count > inputs and self.task is tasks.TASKS["exposure"]:  # a bracket
             exposures = [load(number) for number in range(count)]
             channels = max(picture.shape[-1] for picture in exposures)
             exposures = [np.broadcast_to(x, (*x.shape[:2], channels)) for x in exposures]

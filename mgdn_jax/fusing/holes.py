@@ -129,14 +129,13 @@ class Filler:
         place = self._order.index(number)
         near = sorted(range(len(self._order)), key=lambda i: abs(i - place))[1:]
         for rank, donor in enumerate(self._order[i] for i in near):
-            is_here = np.ones(len(total), bool)
-            if self._there[donor] is not None:
-                is_here = self._there[donor][gap]
+            donated = self._there[donor]
+            is_here = np.ones(len(total), bool) if donated is None else donated[gap]
             if rank >= _NEAREST:
                 is_here = is_here & (weight[:, 0] == 0)
             if is_here.any():
                 other = _alike(self._load(donor), picture.shape[-1])
-                relations = self._relations(picture, other, there, self._there[donor])
+                relations = self._relations(picture, other, there, donated)
                 for channel, known in enumerate(relations):
                     if known is not None:
                         mean, spread = known(to_float(other[..., channel][gap][is_here]))
