@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import shutter, tasks
 from mgdn_jax.fusing.exposures import (
@@ -217,6 +218,11 @@ class Deghoster:
         inputs = self._inputs(exposures, choice, tone)
         values = self._run(inputs, published_tiles, progress, options)
         np.maximum(values, 0, out=values)
+        if all(exposures[index].pixels.shape[-1] == 1 for index in choice.inputs):
+            values[...] = np.asarray(
+                image.luminance(values)
+            )  # the network has its own idea of gray
+            report.note("gray", "the exposures are gray, and so is the radiance.")
         if scale != 1:
             values *= np.float32(scale)
         shortest = names[choice.inputs[0]]
@@ -303,14 +309,14 @@ def look(
         InputError: they cannot be merged.
     """
     names = [sources.name(index) for index in range(len(sources))]
-    if len(names) < 2:
-        raise InputError("give two or more exposures of one scene.")
     shutter.check_counts(len(names), times, ev)
     shots, sizes = [], []
     for index in range(len(names)):  # one picture is held at a time
         picture = sources[index]
         shots.append(shot_of(picture, report))
         sizes.append(picture.pixels.shape[:2])
+    if len(names) < 2:
+        raise InputError("give two or more exposures of one scene.")
     check_sizes(names, sizes)
     taken = shutter.light(names, shots, report, times=times, ev=ev)
     return shutter.choose(names, taken, report)

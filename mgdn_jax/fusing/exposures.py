@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import cells, looks, masks, shutter, tasks
+from mgdn_jax.fusing import cells, handheld, looks, masks, shutter, tasks
 from mgdn_jax.fusing.geometry import place, place_shifted
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
@@ -234,13 +234,15 @@ def check_places(
         report: takes the warnings.
     """
     parts = list(exposures.values())
+    # What moves in the scene may look like a shift to a glance, but has not most of the votes.
+    is_still = is_aligned or handheld.lie_on_each_other(lambda k: parts[k].pixels, len(parts))
     looks.check(
         lambda number: parts[number].pixels,
         lambda number: parts[number].mask,
         [names[index] for index in exposures],
         tasks.TASKS["exposure"],
         report,
-        is_placed=is_aligned,
+        is_placed=is_still,
         is_matched=True,
     )
 
