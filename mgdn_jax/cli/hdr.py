@@ -15,6 +15,7 @@ from typing import Any
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
+from mgdn_jax.fusing.report import Report
 from mgdn_jax.io import files
 
 OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
@@ -115,7 +116,7 @@ class Settings:
 
 
 def hdr(arguments: argparse.Namespace) -> int:
-    """Runs `mgdn hdr`.
+    """Runs `mgdn hdr`; bad input is said before a network is loaded.
 
     Args:
         arguments: as `cli.main.build_parser` parses them.
@@ -132,6 +133,8 @@ def hdr(arguments: argparse.Namespace) -> int:
     logging.getLogger("jax").setLevel(logging.ERROR)
     from mgdn_jax.fusing import deghosting
 
+    sources = deghosting.opened(settings.inputs)
+    deghosting.look(sources, Report(), times=settings.times, ev=settings.ev)  # before a network
     model = settings.model or deghosting.DEFAULT
     enable_compilation_cache()
     deghoster = deghosting.Deghoster(model, system=settings.system, trust=settings.trust)
@@ -142,7 +145,7 @@ def hdr(arguments: argparse.Namespace) -> int:
         sizes = {files.read_size(settings.inputs[0]) or (0, 0)}
         with voice.fusing(1, sizes) as tick:
             merged = deghoster.merge(
-                settings.inputs,
+                sources,
                 times=settings.times,
                 ev=settings.ev,
                 progress=tick,
