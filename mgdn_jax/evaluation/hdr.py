@@ -18,7 +18,6 @@ from mgdn_jax.data.scenes import BRACKET, find_brackets, ordered, read_radiance,
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.merges import Merge
 from mgdn_jax.evaluation.scores import Table
-from mgdn_jax.fusing.deghosting import Deghoster
 from mgdn_jax.io import codec, files, radiance
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.io.pixels import without_alpha
@@ -94,20 +93,6 @@ def find_scenes(folder: str | os.PathLike[str]) -> list[Scene]:
     ]
 
 
-def in_use(network: Deghoster, align: bool | str = "shift") -> Merge:
-    """A network as people use it, with what is done about the camera's movement.
-
-    Args:
-        network: Any.
-        align: As of `Deghoster.merge`: ``"shift"`` by shifts, True by turn and growth as well,
-            False for the network alone.
-
-    Returns:
-        A callable `(exposures, times) -> (H, W, 3)`, in the frame of the middle exposure.
-    """
-    return lambda exposures, times: network.merge(exposures, times=times, align=align).radiance
-
-
 def evaluate_hdr(
     methods: Mapping[str, Merge],
     scenes: Sequence[Scene],
@@ -119,7 +104,7 @@ def evaluate_hdr(
 
     Args:
         methods: Name to a callable `(exposures, times) -> (H, W, 3)`, as those of
-            `evaluation.merges` and `in_use`.
+            `evaluation.merges` and `fusing.deghosting.Deghoster.in_use`.
         scenes: The set.
         save: A folder that receives `METHOD/SCENE.hdr` and `METHOD/SCENE.png`, the picture after
             the mu-law; None for none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -136,6 +136,20 @@ class Deghoster:
             for x, time in zip(exposures, times, strict=True)
         ]
         return self._run(inputs, published_tiles, progress, options)
+
+    def in_use(
+        self, align: bool | str = "shift"
+    ) -> Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]:
+        """What tables measure: `merge` as a callable of exposures and times.
+
+        Args:
+            align: as of `merge`.
+
+        Returns:
+            A callable that takes what `predict` takes, and returns what it returns, in the frame of
+            the middle exposure.
+        """
+        return lambda exposures, times: self.merge(exposures, times=times, align=align).radiance
 
     def __call__(self, sources: Sequence[Any], **choices: Any) -> MergedExposures:
         """Merges the exposures of one scene.
