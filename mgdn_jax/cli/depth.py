@@ -117,7 +117,7 @@ def depth(arguments: argparse.Namespace) -> int:
 
     upsampling.check(low, size)
     enable_compilation_cache()
-    model = settings.model or upsampling.DEFAULT
+    model = settings.model or upsampling.usual(low.values.shape, size)
     upsampler = upsampling.DepthUpsampler.load(model, system=settings.system, trust=settings.trust)
     upsampler.options(**settings.options)
     voice = Voice(

@@ -210,7 +210,7 @@ def _add_depth(commands) -> None:
     depth.add_argument(
         "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
     )
-    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (the nearest scale)")
     add_trust(depth)
     depth.add_argument(
         "--unit",

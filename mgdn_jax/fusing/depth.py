@@ -17,6 +17,7 @@ from mgdn_jax.fusing.jobs import Progress
 from mgdn_jax.fusing.loading import load
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
+from mgdn_jax.fusing.sources import Sources
 from mgdn_jax.io import codec, files, previews
 from mgdn_jax.io import depth as depth_files
 from mgdn_jax.io.depth import Depth
@@ -24,7 +25,8 @@ from mgdn_jax.quantities import depth as quantity
 from mgdn_jax.quantities.depth import DepthPreparation, Limits
 from mgdn_jax.weights import zoo
 
-DEFAULT = "mgdn-gdsr4"
+_FAMILY = "mgdn-gdsr"
+DEFAULT = f"{_FAMILY}4"
 OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
 """The fields of `FuseOptions` that depth maps have a use for."""
 _NEAR = 1.25  # a map that lacks no more than this in scale is enlarged to it at once
@@ -331,11 +333,23 @@ class DepthUpsampler:
         report.note("size", f"{says}.", **figures, runs=len(way.passes))
 
 
+def usual(given: Size, full: Size) -> str:
+    """The bundled network whose scale is nearest to what a map needs.
+
+    Args:
+        given: rows and columns of the map.
+        full: rows and columns of the photograph.
+    """
+    factor = max(_factor(given, full), 1.0)
+    names = [name for name in zoo.bundled() if name.startswith(_FAMILY)] or [DEFAULT]
+    return min(names, key=lambda name: abs(np.log(factor / int(name.removeprefix(_FAMILY)))))
+
+
 def upsample_depth(
     low: Any,
     rgb: Any,
     *,
-    model: Fuser | str | os.PathLike[str] = DEFAULT,
+    model: Fuser | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Upsampled:
     """Enlarges one depth map to the size of the photograph beside it.
@@ -345,19 +359,26 @@ def upsample_depth(
     Args:
         low: as `DepthUpsampler` takes it.
         rgb: as `DepthUpsampler` takes it.
-        model: a bundled name, a weight file, or a `Fuser`.
+        model: a bundled name, a weight file, or a `Fuser`; None for the bundled network whose scale
+            is nearest.
         **options: as in a call of a `DepthUpsampler`.
 
     Raises:
         InputError: as there.
     """
+    if model is None:
+        low = depth_inputs.depth_of(low, options.get("unit"), Report())  # read once, said later
+        rgb = Sources([rgb], ["the photograph"])[0]
+        size: Size = rgb.pixels.shape[:2]
+        check(low, size)
+        model = usual(low.values.shape, size)
     return DepthUpsampler(model)(low, rgb, **options)
 
 
 def _loaded(name_or_path: str | os.PathLike[str], **trust: Any) -> Fuser:
     """The network of a name or a file; a name that is not bundled yet says how to get it."""
     name = os.fspath(name_or_path)
-    if name.startswith("mgdn-gdsr") and name not in zoo.bundled() and not os.path.exists(name):
+    if name.startswith(_FAMILY) and name not in zoo.bundled() and not os.path.exists(name):
         preset = name.removeprefix("mgdn-")
         raise InputError(
             f"the weights {name} do not come with this version; train them with `mgdn train "

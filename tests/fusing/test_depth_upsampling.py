@@ -12,6 +12,7 @@ from helpers import filled
 
 import mgdn_jax
 from mgdn_jax.errors import InputError
+from mgdn_jax.fusing import depth as upsampling
 from mgdn_jax.fusing.depth import DEFAULT, DepthUpsampler, route
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.io import depth as depth_files
@@ -371,3 +372,22 @@ def test_the_network_of_mgdn_takes_a_map():
     assert limits.low <= result.depth.min() < result.depth.max() <= limits.high
     swapped = upsampler(low, rgb[:, ::-1])
     assert not np.allclose(swapped.depth, result.depth)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [((60, 80), "mgdn-gdsr4"), ((20, 30), "mgdn-gdsr4"), ((11, 14), "mgdn-gdsr4"),
+     ((10, 13), "mgdn-gdsr8"), ((7, 10), "mgdn-gdsr8"), ((2, 3), "mgdn-gdsr8")],
+)  # fmt: skip
+def test_the_usual_network_is_the_nearest(given, name):
+    assert upsampling.usual(given, (60, 80)) == name
+
+
+def test_one_call_takes_the_usual_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(upsampling, "DepthUpsampler", lambda model: lambda low, rgb, **_: model)
+    files.write_image(tmp_path / "rgb.png", np.zeros((64, 80, 3), np.uint8))
+    low = np.ones((8, 10), np.float32)
+    assert upsampling.upsample_depth(low, tmp_path / "rgb.png") == "mgdn-gdsr8"
+    assert upsampling.upsample_depth(low.repeat(2, 0).repeat(2, 1), np.zeros((64, 80, 3))) == (
+        "mgdn-gdsr4"
+    )
