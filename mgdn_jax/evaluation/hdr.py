@@ -18,8 +18,8 @@ from mgdn_jax.data.scenes import BRACKET, find_brackets, ordered, read_radiance,
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.merges import Merge
 from mgdn_jax.evaluation.scores import Table
-from mgdn_jax.io import codec, files, radiance
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io import codec, files, opening, radiance
+from mgdn_jax.io.disk import make_folder, write_atomically
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.metrics.reference import psnr_linear, psnr_mu, ssim_linear, ssim_mu
 from mgdn_jax.quantities.radiance import mu_law, relative_times
@@ -59,8 +59,9 @@ class Scene:
         Raises:
             InputError: a file cannot be read, or sizes differ.
         """
-        steps = read_steps(_bytes(self.times), os.fspath(self.times))
-        truth = read_radiance(_bytes(self.truth), os.fspath(self.truth))
+        text = opening.read_bytes(self.times, "a text file", 2**16)
+        steps = read_steps(text, os.fspath(self.times))
+        truth = read_radiance(opening.read_bytes(self.truth), os.fspath(self.truth))
         exposures = [_exposure(self.exposures[k]) for k in ordered(steps)]
         for path, picture in zip(self.exposures, exposures, strict=True):
             if picture.shape != truth.shape:
@@ -137,7 +138,7 @@ def evaluate_hdr(
 def _write(folder: Path, name: str, result: np.ndarray) -> None:
     picture = np.rint(255 * mu_law(result)).astype(np.uint8)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         write_atomically(folder / f"{name}.hdr", radiance.encode(result))
         write_atomically(folder / f"{name}.png", codec.encode(picture, ".png"))
     except OSError as error:
@@ -151,10 +152,3 @@ def _exposure(path: Path) -> np.ndarray:
     if picture.dtype == np.float32:
         raise InputError(f"{path} has float pixels; an exposure has 8 or 16 bits.")
     return picture.astype(np.float32) * np.float32(1 / np.iinfo(picture.dtype).max)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None

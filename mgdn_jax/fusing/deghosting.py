@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from mgdn_jax import image
+from mgdn_jax import arguments, image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import shutter, tasks
 from mgdn_jax.fusing.exposures import (
@@ -124,6 +124,7 @@ class Deghoster:
                 that does not fit.
         """
         self._check_count(len(exposures))
+        exposures = [arguments.array("an exposure", x) for x in exposures]
         if len({np.shape(x) for x in exposures}) > 1 or np.shape(exposures[0])[2:] != (3,):
             said = ", ".join(str(np.shape(x)) for x in exposures)
             raise InputError(f"exposures must have one shape (height, width, 3), not {said}.")
@@ -149,7 +150,13 @@ class Deghoster:
             A callable that takes what `predict` takes, and returns what it returns, in the frame of
             the middle exposure.
         """
-        return lambda exposures, times: self.merge(exposures, times=times, align=align).radiance
+
+        def merged(exposures: Sequence[np.ndarray], times: Sequence[float]) -> np.ndarray:
+            result = self.merge(exposures, times=times, align=align)
+            result.report.raise_warnings()
+            return result.radiance
+
+        return merged
 
     def __call__(self, sources: Sequence[Any], **choices: Any) -> MergedExposures:
         """Merges the exposures of one scene.
@@ -214,9 +221,12 @@ class Deghoster:
         """
         sources = sources if isinstance(sources, Sources) else opened(sources)
         if not (isinstance(align, bool) or align == "shift"):
-            raise InputError(f"align is {align!r}; choose one of 'shift', True, False.")
-        if not 0 < scale < np.inf:
-            raise InputError(f"scale is {scale}, but must be above zero.")
+            raise InputError(
+                f"align is {arguments.shown(align)}; choose one of 'shift', True, False."
+            )
+        scale = arguments.real("scale", scale, above=0)
+        checks = arguments.flag("checks", checks)
+        published_tiles = arguments.flag("published_tiles", published_tiles)
         tone = tone_of(curve, gamma, self.preparation.gamma)
         self.fuser.plan(1, 1, options=self._options(options))  # wrong options, before work
         report = Report()

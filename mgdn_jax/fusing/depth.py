@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.fusing import depth_inputs, jobs, tasks
 from mgdn_jax.fusing.fuser import Fuser
@@ -248,7 +249,9 @@ class DepthUpsampler:
         """The values that are 0 and 1 in the network."""
         if wanted is None:
             return quantity.limits_of(filled, self.preparation.margin)
-        chosen = wanted if isinstance(wanted, Limits) else Limits(*map(float, wanted))
+        chosen = (
+            wanted if isinstance(wanted, Limits) else Limits(*arguments.reals("limits", wanted, 2))
+        )
         if chosen.span == 0:
             raise InputError(f"the limits are both {chosen.low:g}; give a lower and a higher one.")
         beyond = int(((filled < chosen.low) | (filled > chosen.high)).sum())

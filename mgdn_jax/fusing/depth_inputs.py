@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
@@ -27,7 +28,9 @@ def depth_of(low: Any, unit: str | None, report: Report) -> Depth:
     if isinstance(low, (str, os.PathLike)):
         depth = depth_files.read_depth(low, unit)
     else:
-        depth = low if isinstance(low, Depth) else Depth(np.asarray(low))
+        values = low.values if isinstance(low, Depth) else low
+        depth = low if isinstance(low, Depth) else Depth(np.empty(0))
+        depth = dataclasses.replace(depth, values=arguments.array(depth.name, values))
         if unit is not None:
             depth_files.check_unit(unit)
             depth = dataclasses.replace(depth, unit=unit, basis="")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import cells, handheld, looks, masks, shutter, tasks
 from mgdn_jax.fusing.geometry import place, place_shifted
@@ -104,7 +105,7 @@ def tone_of(curve: str, gamma: float | None, wanted: float) -> Tone | None:
         InputError: no such curve, or a gamma that does not go with it.
     """
     if curve not in CURVES:
-        raise InputError(f"curve is {curve!r}; choose one of {', '.join(CURVES)}.")
+        raise InputError(f"curve is {arguments.shown(curve)}; choose one of {', '.join(CURVES)}.")
     if curve == "srgb":
         if gamma is not None:
             raise InputError("--gamma and --curve srgb say different things; give one of them.")

@@ -128,6 +128,12 @@ class Prepared:
         return max(self.survey.channels)
 
     @property
+    def contrast(self) -> float:
+        """What the values of a source span in [0, 1], of the one that spans most."""
+        parts = zip(self.ranges, self.survey.statistics, strict=True)
+        return max(limits.contrast(about) for limits, about in parts)
+
+    @property
     def is_plain(self) -> bool:
         """Whether pictures are handed out as the files have them, everywhere there."""
         still = all(t is None for t in self.placing.transforms) and not self.placing.resizes

@@ -13,6 +13,8 @@ from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.io.pixels import from_float, to_float
 
 _BAND_ROWS = 512
+MOST_GAIN = 16.0
+"""Contrast that a stretch adds at most: sources of 16 levels of 256 and more are spread in full."""
 TAIL = 0.1
 """Percent of the values that robust limits leave out at either end."""
 
@@ -72,6 +74,7 @@ def picture(
     options: FuseOptions,
     dtype: np.dtype | None,
     channels: int,
+    contrast: float = 1.0,
 ) -> np.ndarray:
     """A picture from the network's values: range, then colour, then the type.
 
@@ -81,6 +84,7 @@ def picture(
         options: `chroma` and `stretch` of the call.
         dtype: of the result; None is float32 as computed, neither stretched, clipped nor rounded.
         channels: of the result.
+        contrast: what the values of the sources span in [0, 1].
 
     Returns:
         (H, W, channels).
@@ -89,6 +93,8 @@ def picture(
     if is_stretched and options.stretch == "fill":
         np.clip(fused, 0.0, 1.0, out=fused)
     low, high = limits(fused, options) if is_stretched else (0.0, 1.0)
+    if tone_limits(options.tone) is None:
+        low, high = tempered(low, high, contrast)
     if high == low:
         low, high = 0.0, 1.0
     out = np.empty((*fused.shape[:2], channels), dtype or np.float32)
@@ -115,6 +121,28 @@ def limits(fused: np.ndarray, options: FuseOptions) -> tuple[float, float]:
         low, high = np.percentile(fused, (TAIL, 100 - TAIL))
         return float(low), float(high)
     return float(fused.min()), float(fused.max())
+
+
+def tempered(low: float, high: float, contrast: float) -> tuple[float, float]:
+    """Limits of a stretch that makes no contrast of none.
+
+    Where no source spans more than 1 / `MOST_GAIN` of the range, the stretch is mixed with the
+    values as they are, the more the less the sources span: what is flat stays as it is.
+
+    Args:
+        low: what would become black.
+        high: what would become white.
+        contrast: what the values of the sources span in [0, 1].
+
+    Returns:
+        Both as they came, or further apart.
+    """
+    share = min(contrast * MOST_GAIN, 1.0)
+    if share == 1.0 or high <= low:
+        return low, high
+    slope = 1.0 - share + share / (high - low)
+    start = share * low / (high - low) / slope
+    return start, start + 1.0 / slope
 
 
 def _coloured(fused: np.ndarray, sources: Sequence[np.ndarray], chroma: str | None) -> np.ndarray:

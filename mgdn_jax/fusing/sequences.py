@@ -12,7 +12,7 @@ import numpy as np
 
 from mgdn_jax import image
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import masks, preparation, ranges, tasks
+from mgdn_jax.fusing import masks, preparation, ranges, rendering, tasks
 from mgdn_jax.fusing.likeness import resemblance
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
@@ -198,8 +198,10 @@ def _with_tone(
     """Robust limits of the network's values over the folder."""
     plain = FuseOptions(tone="picture", checks=False).otherwise(options)
     values = []
+    contrast = 0.0
     for scene in sample:
         try:
+            contrast = max(contrast, fuser.prepare(scene, options=plain).contrast)
             fused = fuser.values(scene, options=plain)
         except InputError:
             continue  # it is said when its turn comes
@@ -215,7 +217,7 @@ def _with_tone(
     # the whole range, a dull scene would show it.
     middle, width = (low + high) / 2, max(high - low, 1 / MOST_GAIN)
     middle = min(max(middle, width / 2), max(1 - width / 2, width / 2))
-    low, high = middle - width / 2, middle + width / 2
+    low, high = rendering.tempered(middle - width / 2, middle + width / 2, contrast)
     tone = f"{float(low)!r},{float(high)!r}"
     report.note(
         "tone",

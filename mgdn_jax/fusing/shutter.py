@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.io.metadata import Shot
@@ -102,7 +103,7 @@ def check_counts(
         InputError: there are more or fewer.
     """
     for option, numbers in (("--times", times), ("--ev", ev)):
-        if numbers is not None and len(numbers) != count:
+        if numbers is not None and len(arguments.reals(option, numbers)) != count:
             raise InputError(
                 f"{option} has {len(numbers)} numbers for {count} exposures; give one for "
                 "each, in the order of the files."

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.io import codec
 from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
 
@@ -251,9 +251,9 @@ class Log:
         self._shown = time.monotonic()
         try:
             if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False)
+                self._bar.console.print(printable(line), markup=False, highlight=False)
             else:
-                print(line, flush=True)
+                print(printable(line), flush=True)
         except OSError:
             self._quiet = True
             drop_output()

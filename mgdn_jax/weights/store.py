@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import objects
 from mgdn_jax.io.disk import write_atomically
 
 FORMAT = "mgdn_jax"
@@ -137,8 +138,9 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         )
     try:
         system, config, card = metadata["system"], metadata["config"], metadata.get("card", "{}")
-        config, card = json.loads(config), json.loads(card)
-    except (KeyError, json.JSONDecodeError) as error:
+        config = objects.object_of(config, f"the config of {path}")
+        card = objects.object_of(card, f"the card of {path}", has_nan=True)
+    except (KeyError, InputError) as error:
         raise InputError(
             f"{path}: lacks a readable system or config in its header; write it again."
         ) from error
