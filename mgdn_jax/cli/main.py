@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             notices.begin(is_quiet=bool(vars(arguments).get("quiet")))
             warnings.simplefilter("always", FusionWarning)
-            warnings.showwarning = notices.take
+            warnings.showwarning = notices.take  # type: ignore[assignment]
             code = command(arguments)
             notices.end()
             if sys.stdout is not None:  # closed by whoever started us

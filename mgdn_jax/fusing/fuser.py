@@ -83,7 +83,9 @@ class Fuser:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
             for an option that does not exist.
         """
-        graphdef, wanted_params, wanted_stats = registry.abstract(system, config.for_use())
+        graphdef, wanted_params, wanted_stats = registry.abstract(
+            system, config.for_use(), arrays=len(params) + len(stats or {})
+        )
         checks.check_fit(params, wanted_params, "parameters")
         checks.check_fit(stats or {}, wanted_stats, "statistics")
         self.system = system

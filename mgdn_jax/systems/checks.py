@@ -83,19 +83,26 @@ def check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) 
         what: what to call them.
 
     Raises:
-        InputError: names that are missing or foreign, or shapes that differ.
+        InputError: names that are missing or foreign, or shapes or kinds of numbers that differ.
     """
     both = wanted.keys() & weights.keys()
     faults = {
         "missing": sorted(wanted.keys() - weights.keys()),
         "foreign": sorted(weights.keys() - wanted.keys()),
         "misshapen": sorted(k for k in both if weights[k].shape != wanted[k].shape),
+        "not of floating point": sorted(k for k in both if _is_whole(wanted[k], weights[k])),
     }
     said = [f"{len(names)} {word} ({names[0]})" for word, names in faults.items() if names]
     if said:
         raise InputError(
             f"the {what} do not fit the network: {', '.join(said)}; convert or train them again."
         )
+
+
+def _is_whole(wanted: Any, weight: Any) -> bool:
+    """Whether floating-point numbers are wanted and others are there."""
+    real, actual = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (wanted, weight))
+    return real and not actual
 
 
 def _traced(system: str, config: Any, keywords: dict[str, Any]) -> Any:
