@@ -19,7 +19,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.merges import Merge
 from mgdn_jax.evaluation.scores import Table
 from mgdn_jax.io import codec, files, opening, radiance
-from mgdn_jax.io.disk import make_folder, write_atomically
+from mgdn_jax.io.disk import check_links, write_atomically
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.metrics.reference import psnr_linear, psnr_mu, ssim_linear, ssim_mu
 from mgdn_jax.quantities.radiance import mu_law, relative_times
@@ -138,7 +138,8 @@ def evaluate_hdr(
 def _write(folder: Path, name: str, result: np.ndarray) -> None:
     picture = np.rint(255 * mu_law(result)).astype(np.uint8)
     try:
-        make_folder(folder)
+        check_links(folder, is_folder=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{name}.hdr", radiance.encode(result))
         write_atomically(folder / f"{name}.png", codec.encode(picture, ".png"))
     except OSError as error:

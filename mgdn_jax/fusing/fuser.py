@@ -725,7 +725,7 @@ class Fuser:
         pictures: Sequence[np.ndarray],
         options: FuseOptions,
         dtype: np.dtype | None,
-        contrast: float,
+        contrast: rendering.Contrast,
     ) -> np.ndarray:
         """The picture of a scene from the results of all views."""
         sources = self._reduced(pictures) if self._fuses_luminance else None
