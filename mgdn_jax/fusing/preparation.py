@@ -137,11 +137,11 @@ class Prepared:
         colours = []
         for position in range(len(self)):
             pixels, mask = self.picture(position), self.mask(position)
-            colour = to_float((pixels[:1, :1] if mask is None else pixels[mask][None])[0, 0])
-            colours.append(np.broadcast_to(colour, (self.channels,)) if colour.size else None)
-        first = colours[0]
-        is_one = first is not None and all(np.array_equal(first, other) for other in colours)
-        return rendering.Contrast(0.0, first if is_one else None)
+            seen = pixels[:1, 0] if mask is None else pixels[mask][:1]
+            if len(seen):
+                colours.append(np.broadcast_to(to_float(seen)[0], (self.channels,)))
+        is_one = len(colours) == len(self) and all(np.array_equal(colours[0], c) for c in colours)
+        return rendering.Contrast(0.0, colours[0] if is_one else None)
 
     @property
     def is_plain(self) -> bool:
