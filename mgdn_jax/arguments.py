@@ -92,7 +92,7 @@ def reals(name: str, values: Any, count: int | None = None) -> tuple[float, ...]
     except TypeError:
         entries = []
     if not entries or len(entries) != (count or len(entries)):
-        wanted = f"{count} numbers" if count else "numbers in a list"
+        wanted = f"{count} finite numbers" if count else "finite numbers in a list"
         raise InputError(f"{name} is {shown(values)}, but must be {wanted}.")
     return tuple(real(f"a number of {name}", entry) for entry in entries)
 

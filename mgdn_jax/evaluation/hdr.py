@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.merges import Merge
 from mgdn_jax.evaluation.scores import Table
 from mgdn_jax.io import codec, files, opening, radiance
-from mgdn_jax.io.disk import make_folder, write_atomically
+from mgdn_jax.io.disk import check_links, write_atomically
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.metrics.reference import psnr_linear, psnr_mu, ssim_linear, ssim_mu
 from mgdn_jax.quantities.radiance import mu_law, relative_times
@@ -60,7 +59,7 @@ class Scene:
         Raises:
             InputError: a file cannot be read, or sizes differ.
         """
-        text = opening.read_bytes(self.times, "a text file", opening.MOST_TEXT)
+        text = opening.read_bytes(self.times, "a text file", 2**16)
         steps = read_steps(text, os.fspath(self.times))
         truth = read_radiance(opening.read_bytes(self.truth), os.fspath(self.truth))
         exposures = [_exposure(self.exposures[k]) for k in ordered(steps)]
@@ -95,27 +94,6 @@ def find_scenes(folder: str | os.PathLike[str]) -> list[Scene]:
     ]
 
 
-def in_use(network: Any, align: bool | str = "shift") -> Merge:
-    """A network as people use it, with what is done about the camera's movement.
-
-    Args:
-        network: A `fusing.deghosting.Deghoster`, or what merges as it does.
-        align: As of `Deghoster.merge`: ``"shift"`` by shifts, True by turn and growth as well,
-            False for the network alone.
-
-    Returns:
-        A callable `(exposures, times) -> (H, W, 3)`, in the frame of the middle exposure; what the
-        network warns of becomes Python's warnings.
-    """
-
-    def merge(exposures: Sequence[np.ndarray], times: Sequence[float]) -> np.ndarray:
-        merged = network.merge(exposures, times=times, align=align)
-        merged.report.raise_warnings()
-        return merged.radiance
-
-    return merge
-
-
 def evaluate_hdr(
     methods: Mapping[str, Merge],
     scenes: Sequence[Scene],
@@ -127,7 +105,7 @@ def evaluate_hdr(
 
     Args:
         methods: Name to a callable `(exposures, times) -> (H, W, 3)`, as those of
-            `evaluation.merges` and `in_use`.
+            `evaluation.merges` and `fusing.deghosting.Deghoster.in_use`.
         scenes: The set.
         save: A folder that receives `METHOD/SCENE.hdr` and `METHOD/SCENE.png`, the picture after
             the mu-law; None for none.
@@ -160,7 +138,8 @@ def evaluate_hdr(
 def _write(folder: Path, name: str, result: np.ndarray) -> None:
     picture = np.rint(255 * mu_law(result)).astype(np.uint8)
     try:
-        make_folder(folder)
+        check_links(folder, is_folder=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{name}.hdr", radiance.encode(result))
         write_atomically(folder / f"{name}.png", codec.encode(picture, ".png"))
     except OSError as error:

@@ -23,13 +23,13 @@ class Job:
       plan: how the pictures go through the network.
       options: of the call.
       ticks: progress.
-      contrast: what the values of the sources span in [0, 1], which bounds a stretch.
+      contrast: of the sources, which bounds a stretch.
     """
 
     plan: tiling.Plan
     options: FuseOptions
     ticks: Ticks
-    contrast: float = 1.0
+    contrast: rendering.Contrast = rendering.FULL
 
     def stretched(self, result: photographs.Result, dtype: np.dtype | None) -> photographs.Result:
         """A result of float32 spread over the range, in its type.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import looks, masks, ranges, tasks
+from mgdn_jax.fusing import looks, masks, ranges, rendering, tasks
 from mgdn_jax.fusing.geometry import Placing, check_sizes, place
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
@@ -21,7 +21,7 @@ from mgdn_jax.fusing.sources import Sources
 from mgdn_jax.fusing.transforms import Transform, write_transforms
 from mgdn_jax.io import labels
 from mgdn_jax.io.pictures import Labels
-from mgdn_jax.io.pixels import without_alpha
+from mgdn_jax.io.pixels import to_float, without_alpha
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,20 @@ class Prepared:
         return max(self.survey.channels)
 
     @property
-    def contrast(self) -> float:
-        """What the values of a source span in [0, 1], of the one that spans most."""
+    def contrast(self) -> rendering.Contrast:
+        """What the values of the source span that spans most, and its colour where all have one."""
         parts = zip(self.ranges, self.survey.statistics, strict=True)
-        return max(limits.contrast(about) for limits, about in parts)
+        span = max(limits.contrast(about) for limits, about in parts)
+        if span:
+            return rendering.Contrast(span)
+        colours = []
+        for position in range(len(self)):
+            pixels, mask = self.picture(position), self.mask(position)
+            seen = pixels[:1, 0] if mask is None else pixels[mask][:1]
+            if len(seen):
+                colours.append(np.broadcast_to(to_float(seen)[0], (self.channels,)))
+        is_one = len(colours) == len(self) and all(np.array_equal(colours[0], c) for c in colours)
+        return rendering.Contrast(0.0, colours[0] if is_one else None)
 
     @property
     def is_plain(self) -> bool:

@@ -300,7 +300,10 @@ def _parsed(rule: str) -> tuple[str, tuple[float, float] | None]:
         return head, (low, high)
     low, high = _limits(rule, rule)
     if not (max(abs(low), abs(high)) <= MOST and high - low >= LEAST_WIDTH):
-        raise InputError(f"range {rule!r} runs from {low:g} to {high:g}; give LO,HI with LO < HI.")
+        raise InputError(
+            f"range {shown(rule)} runs from {low:g} to {high:g}; give LO,HI with LO < HI, neither "
+            f"beyond {MOST:g}."
+        )
     return "given", (low, high)
 
 

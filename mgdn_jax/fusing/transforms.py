@@ -418,7 +418,8 @@ def read_transforms(path: str | os.PathLike[str]) -> dict[str | int, Transform]:
     transforms: dict[str | int, Transform] = {}
     for name, (matrix, sizes) in found.items():
         try:
-            transforms[name] = Transform(np.asarray(matrix, np.float64), sizes)
+            rows = matrix if isinstance(matrix, np.ndarray) else _rows(matrix)
+            transforms[name] = Transform(rows, sizes)
         except (ValueError, TypeError) as error:
             reason = error if isinstance(error, InputError) else "it is no matrix of numbers."
             raise InputError(f"{path}: transform {name!r}: {reason}") from None
@@ -462,7 +463,7 @@ def _json_matrices(content: Any) -> dict[str | int, _Entry]:
     if isinstance(content, list):
         return _numbered(_rows(content))
     if content.get("kind") != KIND:
-        return {name: (_rows(matrix), None) for name, matrix in content.items()}
+        return {name: (matrix, None) for name, matrix in content.items()}
     entries: dict[str | int, _Entry] = {}
     for entry in content["transforms"]:
         sizes = None
@@ -471,7 +472,7 @@ def _json_matrices(content: Any) -> dict[str | int, _Entry]:
             sizes = ((int(top), int(left)), (int(bottom), int(right)))
         if isinstance(entry["picture"], bool) or not isinstance(entry["picture"], str | int):
             raise TypeError("a picture has a name or a number")
-        entries[entry["picture"]] = (_rows(entry["matrix"]), sizes)
+        entries[entry["picture"]] = (entry["matrix"], sizes)
     return entries
 
 
@@ -490,7 +491,9 @@ def _rows(content: Any) -> np.ndarray:
 def _opencv_matrices(text: str) -> dict[str | int, _Entry]:
     """Matrices of YAML as OpenCV's FileStorage writes it; other YAML is not read."""
     pattern = re.compile(
-        r"(\w+): *!!opencv-matrix\s+rows: *(\d+)\s+cols: *(\d+)\s+dt: *\S+\s+data: *\[([^\]]*)\]"
+        r"^ *(\w+): *!!opencv-matrix\s+rows: *(\d{1,3})\s+cols: *(\d{1,3})\s+dt: *\S+\s+"
+        r"data: *\[([^\[\]]*)\]",
+        re.MULTILINE,
     )
     return {
         name: (np.array(numbers.replace(",", " ").split(), float).reshape(int(h), int(w)), None)

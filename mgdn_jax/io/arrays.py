@@ -42,9 +42,12 @@ def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     if length > _MOST_HEADER:
         raise ValueError(f"a header has {length} bytes")
     content = io.BytesIO(size + file.read(length))
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(content)
-    return np.lib.format.read_array_header_2_0(content)
+    try:
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(content)
+        return np.lib.format.read_array_header_2_0(content)
+    except Exception as error:  # it is parsed as Python, whose parser raises what it likes
+        raise ValueError(f"a header cannot be read ({type(error).__name__})") from None
 
 
 def read(file: Any, name: str) -> np.ndarray:

@@ -141,8 +141,9 @@ def _stored(file: BinaryIO, header: Dataset, number: int, name: str) -> np.ndarr
         if syntax is None:  # a file without its preamble
             whole = pydicom.dcmread(file, force=True)
             whole.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-            frames = whole.pixel_array
-            return frames[number] if _frames(header) > 1 else frames
+            return _frame(whole.pixel_array, header, number)
+        if syntax == DeflatedExplicitVRLittleEndian:  # its frames cannot be found one by one
+            return _frame(pydicom.dcmread(file).pixel_array, header, number)
         return pixel_array(file, index=number)
     except (RuntimeError, NotImplementedError) as error:
         if syntax is None or not syntax.is_compressed:
@@ -152,6 +153,10 @@ def _stored(file: BinaryIO, header: Dataset, number: int, name: str) -> np.ndarr
             f"({str(error).splitlines()[0].rstrip('.')}); decompress it "
             "(for instance `gdcmconv --raw`)."
         ) from None
+
+
+def _frame(frames: np.ndarray, header: Dataset, number: int) -> np.ndarray:
+    return frames[number] if _frames(header) > 1 else frames
 
 
 def _item(header: Dataset, number: int, sequence: str, keyword: str) -> Any:

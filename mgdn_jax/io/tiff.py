@@ -160,8 +160,9 @@ def _behind(tif: Any) -> int:
         return 1
     if tif.is_imagej:
         return int((tif.imagej_metadata or {}).get("images", 1))
-    if tif.is_shaped and tif.shaped_metadata[0].get("truncated"):
-        return math.prod(tif.shaped_metadata[0]["shape"]) // math.prod(leaf.shape)
+    shaped = (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
+    if shaped.get("truncated"):
+        return math.prod(shaped["shape"]) // math.prod(leaf.shape)
     return 1
 
 
