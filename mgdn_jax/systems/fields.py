@@ -22,7 +22,7 @@ _KINDS = {
     bool: "true or false",
     str: "a text",
     dict: "a block",
-    tuple: "a list",
+    tuple: "a tuple or list",
 }
 _MOST_ENTRIES, _MOST_LETTERS = 4096, 4096
 
@@ -63,16 +63,16 @@ def fault(value: Any, hint: Any, *, most: int = MOST_WHOLE) -> str | None:
 
 def _fault_of_entries(value: Any, hints: tuple[Any, ...], most: int) -> str | None:
     if len(value) > _MOST_ENTRIES:
-        return f"a list of at most {_MOST_ENTRIES}"
+        return f"a tuple or list of at most {_MOST_ENTRIES}"
     if not hints:
         return None
     alike = len(hints) == 2 and hints[1] is Ellipsis
     if not alike and len(hints) != len(value):
-        return f"a list of {len(hints)}"
+        return f"a tuple or list of {len(hints)}"
     kinds = hints[:1] * len(value) if alike else hints
     faults = (fault(v, kind, most=most) for v, kind in zip(value, kinds, strict=True))
     first = next((entry for entry in faults if entry), None)
-    return None if first is None else f"a list whose entries are {first}"
+    return None if first is None else f"a tuple or list whose entries are {first}"
 
 
 def faults(
