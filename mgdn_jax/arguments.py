@@ -34,14 +34,14 @@ def whole(name: str, value: Any, *, least: int = 0, most: int = LARGEST) -> int:
     return number
 
 
-def real(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf) -> float:
+def real(name: str, value: Any, *, above: float = -math.inf, most: float = math.inf) -> float:
     """A finite number; NumPy's are taken too, truth values and texts are not.
 
     Args:
         name: what messages call the argument.
         value: what came.
         above: it must be larger than this.
-        least: the smallest that is taken.
+        most: the largest that is taken.
 
     Raises:
         InputError: it is something else, or out of range.
@@ -56,8 +56,8 @@ def real(name: str, value: Any, *, above: float = -math.inf, least: float = -mat
         raise InputError(f"{name} is {shown(value)}, but must be a finite number.")
     if not number > above:
         raise InputError(f"{name} is {shown(value)}, but must be above {above:g}.")
-    if number < least:
-        raise InputError(f"{name} is {shown(value)}, but must be at least {least:g}.")
+    if number > most:
+        raise InputError(f"{name} is {shown(value)}, but must be at most {most:g}.")
     return number
 
 
@@ -114,6 +114,8 @@ def array(name: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:80].rstrip(".")
         raise InputError(f"{name} is no array ({reason}); give rows of one length.") from None
+    if np.ma.is_masked(value):
+        raise InputError(f"{name} has masked values, which no picture has; fill them first.")
     return numbers.astype(numbers.dtype.newbyteorder("="), copy=False)
 
 

@@ -53,7 +53,7 @@ class Run:
             MGDN_DATA_DIR=str(sets), XLA_FLAGS=helpers.xla_flags(1), **(variables or {})
         )
 
-    def start(self, preexec=None):
+    def start(self):
         """The processes, started; their stderr is apart."""
         several = [[]]
         if self._processes > 1:
@@ -73,7 +73,6 @@ class Run:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                preexec_fn=preexec,
             )
             for membership in several
         ]

@@ -73,6 +73,8 @@ def test_arrays():
     ],
 )
 def test_options_of_a_call(name, value, message):
+    with pytest.raises(InputError, match="give FuseOptions"):
+        FuseOptions().otherwise({name: value})
     with pytest.raises(InputError, match=f"{name} is .*{message}"):
         FuseOptions(**{name: value})
     with pytest.raises(InputError, match="on the weights' card"):
@@ -116,3 +118,8 @@ def test_pictures_of_another_order_of_bytes_are_measured():
         assert values == metrics.evaluate(native, native, native, ["EN", "SD"])
     with pytest.raises(InputError, match="no array"):
         metrics.evaluate([[1], [1, 2]], native, native, ["EN"])
+    with pytest.raises(InputError, match="masked values"):
+        metrics.evaluate(np.ma.masked_equal(native, native[0, 0]), native, native, ["EN"])
+    for wrong in ({"names": [3]}, {"names": ["EN"], "variant": []}):
+        with pytest.raises(InputError, match=r"a metric is 3|metric variant"):
+            metrics.evaluate(native, native, native, **wrong)

@@ -43,7 +43,7 @@ class Notices:
         """
         self._sentences, self._is_quiet = {}, is_quiet
 
-    def take(self, message: Warning | str, *_: Any) -> None:
+    def take(self, message: Warning | str, *_: Any, **__: Any) -> None:
         """Takes the place of `warnings.showwarning`."""
         sentence = str(message)
         if sentence in self._sentences:

@@ -224,7 +224,7 @@ class Deghoster:
             raise InputError(
                 f"align is {arguments.shown(align)}; choose one of 'shift', True, False."
             )
-        scale = arguments.real("scale", scale, above=0)
+        scale = arguments.real("scale", scale, above=0, most=1e30)
         checks = arguments.flag("checks", checks)
         published_tiles = arguments.flag("published_tiles", published_tiles)
         tone = tone_of(curve, gamma, self.preparation.gamma)

@@ -283,7 +283,16 @@ class FuseOptions:
             raise InputError(f"on the weights' card, {error}") from None
 
     def otherwise(self, defaults: FuseOptions) -> FuseOptions:
-        """These options, those of `defaults` where they are None."""
+        """These options, those of `defaults` where they are None.
+
+        Raises:
+            InputError: `defaults` are no options.
+        """
+        if not isinstance(defaults, FuseOptions):
+            raise InputError(
+                f"options are {arguments.shown(defaults)}; give FuseOptions, or single ones by "
+                "name."
+            )
         values = dataclasses.asdict(self)
         return FuseOptions(
             **{k: getattr(defaults, k) if v is None else v for k, v in values.items()}

@@ -134,13 +134,12 @@ class Prepared:
         span = max(limits.contrast(about) for limits, about in parts)
         if span:
             return rendering.Contrast(span)
-        colours = []
+        colours: list[np.ndarray] = []
         for position in range(len(self)):
             pixels, mask = self.picture(position), self.mask(position)
-            seen = pixels[:1, 0] if mask is None else pixels[mask][:1]
-            if len(seen):
-                colours.append(np.broadcast_to(to_float(seen)[0], (self.channels,)))
-        is_one = len(colours) == len(self) and all(np.array_equal(colours[0], c) for c in colours)
+            visible = pixels[0, :1] if mask is None else pixels[mask][:1]
+            colours += [np.broadcast_to(to_float(x), (self.channels,)) for x in visible]
+        is_one = bool(colours) and all(np.array_equal(colours[0], x) for x in colours)
         return rendering.Contrast(0.0, colours[0] if is_one else None)
 
     @property

@@ -14,14 +14,14 @@ MOST_TEXT = 64 * 2**20
 
 
 def opened(
-    path: str | os.PathLike[str], noun: str = "an image file", most: int = guard.MAX_BYTES
+    path: str | os.PathLike[str], noun: str = "an image file", most: int | None = None
 ) -> BinaryIO:
     """Opens a file for reading.
 
     Args:
         path: the file, or a link to it.
         noun: what messages say is expected.
-        most: bytes that it may have.
+        most: bytes that it may have; None for `guard.MAX_BYTES`.
 
     Returns:
         The file, which the caller closes.
@@ -48,7 +48,7 @@ def opened(
     except (OSError, ValueError) as error:
         shown = repr(name if len(name) <= 100 else f"{name[:100]}...")
         raise InputError(f"{shown} cannot be read ({_reason(error)}); check the path.") from None
-    size = os.fstat(file.fileno()).st_size
+    size, most = os.fstat(file.fileno()).st_size, guard.MAX_BYTES if most is None else most
     if 0 < size <= most:
         return file
     file.close()

@@ -148,6 +148,7 @@ def inputs(exposures: Sequence[Any], times: Sequence[float], gamma: float = GAMM
         raise InputError(
             f"{len(exposures)} exposures and {len(times)} times do not fit; give one time each."
         )
+    times = arguments.reals("times", times)
     if not math.isclose(min(times), 1.0, rel_tol=1e-6):
         raise InputError(
             f"the times {tuple(times)} must be relative to the shortest; divide them by it."

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from mgdn_jax.errors import InputError, printable
-from mgdn_jax.io import codec
+from mgdn_jax.io import codec, objects
 from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
 
 SILENCE = 10.0
@@ -238,8 +238,8 @@ class Log:
         content = self._path.read_bytes()
         kept = []
         for line in content.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                if json.loads(line)["step"] <= start:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if objects.object_of(line, "a line", has_nan=True)["step"] <= start:
                     kept.append(line + b"\n")
         if b"".join(kept) != content:
             write_atomically(self._path, b"".join(kept))

@@ -44,11 +44,11 @@ def npz(member):
     return buffer.getvalue()
 
 
-def tiff(rows, columns, **options):
+def tiff(rows, columns, dtype=np.uint16, **options):
     import tifffile
 
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, np.zeros((4, 4), np.uint16), metadata=None, **options)
+    tifffile.imwrite(buffer, np.zeros((4, 4), dtype), metadata=None, **options)
     data = bytearray(buffer.getvalue())
     for tag, value in ((256, columns), (257, rows), (278, rows)):
         at = data.index(struct.pack("<H", tag), 8)
@@ -77,7 +77,7 @@ def nifti():
 LARGE = {
     "rgba.png": png(30000, 30000, 8, 6),
     "rgb16.png": png(20000, 20000, 16, 2),
-    "gray.tif": tiff(31000, 40000),
+    "float.tif": tiff(30000, 30000, np.float32),
     "light.hdr": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 20000 +X 20000\n",
     "light.exr": exr(),
     "volume.nii.gz": nifti(),

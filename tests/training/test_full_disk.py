@@ -18,8 +18,6 @@ from mgdn_jax.io.disk import WriteError
 from mgdn_jax.training import logs
 from mgdn_jax.training.checkpoints import newest_whole
 
-NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-
 
 def fit(workdir, **train):
     return training.fit(fake_recipe.config(**{"devices": 1} | train), workdir, quiet=True)
@@ -89,8 +87,13 @@ def test_a_full_disk_ends_a_run_in_one_sentence_and_it_goes_on(tmp_path, monkeyp
     same_run(tmp_path / "whole", workdir)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("name", ["step_", "fake.md", "fake.safetensors"])
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *(("step_", errno.EDQUOT), ("step_", errno.EIO), ("fake.md", errno.EFBIG)),
+        *(("fake.safetensors", errno.ENOSPC), ("fake.safetensors", errno.EROFS)),
+    ],
+)
 def test_pictures_weights_and_card(tmp_path, monkeypatch, name, number):
     """Everything that is written as a whole is flushed to the disk, which may refuse it then."""
     fsync = os.fsync
@@ -112,14 +115,13 @@ def test_pictures_weights_and_card(tmp_path, monkeypatch, name, number):
     assert fit(tmp_path, steps=2, save_every=1).status == "complete"
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_tensorboard(tmp_path, monkeypatch, number):
+def test_tensorboard(tmp_path, monkeypatch):
     write = logs._Board._write
 
     def refuse(board, **fields):
         if fields.get("step") == 2:
             with logs._writing(board._path):
-                raise OSError(number, os.strerror(number))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(board, **fields)
 
     monkeypatch.setattr(logs._Board, "_write", refuse)

@@ -145,15 +145,12 @@ def test_a_limit_on_files_ends_it_in_one_sentence_and_it_resumes(sets, tmp_path)
     steps = 40
     Run(sets, tmp_path / "whole", **fields(steps)).finish()
     run = Run(sets, tmp_path / "limited", **fields(steps))
-    for limit in (3000, 6000, 9000):  # the log is what reaches it
-
-        def limited(limit=limit):
-            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-
-        (process,) = run.start(preexec=limited)
-        code, out, err = ended(process, 300)
-        say(f"limit {limit} at step {run.step()}: exit {code}: {err.strip()}")
+    for moment in (5, 12, 19):
+        (process,) = run.start()
+        run.wait_for(moment, process)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
+        code, out, err = ended(process, 120)
+        say(f"limited at step {run.step()}: exit {code}: {err.strip()}")
         refused(run, code, out, err, "file too large")
     run.finish()
     same(tmp_path / "whole", run.workdir)
