@@ -108,6 +108,9 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
     except partners.PartnerLostError as error:
         complain(f"{error}; {advice()}")
         code = partners.EXIT_LOST
+    except KeyboardInterrupt:  # the second one: the first has let the step come to its end
+        print(f"{prefix.removesuffix('error: ')}interrupted.", file=sys.stderr)
+        code = 130
     except Exception:
         if together is None:
             raise

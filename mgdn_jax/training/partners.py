@@ -295,6 +295,8 @@ class Partners:
             fault = f"process 0 was started with processes={self._count}, this one with {count}"
         elif index in self._partners:
             fault = f"process {index} of {count} is there already ({self._partners[index].name})"
+        elif type(index) is not int or not 0 < index < count:
+            fault = f"there is no process {index} of {count} to be"
         if fault:
             line.send({"refused": f"{fault}; give all the same number, and each its own index."})
             return
