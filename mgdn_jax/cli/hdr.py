@@ -18,6 +18,7 @@ from mgdn_jax.cli.output import tell
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
+from mgdn_jax.fusing.report import Report
 from mgdn_jax.io import files
 
 _NUMBER = re.compile(r"[-+]?[0-9.]{1,40}(/[0-9]{1,40}|[eE][-+]?[0-9]{1,3})?")
@@ -119,7 +120,7 @@ class Settings:
 
 
 def hdr(arguments: argparse.Namespace) -> int:
-    """Runs `mgdn hdr`.
+    """Runs `mgdn hdr`; bad input is said before a network is loaded.
 
     Args:
         arguments: as `cli.main.build_parser` parses them.
@@ -136,6 +137,8 @@ def hdr(arguments: argparse.Namespace) -> int:
     logging.getLogger("jax").setLevel(logging.ERROR)
     from mgdn_jax.fusing import deghosting
 
+    sources = deghosting.opened(settings.inputs)
+    deghosting.look(sources, Report(), times=settings.times, ev=settings.ev)  # before a network
     model = settings.model or deghosting.DEFAULT
     enable_compilation_cache()
     deghoster = deghosting.Deghoster(model, system=settings.system, trust=settings.trust)
@@ -146,7 +149,7 @@ def hdr(arguments: argparse.Namespace) -> int:
         sizes = {files.read_size(settings.inputs[0]) or (0, 0)}
         with voice.fusing(1, sizes) as tick:
             merged = deghoster.merge(
-                settings.inputs,
+                sources,
                 times=settings.times,
                 ev=settings.ev,
                 progress=tick,

@@ -212,7 +212,7 @@ def _add_depth(commands) -> None:
     depth.add_argument(
         "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
     )
-    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (the nearest scale)")
     add_trust(depth)
     depth.add_argument(
         "--unit",
@@ -370,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             notices.begin(is_quiet=bool(vars(arguments).get("quiet")))
             warnings.simplefilter("always", FusionWarning)
-            warnings.showwarning = notices.take
+            warnings.showwarning = notices.take  # type: ignore[assignment]
             code = command(arguments)
             notices.end()
             if sys.stdout is not None:  # closed by whoever started us

@@ -6,18 +6,22 @@ run. Any field of the config can be set on the command line (`--config.train.bat
 --cpu_devices=N, with the number of its cores, spreads each batch over them; N must divide the
 batch, or half of it for a learned loss. Several processes: give each one --coordinator=HOST:PORT,
 --processes and its own --process. --quiet prints nothing but errors. Exit codes: 0 complete or
-stopped by a signal and saved, 1 diverged or failed, 2 something in the command, the config or the
-data cannot be used.
+stopped by a signal and saved; 1 diverged, or a file cannot be written; 2 something in the command,
+the config, the data or the workdir cannot be used; 3 another process of the run is lost; 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
 import pathlib
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -79,21 +83,50 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
         print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 2
     from mgdn_jax import training
-    from mgdn_jax.training import processes
+    from mgdn_jax.training import partners, processes
 
+    def complain(sentence: str) -> None:
+        print(printable(f"{prefix}{sentence}"), file=sys.stderr, flush=True)
+
+    advice = functools.partial(_advice, options)
+    together: partners.Partners | None = None
     try:
-        if options.cpu_devices is not None:
-            processes.split_cpu(options.cpu_devices)
-        if options.membership["coordinator"] is not None:
-            processes.connect(**options.membership)
-        training.fit(options.config, options.workdir, command=command, quiet=options.quiet)
+        with contextlib.ExitStack() as stack:
+            if options.cpu_devices is not None:
+                processes.split_cpu(options.cpu_devices)
+            if options.membership["coordinator"] is not None:
+                together = partners.Partners(**options.membership, complain=complain, advice=advice)
+                stack.enter_context(together)
+            training.fit(options.config, options.workdir, command=command, quiet=options.quiet)
+        return 0
     except InputError as error:
-        print(printable(f"{prefix}{error}"), file=sys.stderr)
-        return 2
-    except training.TrainingDivergedError as error:
-        print(printable(f"{prefix}{error}"), file=sys.stderr)
-        return 1
-    return 0
+        complain(str(error))
+        code = 2
+    except training.TrainingFailedError as error:
+        complain(str(error))
+        code = 1
+    except partners.PartnerLostError as error:
+        complain(f"{error}; {advice()}")
+        code = partners.EXIT_LOST
+    except KeyboardInterrupt:  # the second one: the first has let the step come to its end
+        print(f"{prefix.removesuffix('error: ')}interrupted.", file=sys.stderr)
+        code = 130
+    except Exception:
+        if together is None:
+            raise
+        traceback.print_exc()
+        code = 1
+    if together is not None:
+        together.leave(code)
+    return code
+
+
+def _advice(options: Options) -> str:
+    """What a sentence about a lost process ends with."""
+    from mgdn_jax.training.loop import last_good
+
+    good = f"{last_good(options.workdir)}; " if options.membership["process"] == 0 else ""
+    return f"{good}start all processes again to go on."
 
 
 def parse(arguments: Sequence[str], program: str = COMMAND) -> Options:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -95,27 +94,6 @@ def find_scenes(folder: str | os.PathLike[str]) -> list[Scene]:
     ]
 
 
-def in_use(network: Any, align: bool | str = "shift") -> Merge:
-    """A network as people use it, with what is done about the camera's movement.
-
-    Args:
-        network: A `fusing.deghosting.Deghoster`, or what merges as it does.
-        align: As of `Deghoster.merge`: ``"shift"`` by shifts, True by turn and growth as well,
-            False for the network alone.
-
-    Returns:
-        A callable `(exposures, times) -> (H, W, 3)`, in the frame of the middle exposure; what the
-        network warns of becomes Python's warnings.
-    """
-
-    def merge(exposures: Sequence[np.ndarray], times: Sequence[float]) -> np.ndarray:
-        merged = network.merge(exposures, times=times, align=align)
-        merged.report.raise_warnings()
-        return merged.radiance
-
-    return merge
-
-
 def evaluate_hdr(
     methods: Mapping[str, Merge],
     scenes: Sequence[Scene],
@@ -127,7 +105,7 @@ def evaluate_hdr(
 
     Args:
         methods: Name to a callable `(exposures, times) -> (H, W, 3)`, as those of
-            `evaluation.merges` and `in_use`.
+            `evaluation.merges` and `fusing.deghosting.Deghoster.in_use`.
         scenes: The set.
         save: A folder that receives `METHOD/SCENE.hdr` and `METHOD/SCENE.png`, the picture after
             the mu-law; None for none.

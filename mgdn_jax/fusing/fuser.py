@@ -83,7 +83,9 @@ class Fuser:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
             for an option that does not exist.
         """
-        graphdef, wanted_params, wanted_stats = registry.abstract(system, config.for_use())
+        graphdef, wanted_params, wanted_stats = registry.abstract(
+            system, config.for_use(), arrays=len(params) + len(stats or {})
+        )
         checks.check_fit(params, wanted_params, "parameters")
         checks.check_fit(stats or {}, wanted_stats, "statistics")
         self.system = system
@@ -271,7 +273,7 @@ class Fuser:
         choice = self.resolve(options, **changes)
         profile = choice.profile or "keep"
         sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
-        prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
+        prepared = preparation.prepare(sources, choice, task=self.task, about=about)
         self._plan(prepared.shape, choice, len(prepared))  # options that do not fit, before work
         return prepared
 
@@ -533,15 +535,15 @@ class Fuser:
         )
 
     @property
+    def task(self) -> tasks.Task | None:
+        """What the weights are for; None where nobody says. Sets are exposures."""
+        task = tasks.of_card(self.card)
+        return tasks.TASKS["exposure"] if task is None and self.config.sets else task
+
+    @property
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
-
-    @property
-    def _fuses_exposures(self) -> bool:
-        """Whether the weights were trained for exposures: more than two are a bracket."""
-        task = tasks.of_card(self.card)
-        return task is not None and task.name == "exposure"
 
     @property
     def _feather(self) -> int:
@@ -623,7 +625,7 @@ class Fuser:
         def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
             return self._fuse_scene(pictures, job, kind)
 
-        if count > inputs and self._fuses_exposures:
+        if count > inputs and self.task is tasks.TASKS["exposure"]:  # a bracket
             exposures = [load(number) for number in range(count)]
             channels = max(picture.shape[-1] for picture in exposures)
             exposures = [np.broadcast_to(x, (*x.shape[:2], channels)) for x in exposures]

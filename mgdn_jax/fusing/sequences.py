@@ -51,7 +51,7 @@ def settle(
         The network, in a sequence with one set of statistics for all frames; and options whose
         `range`, and in a sequence whose `tone`, hold for all scenes.
     """
-    options = _with_ranges(groups, tasks.of_card(fuser.card), options, report)
+    options = _with_ranges(groups, fuser.task, options, report)
     if options.tone not in ("folder", "auto"):
         return fuser, options
     if options.tone == "auto" and not is_sequence(groups):

@@ -51,7 +51,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "exposure",
                 ("exposure",),
-                "refusion-mef",
+                "mgdn-mef",
                 "a bracket: the same view, dark to bright",
                 "detail in shadows and highlights",
                 FuseOptions(align=True, order="brightness", range="auto"),

@@ -5,10 +5,54 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import re
 import stat
 import tempfile
 
 from mgdn_jax.errors import InputError
+
+_REASONS = (
+    *("No space left on device", "Disk quota exceeded", "File too large"),
+    *("Read-only file system", "Input/output error", "Permission denied", "Too many open files"),
+)
+
+
+class WriteError(InputError):
+    """A file cannot be written: no space, no permission, a broken disk, or no such place.
+
+    Args:
+        place: the file or folder.
+        error: what was raised.
+
+    Attributes:
+        place: the file or folder.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, place: str | os.PathLike[str], error: BaseException):
+        self.place, self.reason = os.fspath(place), reason(error)
+        super().__init__(
+            f"{self.place} cannot be written ({self.reason});"
+            " free some space or choose another place."
+        )
+
+
+def reason(error: BaseException) -> str:
+    """Why something cannot be written, in a few words without a capital.
+
+    Args:
+        error: what was raised; libraries pack the system's words into texts of their own.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror[:1].lower() + cause.strerror[1:]
+        match = re.search("|".join(_REASONS), str(cause), re.IGNORECASE)
+        if match:
+            return match[0].lower()
+        cause = cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines()
+    return lines[0][:120] if lines else type(error).__name__
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
@@ -21,7 +65,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         content: the bytes.
 
     Raises:
-        InputError: no space, no permission, or no such place. The hidden file is removed, also
+        WriteError: no space, no permission, or no such place. The hidden file is removed, also
             when the user interrupts.
     """
     check_links(path)
@@ -39,11 +83,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(hidden, target)
         hidden = None
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"{os.fspath(path)} cannot be written ({reason[:1].lower()}{reason[1:]}); "
-            "free some space or choose another place."
-        ) from error
+        raise WriteError(path, error) from error
     finally:
         if hidden is not None:
             pathlib.Path(hidden).unlink(missing_ok=True)

@@ -5,19 +5,28 @@ Orbax is imported on first use only.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import logging
 import math
 import os
 import pathlib
+import shutil
+import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io.disk import make_folder
+from mgdn_jax.io.disk import WriteError, make_folder
+
+_HEADER = {"checksum", "checksums", "data", "meta", "step"}
+_HEADER_BEFORE = {"checksums", "data", "meta"}
+"""What headers of release 0.1 hold: no checksum over themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +59,53 @@ def _checksum(flat: Mapping[str, np.ndarray]) -> int:
         total = zlib.crc32(f"{name}{value.dtype}{value.shape}".encode(), total)
         total = zlib.crc32(np.ascontiguousarray(value).tobytes(), total)
     return total
+
+
+def _seal(header: Mapping[str, Any]) -> int:
+    """Checksum over a header, its own place left out; the same after a way through JSON."""
+    content = {name: value for name, value in header.items() if name != "checksum"}
+    # Twice, for keys that are no text become text the first time, and then sort otherwise.
+    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return zlib.crc32(text.encode())
+
+
+def newest_whole(folder: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The newest complete checkpoint in a folder, by name alone; None if there is none.
+
+    Orbax renames a checkpoint's folder to its step when all of it is written.
+    """
+    paths = _whole(pathlib.Path(folder))
+    return paths[-1] if paths else None
+
+
+def _whole(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    try:
+        names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names, key=int)]
+
+
+def _is_listed(path: pathlib.Path) -> bool:
+    """Whether what Orbax reads of each checkpoint when it lists them can be read."""
+    for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
+        try:
+            values = json.loads((path / name).read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError):
+            return False
+        if not isinstance(values, dict):
+            return False
+        figures = values.values() if name == "metrics/metrics" else ()
+        if not all(type(value) in (int, float) for value in figures):
+            return False
+    return True
+
+
+def _damage(path: pathlib.Path, why: str) -> str:
+    return f"checkpoint {path} is damaged ({why}); trying the one before"
 
 
 def score(figures: Mapping[str, float], best: str = "") -> float | None:
@@ -109,6 +165,16 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         make_folder(self.folder)
         self._ocp = ocp
+        logging.getLogger("absl").addFilter(_is_news)
+        if sys.unraisablehook is not _hook:
+            _hooks.append(sys.unraisablehook)
+            sys.unraisablehook = _hook
+        self._failed = self._saves = False
+        self._aside: list[str] = []
+        for path in _whole(self.folder):
+            if not _is_listed(path):  # Orbax would fail over it, whichever it is
+                self._aside.append(_damage(path, "its list of figures cannot be read"))
+                self._set_aside(path)
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -149,6 +215,9 @@ class Checkpoints:
             data: json-safe state of the data iterator.
             meta: json-safe notes (config, versions, phase).
             metrics: figures of the validation at this step, if there was one.
+
+        Raises:
+            WriteError: this checkpoint, or the one before, cannot be written.
         """
         args: dict[str, Any] = {}
         checksums = {}
@@ -158,14 +227,17 @@ class Checkpoints:
             if flat:
                 args[item] = self._ocp.args.StandardSave(flat)
                 checksums[item] = _checksum(flat)
-        header = {"checksums": checksums, "data": dict(data), "meta": dict(meta)}
+        header = {"step": step, "checksums": checksums, "data": dict(data), "meta": dict(meta)}
+        header["checksum"] = _seal(header)
         args["header"] = self._ocp.args.JsonSave(header)
-        self._manager.save(
-            step,
-            args=self._ocp.args.Composite(**args),
-            metrics=dict(metrics or {}),  # Orbax warns where there are none
-            force=True,
-        )
+        with self._writing():
+            self._saves = True
+            self._manager.save(
+                step,
+                args=self._ocp.args.Composite(**args),
+                metrics=dict(metrics or {}),  # Orbax warns where there are none
+                force=True,
+            )
 
     def restore(
         self, target: Mapping[str, Any], *, warn: Callable[[str], None] = lambda line: None
@@ -185,22 +257,27 @@ class Checkpoints:
             InputError: the checkpoint is whole but does not fit the target (missing, extra or
                 misshapen arrays), or every checkpoint is damaged.
         """
+        for line in self._aside:
+            warn(line)
         steps = self.steps()
         for step in reversed(steps):
+            path = self.folder / str(step)
             try:
                 flats, header = self._read(step)
             except Exception as error:  # whatever a broken file makes Orbax raise
                 reason = str(error).strip().splitlines()
-                warn(
-                    f"checkpoint {self.folder / str(step)} is damaged"
-                    f" ({reason[0][:120] if reason else type(error).__name__}); trying the one"
-                    " before"
-                )
-                self._set_aside(step)
+                warn(_damage(path, reason[0][:120] if reason else type(error).__name__))
+                self._set_aside(path)
+                self._manager.reload()
                 continue
+            if "checksum" not in header:
+                warn(
+                    f"checkpoint {path} was written by an older version and has"
+                    " no checksum of its data position, which is taken as it is"
+                )
             trees = {item: self._fit(step, item, flats, tree) for item, tree in target.items()}
             return Restored(step, trees, header["data"], header["meta"])
-        if steps:
+        if steps or self._aside:
             raise InputError(
                 f"{self.folder}: all of its checkpoints are damaged; remove the folder to start"
                 " from scratch."
@@ -211,6 +288,7 @@ class Checkpoints:
         args = self._ocp.args
         header = self._manager.restore(step, args=args.Composite(header=args.JsonRestore()))
         header = header["header"]
+        _check_header(header, step)
         items = {item: args.StandardRestore() for item in header["checksums"]}
         read = self._manager.restore(step, args=args.Composite(**items))
         flats = {item: dict(read[item]) for item in items}
@@ -219,14 +297,13 @@ class Checkpoints:
                 raise ValueError(f"checksum of {item!r} differs")
         return flats, header
 
-    def _set_aside(self, step: int) -> None:
-        place = self.folder / f"damaged-{step}"
+    def _set_aside(self, path: pathlib.Path) -> None:
+        place = self.folder / f"damaged-{path.name}"
         count = 1
         while place.exists():
             count += 1
-            place = self.folder / f"damaged-{step}-{count}"
-        os.replace(self.folder / str(step), place)
-        self._manager.reload()
+            place = self.folder / f"damaged-{path.name}-{count}"
+        os.replace(path, place)
 
     def _fit(
         self, step: int, item: str, flats: Mapping[str, Mapping[str, np.ndarray]], tree: Any
@@ -250,10 +327,70 @@ class Checkpoints:
         treedef = jax.tree_util.tree_structure(tree)
         return jax.tree_util.tree_unflatten(treedef, [flat[name] for name in wanted])
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What Orbax raises when it cannot write becomes a WriteError."""
+        try:
+            yield
+        except Exception as error:  # of Orbax, TensorStore or the system
+            self._failed = True
+            raise WriteError(self.folder, error) from error
+
+    def check(self) -> None:
+        """Raises a WriteError if a save in the background has failed; does not wait for one."""
+        if self._saves and not self._manager.is_saving_in_progress():
+            self.wait()
+
     def wait(self) -> None:
-        """Returns once nothing is being written any more; raises if a save failed."""
-        self._manager.wait_until_finished()
+        """Returns once nothing is being written any more.
+
+        Raises:
+            WriteError: a save failed.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._saves = False
 
     def close(self) -> None:
-        """Waits for the save under way, then releases Orbax's threads."""
-        self._manager.close()
+        """Waits for the save under way, then releases Orbax's threads.
+
+        Raises:
+            WriteError: a save failed, and nobody has heard of it yet.
+        """
+        if self._failed:
+            # It is said already, and Orbax says it again whenever it is asked.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(half, ignore_errors=True)
+            return
+        with self._writing():
+            self._manager.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs errors with their traces, each several times, before it raises them."""
+    return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+_hooks: list[Callable[..., Any]] = []
+
+
+def _hook(unraisable: Any) -> None:
+    """Leaves out what TensorStore's threads cannot tell any more: Orbax stops at the first error.
+
+    There is one of these for each array that was being written when the first one failed.
+    """
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        _hooks[-1](unraisable)
+
+
+def _check_header(header: Any, step: int) -> None:
+    """Raises ValueError if a checkpoint's header is not as it was written."""
+    if not isinstance(header, dict) or header.keys() not in (_HEADER, _HEADER_BEFORE):
+        raise ValueError("its header lacks entries or has others")
+    if "checksum" in header and (header["checksum"], header["step"]) != (_seal(header), step):
+        raise ValueError("checksum of its header differs")
+    if not all(isinstance(header[name], dict) for name in ("checksums", "data", "meta")):
+        raise ValueError("its header is no header")

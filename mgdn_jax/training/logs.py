@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,12 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from mgdn_jax.errors import printable
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.io import codec, objects
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
 
 SILENCE = 10.0
 """Seconds without a word after which a step is shown, though no log line is due."""
+_FLUSH = 10.0
+"""Seconds after which numbers are on their way to TensorBoard's file at the latest."""
 
 
 class Window:
@@ -101,6 +106,75 @@ def clock_face(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
+class _Board:
+    """An event file for TensorBoard, written where it is called.
+
+    `tensorboardX.SummaryWriter` writes in a thread of its own: a full disk ends the thread, and
+    the run waits for ever once the thread's queue is full.
+
+    Args:
+        folder: of the event files; made when missing.
+        purge: later steps of earlier files do not count; 0 for none.
+
+    Raises:
+        WriteError: the file cannot be made.
+    """
+
+    def __init__(self, folder: pathlib.Path, purge: int):
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._flushed = event_pb2.Event, time.monotonic()
+        make_folder(folder)
+        # The names that TensorBoard looks for; two starts within a second have files of their own.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        taken = len(list(folder.glob(f"{name}*")))
+        self._path = folder / f"{name}.{taken}"
+        with _writing(self._path):
+            self._file = RecordWriter(str(self._path))
+        self._write(file_version="brain.Event:2")
+        if purge:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=purge, session_log=start)
+
+    def _write(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        with _writing(self._path):
+            self._file.write(event.SerializeToString())
+            if time.monotonic() - self._flushed > _FLUSH:
+                self._flushed = time.monotonic()
+                self._file.flush()
+
+    def scalar(self, tag: str, value: float, step: int) -> None:
+        """One number."""
+        from tensorboardX import summary
+
+        self._write(step=step, summary=summary.scalar(tag, value))
+
+    def image(self, tag: str, picture: np.ndarray, step: int) -> None:
+        """One picture, (h, w, 3) uint8."""
+        from tensorboardX import summary
+
+        self._write(step=step, summary=summary.image(tag, picture, dataformats="HWC"))
+
+    def close(self) -> None:
+        """Writes what waits, and closes the file."""
+        with _writing(self._path):
+            try:
+                self._file.flush()
+            finally:
+                self._file.close()
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """What the system raises when a file cannot be written becomes a WriteError."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
 class Log:
     """Everything one run tells its user; silent everywhere but in the first process.
 
@@ -113,6 +187,10 @@ class Log:
         start: updates done already; later lines of an earlier start are cut from `log.jsonl`.
         active: False makes every method do nothing.
         quiet: nothing on the screen; files only.
+
+    Raises:
+        WriteError: by any method: a file cannot be written. What the screen does not take (its
+            reader has gone, its disk is full) is no reason to stop.
     """
 
     def __init__(
@@ -129,14 +207,18 @@ class Log:
         self._quiet = quiet
         self._total = total
         self._shown = time.monotonic()
+        self._path = folder / "log.jsonl"
         if not active:
             return
-        from tensorboardX import SummaryWriter
-
-        self._path = folder / "log.jsonl"
-        self._rewind(start)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (lives as long as we)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start or None)
+        with _writing(self._path):
+            self._rewind(start)
+            # Without a buffer: what a full disk did not take is not tried again when closing.
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (lives as long as we)
+        try:
+            self._board = _Board(folder / "tensorboard", purge=start)
+        except InputError:
+            self._file.close()
+            raise
         if sys.stdout.isatty() and not quiet:
             from rich import progress
 
@@ -153,22 +235,28 @@ class Log:
         """Drops what was logged after the checkpoint that the run now goes on from."""
         if not self._path.exists():
             return
+        content = self._path.read_bytes()
         kept = []
-        for line in self._path.read_bytes().splitlines():
+        for line in content.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 if objects.object_of(line, "a line", has_nan=True)["step"] <= start:
                     kept.append(line + b"\n")
-        write_atomically(self._path, b"".join(kept))
+        if b"".join(kept) != content:
+            write_atomically(self._path, b"".join(kept))
 
     def say(self, line: str) -> None:
         """One line for the user's eyes."""
         if not self._active or self._quiet:
             return
         self._shown = time.monotonic()
-        if self._bar is not None:
-            self._bar.console.print(printable(line), markup=False, highlight=False)
-        else:
-            print(printable(line), flush=True)
+        try:
+            if self._bar is not None:
+                self._bar.console.print(printable(line), markup=False, highlight=False)
+            else:
+                print(printable(line), flush=True)
+        except OSError:
+            self._quiet = True
+            drop_output()
 
     def record(self, step: int, kind: str, values: Mapping[str, float], **more: Any) -> None:
         """One JSON line and the same numbers to TensorBoard.
@@ -183,11 +271,13 @@ class Log:
             return
         # JSON knows no nan; null is what other readers expect.
         clean = {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **clean, **more}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, "kind": kind, **clean, **more}) + "\n"
+        with _writing(self._path):
+            if self._file.write(line.encode()) != len(line.encode()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for name, value in values.items():
             if math.isfinite(value):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._board.scalar(f"{kind}/{name}", value, step)
 
     def train(
         self, step: int, values: Mapping[str, float], *, images_per_s: float, remaining_s: float
@@ -240,7 +330,7 @@ class Log:
             return
         picture = tile(rows)
         write_atomically(folder / f"step_{step:08d}.png", codec.encode_png(picture))
-        self._board.add_image("validation/sources_fused_target", picture, step, dataformats="HWC")
+        self._board.image("validation/sources_fused_target", picture, step)
 
     def close(self) -> None:
         """Flushes and closes files and the bar."""
@@ -248,9 +338,17 @@ class Log:
             return
         self._active = False
         if self._bar is not None:
-            self._bar.stop()
-        self._file.close()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
+        with _writing(self._path):
+            self._file.close()
         self._board.close()
+
+
+def drop_output() -> None:
+    """Sends what is left on stdout nowhere, so that the flush at exit does not complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tile(rows: Sequence[Sequence[np.ndarray]], gap: int = 2) -> np.ndarray:

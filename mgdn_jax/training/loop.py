@@ -20,15 +20,17 @@ import ml_collections
 import numpy as np
 
 from mgdn_jax.errors import printable
+from mgdn_jax.io.disk import WriteError, reason
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
-from mgdn_jax.training.checkpoints import Checkpoints
-from mgdn_jax.training.logs import Clock, Log, Window, grid_rows
+from mgdn_jax.training.checkpoints import Checkpoints, newest_whole
+from mgdn_jax.training.lock import TakenOverError
+from mgdn_jax.training.logs import Clock, Log, Window, drop_output, grid_rows
 from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.setup import AXIS, Setup, meta_recipe, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
-from mgdn_jax.training.start import Start, begin, open_checkpoints
+from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
 from mgdn_jax.training.state import Metrics, Step, TrainState
 from mgdn_jax.training.step import make_eval_step, make_train_step
 from mgdn_jax.weights.card import versions
@@ -36,8 +38,12 @@ from mgdn_jax.weights.card import versions
 _GRID_ROWS = 4
 
 
-class TrainingDivergedError(RuntimeError):
-    """Loss or gradient stopped being finite; the message names the last good checkpoint."""
+class TrainingFailedError(RuntimeError):
+    """Training cannot go on; the message says why and names the last good checkpoint."""
+
+
+class TrainingDivergedError(TrainingFailedError):
+    """Loss or gradient stopped being finite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +85,41 @@ def fit(
     Raises:
         InputError: config, data or workdir cannot be used; raised before training starts.
         TrainingDivergedError: loss or gradient became NaN or infinite.
+        TrainingFailedError: a file cannot be written (no space, a broken disk), or another run has
+            taken the workdir over.
     """
     plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    run, workdir = run_config.check(plain), pathlib.Path(workdir)
+    loops: list[_Loop] = []
+    try:
+        return _fit(run, plain, workdir, command, quiet, loops)
+    except TakenOverError as error:
+        raise TrainingFailedError(f"{error}.") from error
+    except OSError as error:
+        if not loops:
+            raise
+        name = "data or workdir" if error.filename is None else error.filename
+        raise _failure(f"{name}: {reason(error)}", workdir, loops[0], "look after it") from error
+    except WriteError as error:
+        if not loops:
+            raise
+        cause = f"{error.place} cannot be written ({error.reason})"
+        raise _failure(cause, workdir, loops[0], "free some space") from error
+
+
+def _fit(
+    run: run_config.Run,
+    plain: Mapping[str, Any],
+    workdir: pathlib.Path,
+    command: str,
+    quiet: bool,
+    loops: list[_Loop],
+) -> Result:
+    """`fit`; puts the loop into `loops` when training begins."""
     say: Callable[[str], None] = _mute if quiet else _print
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(processes.stop_signals(say))
-        setup = prepare(run_config.check(plain), plain, pathlib.Path(workdir), stack)
+        setup = prepare(run, plain, workdir, stack, say)
         checkpoints = open_checkpoints(setup, stack)
         start = begin(setup, checkpoints)
         weights = weights_path(setup)
@@ -95,6 +130,7 @@ def fit(
 
         log = _open_log(setup, start, quiet, stack)
         loop = _Loop(setup, start, checkpoints, log, stopping)
+        loops.append(loop)
         state, step = loop.run(start.state, start.step)
         if step < setup.total:
             log.say(f"stopped and saved at step {step}; run it again to go on")
@@ -106,8 +142,27 @@ def fit(
         return Result("complete", step, weights, loop.metrics)
 
 
+def _failure(cause: str, workdir: pathlib.Path, loop: _Loop, cure: str) -> TrainingFailedError:
+    """What ends a run that has begun, in one sentence."""
+    return TrainingFailedError(
+        f"{cause}; training ends at step {loop.step}; {last_good(workdir)}; {cure} and run it"
+        " again to go on."
+    )
+
+
+def last_good(workdir: str | pathlib.Path) -> str:
+    """Names the newest complete checkpoint of a run, as part of a sentence."""
+    path = newest_whole(pathlib.Path(workdir) / "checkpoints")
+    if path is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {path}"
+
+
 def _print(line: str) -> None:
-    print(printable(line), flush=True)
+    try:
+        print(printable(line), flush=True)
+    except OSError:  # nobody reads it any more, or its disk is full
+        drop_output()
 
 
 def _mute(line: str) -> None:
@@ -117,7 +172,7 @@ def _mute(line: str) -> None:
 def _open_log(setup: Setup, start: Start, quiet: bool, stack: contextlib.ExitStack) -> Log:
     """The log, with a first line about what runs where."""
     log = Log(setup.workdir, total=setup.total, start=start.step, active=setup.chief, quiet=quiet)
-    stack.callback(log.close)
+    stack.push(closing(log.close))
     log.say(
         f"{setup.run.name}: from step {start.step} to {setup.total}, batch"
         f" {setup.run.train.batch} on {setup.processes} x {len(setup.devices)}"
@@ -184,7 +239,7 @@ class _Loop:
 
     Attributes:
         metrics: of the last validation.
-        saved: step of the newest checkpoint, None before the first.
+        step: updates done.
         clock: hours spent, and throughput.
     """
 
@@ -198,7 +253,7 @@ class _Loop:
     ):
         self.setup, self.log = setup, log
         self.metrics = dict(start.metrics)
-        self.saved = start.step or None
+        self.step = start.step
         self.clock = Clock(start.hours)
         self._checkpoints = checkpoints
         self._agreement = _Agreement(stopping, len(setup.devices), setup.processes)
@@ -230,9 +285,11 @@ class _Loop:
                 self._announce(f"the step of phase {stretch.phase!r}")
             state, metrics = update(state, batch)
             step += 1
+            self.step = step
             window.add(step, metrics)
             # The host stays at most two steps ahead of the devices, so queued batches are few.
             jax.block_until_ready(self._previous)
+            self._look_after()
             stops = self._agreement.heard(self._previous)
             finished, self._previous = self._previous, metrics
             if first:
@@ -258,6 +315,13 @@ class _Loop:
         if self._checkpoints is not None:
             self._checkpoints.wait()
         return state, step, stops
+
+    def _look_after(self) -> None:
+        """Ends a run that saves in vain, or in a folder that another run has taken over."""
+        if self._checkpoints is not None:
+            self._checkpoints.check()
+        if self.setup.lock is not None:
+            self.setup.lock.check()
 
     def _compile(self, stretch: run_plan.Stretch) -> Callable[..., Any]:
         """The step of a stretch, mapped over the devices; compiled when it is first called."""
@@ -309,10 +373,10 @@ class _Loop:
         if bad is None:
             return
         step, name, value = bad
-        good = "there is no checkpoint yet"
-        if self.saved is not None:
-            path = self.setup.workdir / "checkpoints" / str(self.saved)
-            good = f"the last good checkpoint is {path}"
+        good = "the first process names the last good checkpoint"
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+            good = last_good(self.setup.workdir)
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."
@@ -370,7 +434,6 @@ class _Loop:
     def _save(
         self, state: TrainState, step: int, stretch: run_plan.Stretch, *, validated: bool
     ) -> None:
-        self.saved = step
         if self._checkpoints is None:
             return
         trees = state._asdict()

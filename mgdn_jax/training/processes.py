@@ -19,30 +19,6 @@ from mgdn_jax.errors import InputError
 Tree = TypeVar("Tree")
 
 
-def connect(coordinator: str, processes: int, process: int) -> None:
-    """Joins several processes into one run; to be called before anything touches a device.
-
-    Args:
-        coordinator: "host:port" of process 0.
-        processes: how many there are.
-        process: index of this one.
-
-    Raises:
-        InputError: the three do not make sense together.
-    """
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or processes < 1 or not 0 <= process < processes:
-        raise InputError(
-            f"coordinator={coordinator!r}, processes={processes}, process={process}: give"
-            " host:port, the number of processes and this one's index below it."
-        )
-    # Read by the CPU back end only, which otherwise has no collectives between processes.
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take SIGTERM away from `stop_signals`.
-    jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(coordinator, processes, process)
-
-
 def split_cpu(count: int) -> None:
     """Makes JAX see the CPU as several devices; to be called before anything touches a device.
 

@@ -25,6 +25,7 @@ from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
 from mgdn_jax.training.config import PARTS
+from mgdn_jax.training.lock import Lock
 from mgdn_jax.training.optimisers import Schedule
 from mgdn_jax.training.step import make_eval_step
 
@@ -42,6 +43,7 @@ class Setup:
         run: the checked config.
         plain: the config as nested plain dictionaries.
         workdir: the run's folder, which the first process alone reads and writes.
+        lock: keeps the folder for this run; None in the other processes.
         devices: devices of this process.
         processes: number of processes.
         chief: whether this is the first process.
@@ -58,6 +60,7 @@ class Setup:
     run: run_config.Run
     plain: Mapping[str, Any]
     workdir: pathlib.Path
+    lock: Lock | None
     devices: Sequence[jax.Device]
     processes: int
     chief: bool
@@ -81,21 +84,25 @@ def prepare(
     plain: Mapping[str, Any],
     workdir: pathlib.Path,
     stack: contextlib.ExitStack,
+    say: Callable[[str], None],
 ) -> Setup:
-    """Makes the run's folder, reads the recipe and opens the data.
+    """Makes the run's folder, locks it, reads the recipe and opens the data.
 
     Args:
         run: the checked config.
         plain: the same as nested plain dictionaries.
         workdir: the run's folder.
-        stack: closes the training loader.
+        stack: closes the training loader, and gives the folder free.
+        say: is told what happens to the lock.
 
     Raises:
         InputError: config, data or workdir cannot be used.
     """
     count, process = jax.process_count(), jax.process_index()
+    lock = None
     if process == 0:
         make_folder(workdir)
+        lock = stack.enter_context(Lock(workdir, say))
     devices = processes.local_devices(run.train.devices)
     recipe = read_recipe(run)
     halves = any(phase.kind == "meta" for phase in recipe.phases)
@@ -129,6 +136,7 @@ def prepare(
         run=run,
         plain=plain,
         workdir=workdir,
+        lock=lock,
         devices=devices,
         processes=count,
         chief=process == 0,

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError, printable
 from mgdn_jax.io import objects
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io.disk import WriteError, write_atomically
 from mgdn_jax.systems.contract import Networks, Recipe, warm_start
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import processes
@@ -56,7 +57,7 @@ def open_checkpoints(setup: Setup, stack: contextlib.ExitStack) -> Checkpoints |
     train = setup.run.train
     best = train.best or setup.recipe.best
     checkpoints = Checkpoints(setup.workdir / "checkpoints", keep=train.keep, best=best)
-    stack.callback(checkpoints.close)
+    stack.push(closing(checkpoints.close))
     stored = setup.workdir / "config.json"
     if checkpoints.steps():
         try:
@@ -102,8 +103,7 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
         else:
             state = shapes._replace(step=np.int32(restored.step), **restored.trees)
             notes = {"data": restored.data, **restored.meta}
-        text = json.dumps(setup.plain, indent=1) + "\n"
-        write_atomically(setup.workdir / "config.json", text.encode())
+        _write_config(setup)
     state, notes = processes.from_first(state, notes)
     step = int(state.step)
     if step:
@@ -114,6 +114,29 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
         hours=notes.get("hours", 0.0),
         metrics=notes["metrics"] if step else {},
     )
+
+
+def _write_config(setup: Setup) -> None:
+    """Writes config.json, unless it is there already: a full disk need not hinder going on."""
+    path, text = setup.workdir / "config.json", json.dumps(setup.plain, indent=1) + "\n"
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text.encode():
+            return
+    write_atomically(path, text.encode())
+
+
+def closing(close: Callable[[], None]) -> Callable[..., None]:
+    """For `ExitStack.push`: an error while closing does not hide the error that led there."""
+
+    def leave(kind: type[BaseException] | None, *rest: Any) -> None:
+        del rest
+        try:
+            close()
+        except WriteError:
+            if kind is None:
+                raise
+
+    return leave
 
 
 def initial_weights(

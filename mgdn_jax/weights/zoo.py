@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from mgdn_jax.errors import InputError, nearest
-from mgdn_jax.io import objects
+from mgdn_jax.io import opening
+from mgdn_jax.weights.header import MOST_BYTES, content, read_header
 
 DEFAULT = "mgdn-mff"
 _TORCH = (".pth", ".pt", ".ckpt", ".bin")
@@ -55,23 +55,18 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: not such a file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            notes = file.metadata() or {}
-            names = [name for name in file.keys() if not name.startswith("stats:")]  # noqa: SIM118
-            count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-        return {
-            "system": notes["system"],
-            "config": objects.object_of(notes["config"], f"the config of {path}"),
-            "parameters": count,
-            "card": objects.object_of(notes.get("card", "{}"), f"the card of {path}", has_nan=True),
-        }
-    except (SafetensorError, OSError, KeyError, ValueError):
-        raise InputError(
-            f"{os.fspath(path)} is no weight file of this package; make one with mgdn convert."
-        ) from None
+    with opening.opened(path, "a weight file", most=MOST_BYTES) as file:
+        try:
+            header = read_header(file, os.fspath(path))
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{os.fspath(path)} is no weight file of this package ({error}); make one with mgdn"
+                " convert."
+            ) from None
+    system, config, card = content(header)
+    return {"system": system, "config": config, "parameters": header.parameters, "card": card}
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:

@@ -12,7 +12,8 @@ import pytest
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import train
 from mgdn_jax.errors import InputError
-from mgdn_jax.training.loop import Result, TrainingDivergedError
+from mgdn_jax.training.loop import Result, TrainingDivergedError, TrainingFailedError
+from mgdn_jax.training.partners import PartnerLostError
 from mgdn_jax.weights.store import load_weights
 
 BESIDE = '''
@@ -151,11 +152,22 @@ def test_exit_codes(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("mgdn_jax.training.loop.fit", fit)
     words = ["--config=mgdn:smoke", f"--workdir={tmp_path}"]
-    for error, code in [(TrainingDivergedError("loss became nan"), 1), (InputError("no data"), 2)]:
+    for error, code in [
+        (TrainingDivergedError("loss became nan"), 1),
+        (TrainingFailedError("log.jsonl cannot be written"), 1),
+        (InputError("no data"), 2),
+        (PartnerLostError("process 1 of 2 has ended without a word"), 3),
+    ]:
+        if code == 3:
+            monkeypatch.setattr(train, "_advice", lambda options: "start again.")
+        more = "; start again." if code == 3 else ""
         assert cli.main(["train", *words]) == code
-        assert capsys.readouterr().err == f"mgdn: error: {error}\n"
+        assert capsys.readouterr().err == f"mgdn: error: {error}{more}\n"
         assert train.main(["train.py", *words]) == code
-        assert capsys.readouterr().err == f"error: {error}\n"
+        assert capsys.readouterr().err == f"error: {error}{more}\n"
+    error = KeyboardInterrupt()
+    assert cli.main(["train", *words]) == train.main(["train.py", *words]) == 130
+    assert capsys.readouterr().err == "mgdn: interrupted.\ninterrupted.\n"
 
 
 def test_help_names_every_flag(capsys):

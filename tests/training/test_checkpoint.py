@@ -1,5 +1,6 @@
 """Weights that travel and checkpoints that survive: nothing half-written is ever read."""
 
+import copy
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.training.checkpoints import Checkpoints
+from mgdn_jax.training.checkpoints import Checkpoints, _check_header, newest_whole
 from mgdn_jax.weights.store import load_weights, save_weights
 
 PARAMS = {
@@ -254,6 +255,96 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, opened, how):
     fill_again = trees(20)
     checkpoints.save(20, fill_again, data={}, meta={})
     assert checkpoints.steps() == [10, 20]
+
+
+def header_of(folder, step):
+    path = folder / str(step) / "header" / "metadata"
+    return path, json.loads(path.read_text())
+
+
+CHANGES = [
+    lambda header: header["data"].update(next=21),
+    lambda header: header["data"].update(next="20"),
+    lambda header: header["data"].clear(),
+    lambda header: header["meta"].update(at=2),
+    lambda header: header["checksums"].popitem(),
+    lambda header: header.update(step=10),
+    lambda header: header.update(checksum=header["checksum"] ^ 1),
+    lambda header: header.update(checksum=None),
+    lambda header: header.update(chexsum=header.pop("checksum")),
+    lambda header: header.pop("data"),
+    lambda header: header.update(more=1),
+]
+
+
+def test_a_header_that_was_changed_counts_as_damaged(folder, opened):
+    fill(opened())
+    path, whole = header_of(folder, 20)
+    _check_header(whole, 20)
+    for change in CHANGES:
+        header = copy.deepcopy(whole)
+        change(header)
+        with pytest.raises(ValueError, match="header"):
+            _check_header(header, 20)
+    # One digit of the position in the data.
+    path.write_text(path.read_text().replace('"next": 20', '"next": 21'))
+    assert header_of(folder, 20)[1] != whole
+    lines = []
+    restored = opened().restore(trees(0), warn=lines.append)
+    assert (restored.step, restored.data) == (10, {"next": 10})
+    assert "checkpoints/20 is damaged (checksum of its header differs)" in lines[0]
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 50_000, ""])
+def test_a_header_that_is_none_counts_as_damaged(folder, opened, content):
+    fill(opened())
+    header_of(folder, 20)[0].write_text(content)
+    assert opened().restore(trees(0)).step == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("metrics/metrics", b""), ("metrics/metrics", b"3"), ("_CHECKPOINT_METADATA", b"[" * 50_000)],
+)
+def test_what_is_read_of_all_checkpoints_may_be_damaged_in_one(folder, opened, name, content):
+    fill(opened())
+    (folder / "20" / name).write_bytes(content)
+    lines = []
+    assert opened().restore(trees(0), warn=lines.append).step == 10
+    assert "checkpoints/20 is damaged (its list of figures cannot be read)" in lines[0]
+    (folder / "10" / "metrics" / "metrics").write_text('{"psnr": "x"}')
+    with pytest.raises(InputError, match="all of its checkpoints are damaged"):
+        opened().restore(trees(0))
+
+
+def test_a_checkpoint_under_another_number_is_not_taken(folder, opened):
+    fill(opened())
+    shutil.move(folder / "20", folder / "30")
+    lines = []
+    assert opened().restore(trees(0), warn=lines.append).step == 10
+    assert "checkpoints/30 is damaged (checksum of its header differs)" in lines[0]
+
+
+def test_checkpoints_without_a_checksum_are_taken_with_a_word(folder, opened):
+    """As release 0.1 wrote them."""
+    fill(opened())
+    path, header = header_of(folder, 20)
+    before = {name: header[name] for name in ("checksums", "data", "meta")}
+    path.write_text(json.dumps(before))
+    lines = []
+    restored = opened().restore(trees(0), warn=lines.append)
+    same(restored.trees, trees(20))
+    assert (restored.step, restored.data, restored.meta) == (20, {"next": 20}, {"at": 20})
+    assert len(lines) == 1
+    assert "checkpoints/20 was written by an older version and has no checksum" in lines[0]
+
+
+def test_the_newest_whole_checkpoint_is_found_by_name(folder):
+    assert newest_whole(folder) is None
+    names = ("9", "10", "damaged-30", "20.orbax-checkpoint-tmp", "²", "x")
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    assert newest_whole(folder) == folder / "10"
 
 
 # Orbax leaves its other reads behind when the first of them fails.

@@ -94,6 +94,18 @@ def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
     metrics = [load_weights(tmp_path / n / "fake.safetensors").card["held_out"]
                for n in ("one", "two")]  # fmt: skip
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
+    # One of them is killed: the other one says so, and ends.
+    pair = both("--config.train.steps=5000", "--config.data.train.delay=0.02")
+    wait_for_step(tmp_path / "two", steps + 1, pair[0])
+    pair[1].kill()
+    killed = time.monotonic()
+    code, out = finish(pair[0])
+    assert time.monotonic() - killed < 60
+    assert code == 3, out
+    last = out.splitlines()[-1]
+    assert last.startswith(f"error: process 1 of 2 (pid {pair[1].pid} on ")
+    assert f"the last good checkpoint is {tmp_path / 'two' / 'checkpoints' / str(steps)};" in last
+    finish(pair[1])
 
 
 def test_sigterm_exits_0_and_a_diverged_run_exits_1(tmp_path):
