@@ -50,13 +50,12 @@ def header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"a header cannot be read ({type(error).__name__})") from None
 
 
-def read(file: Any, name: str, noun: str = "array of numbers") -> np.ndarray:
+def read(file: Any, name: str) -> np.ndarray:
     """An array of numbers that is as long as its header says; nothing is unpickled.
 
     Args:
         file: as of `header`.
         name: what messages call it.
-        noun: what messages say it should be.
 
     Raises:
         InputError: it holds no numbers, or too many.
@@ -64,7 +63,7 @@ def read(file: Any, name: str, noun: str = "array of numbers") -> np.ndarray:
     """
     shape, columns_first, dtype = header(file)
     if dtype.kind not in "uif":
-        raise InputError(f"{name} is no {noun} but holds {dtype} values; store numbers.")
+        raise InputError(f"{name} holds {dtype} values and no numbers; store numbers.")
     count = math.prod(shape)
     guard.check_size(count, 1, name)
     guard.check_bytes(count * dtype.itemsize, name)

@@ -163,7 +163,7 @@ def _decoded(data: bytes, name: str) -> _Stored:
     remarks: tuple[str, ...] = ()
     with guard.decoding(name):
         if kind == "numpy":
-            array = _plane(arrays.read(io.BytesIO(data), name, "depth map"), name)
+            array = _plane(arrays.read(io.BytesIO(data), name), name)
         elif kind == "zip":
             array, unit = _of_archive(data, name)
         else:
@@ -221,7 +221,7 @@ def _of_archive(data: bytes, name: str) -> tuple[np.ndarray, str | None]:
             raise InputError(f"{name} holds {held}; call the depth map {_KEY!r}.")
         (key,) = named
         with archive.open(f"{key}.npy") as file:
-            array = _plane(arrays.read(file, name, "depth map"), name)
+            array = _plane(arrays.read(file, name), name)
         unit = None
         if _UNIT_KEY in shapes:
             with archive.open(f"{_UNIT_KEY}.npy") as file:

@@ -145,7 +145,7 @@ def test_archives_of_numpy():
     assert depth.read_depth("odd.npz").unit == "m"
     for name, said in {
         "several": "holds the arrays z, mask; call the depth map 'depth'",
-        "objects": "is no depth map but holds object values",
+        "objects": "holds object values and no numbers",
         "none": "holds no arrays",
     }.items():
         with pytest.raises(InputError, match=said):
