@@ -111,8 +111,9 @@ class FuseOptions:
             which discards brightness and contrast; a constant result stays as it is) or ``"fill"``
             (cut off at black and white first, so that contrast never falls, whatever few values
             lie beyond) or ``"robust"`` (a tenth of a percent is cut off at either end, so that no
-            single pixel decides). Stacks are stretched once, at the end. None is the
-            card's, else none.
+            single pixel decides). Stacks are stretched once, at the end. Flat sources stay flat,
+            and those that span less than 16 levels of 256 are spread in part. None is the card's,
+            else none.
         ensemble: ``"none"``, or ``"flips"``: the mean over the picture as it is and mirrored along
             either axis and both, each turned back, before any stretch: four times the work, and
             two float pictures of the result's size (the geometric self-ensemble of EDSR, Lim et
