@@ -87,8 +87,8 @@ class Loader:
                     f"the saved data position has {key} {state.get(key)}, this run has {mine}; "
                     "resume with the settings of the saved run."
                 )
-        done = state["examples"]
-        if done % self.batch_size:
+        done = state.get("examples")
+        if type(done) is not int or done % self.batch_size:
             raise InputError(
                 f"the saved data position {done} is no multiple of batch_size {self.batch_size}; "
                 "resume with the batch_size of the saved run."

@@ -107,6 +107,12 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
     state, notes = processes.from_first(state, notes)
     step = int(state.step)
     if step:
+        hours, metrics = notes.get("hours", 0.0), notes.get("metrics")
+        if type(hours) not in (int, float) or not isinstance(metrics, dict):
+            raise InputError(  # of a checkpoint without a checksum over its header
+                f"{setup.workdir / 'checkpoints' / str(step)}: its header is damaged; remove the"
+                " folder to go on from the checkpoint before."
+            )
         setup.loader.restore(notes["data"])
     return Start(
         state=jax.device_put(state, setup.replicated),

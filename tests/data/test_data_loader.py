@@ -173,6 +173,8 @@ def test_a_foreign_state_is_refused(natural):
             ({"seed": 9}, "seed 9"),
             ({"dataset_size": 5}, "dataset_size 5"),
             ({"examples": 6}, "multiple of batch_size 4"),
+            ({"examples": "8"}, "data position 8 is no multiple"),
+            ({"examples": [8]}, "is no multiple of batch_size 4"),
             ({"examples": 400}, "beyond this run's end"),
         ):
             with pytest.raises(InputError, match=message):

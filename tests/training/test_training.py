@@ -282,6 +282,20 @@ def test_resuming_under_another_config_is_refused(tmp_path):
         fit(tmp_path, steps=4)
 
 
+def test_a_header_without_a_checksum_is_looked_at(tmp_path, capsys):
+    fit(tmp_path, steps=2)
+    path = tmp_path / "checkpoints" / "2" / "header" / "metadata"
+    header = json.loads(path.read_text())
+    del header["checksum"], header["step"]
+    path.write_text(json.dumps(header))  # as release 0.1 wrote it
+    assert fit(tmp_path, steps=2).status == "already complete"
+    assert "has no checksum of its data position" in capsys.readouterr().out
+    header["meta"]["metrics"] = 3
+    path.write_text(json.dumps(header))
+    with pytest.raises(InputError, match="checkpoints/2: its header is damaged; remove the"):
+        fit(tmp_path, steps=4)
+
+
 def test_a_config_may_change_while_nothing_is_trained(tmp_path):
     tmp_path.joinpath("config.json").write_text("{}")
     assert fit(tmp_path, steps=1).status == "complete"
