@@ -4,18 +4,25 @@
     python benchmarks/tables.py --data DATA --set Lytro20 --model runs/mff/mgdn-mff.safetensors \
         --csv ours.csv
     python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors FOLDER
+    python benchmarks/bundle.py runs/hdr/mgdn-hdr.safetensors --figures docs/benchmarks/hdr.csv
 
 The tensors are copied bit for bit, or as float16 with ``--half`` (then both times). The card gains
 task, inputs, data, what is done with pictures before and after, and the figures of the model's own
-rows, beside those of other methods. With ``--card`` the weights get their card where they lie, so
-that they are measured as they will be used. Nothing is chosen here: one run, one file.
+rows, beside those of other methods. Networks for depth and for radiance take the CSV of depth.py
+and of hdr.py, in which their rows begin with their name, and printed figures beside it. With
+``--card`` the weights get their card where they lie, so that they are measured as they will be
+used. Nothing is chosen here: one run, one file.
 """
 
 import argparse
+import csv
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mgdn_jax.evaluation.scores import MEAN
 from mgdn_jax.evaluation.summaries import read_summaries
 from mgdn_jax.weights.card import card_text
 from mgdn_jax.weights.store import load_weights, save_weights
@@ -25,11 +32,36 @@ SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
 _STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
 _LINEAR = _STRETCHED | {"stretch": "none"}
 _FILLED = _STRETCHED | {"stretch": "fill"}
+_DEPTH_MAPS = "{dataset_size} photographs with depth of RGB-D-D, of scenes that no test shows"
 NOTES: dict[str, dict[str, Any]] = {
     "mgdn-mff": {
         "task": "multi-focus photographs",
         "inputs": "two pictures of one scene, RGB, either in either place",
         "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
+        "inference": {"padding": "network"},
+    },
+    "mgdn-mef": {
+        "task": "multi-exposure photographs",
+        "inputs": "two or more exposures of one scene, RGB, in any order",
+        "trained_on": "{dataset_size} pairs of MEFB that no test has, without a target",
+        "inference": {"padding": "network"},
+    },
+    "mgdn-gdsr4": {
+        "task": "guided depth super-resolution, by 4",
+        "inputs": "photograph, RGB; depth map reduced by 4 and enlarged again",
+        "trained_on": _DEPTH_MAPS,
+        "inference": {"padding": "network"},
+    },
+    "mgdn-gdsr8": {
+        "task": "guided depth super-resolution, by 8",
+        "inputs": "photograph, RGB; depth map reduced by 8 and enlarged again",
+        "trained_on": _DEPTH_MAPS,
+        "inference": {"padding": "network"},
+    },
+    "mgdn-hdr": {
+        "task": "HDR deghosting",
+        "inputs": "short, middle and long exposure, each as it is and as light",
+        "trained_on": "brackets synthesised from {dataset_size} HDR pictures and BSDS500",
         "inference": {"padding": "network"},
     },
     "refusion-ivf": {
@@ -91,12 +123,26 @@ def described(weights: Any, remarks: list[str]) -> dict[str, Any]:
     notes["trained_on"] = notes["trained_on"].format(**weights.card["training"])
     card = {"name": name, **notes, **{k: v for k, v in weights.card.items() if k not in notes}}
     card.pop("figures", None)
-    # As given from the repository's root: where it lies on this machine is nobody's business.
-    command = card["training"].get("command", "").replace(f"{ROOT}/", "")
-    card["training"] = card["training"] | {"command": command}
+    card["training"] = card["training"] | {"command": portable(card["training"]["command"])}
+    if init := card.get("config", {}).get("train", {}).get("init"):
+        started = {"train": card["config"]["train"] | {"init": portable(init)}}
+        card["config"] = card["config"] | started
     if remarks:
         card["remarks"] = remarks
     return card
+
+
+def portable(command: str) -> str:
+    """A command whose paths are given from the repository's root, runs below `runs`.
+
+    Where files lie on this machine is nobody's business.
+    """
+
+    def below_runs(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        return "/".join(("runs", *path.parts[-2 if path.suffix else -1 :]))
+
+    return re.sub(r"(?<![\w.])/\S+", below_runs, command.replace(f"{ROOT}/", ""))
 
 
 def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, Any], str]:
@@ -126,6 +172,59 @@ def tabled(name: str, figures: Path, anchors: Path | None) -> tuple[dict[str, An
     return own, text
 
 
+def tabled_depth(
+    name: str, scale: int, figures: Path, published: Path
+) -> tuple[dict[str, Any], str]:
+    """As `tabled`, of a network that enlarges depth by a scale."""
+    rows = [row for row in _lines(figures) if row[f"x{scale}"]]
+    printed = [row for row in _lines(published) if row[f"x{scale}"]]
+    own, text = {}, ""
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        here = [row for row in rows if row["dataset"] == dataset]
+        metric = here[0]["metric"]
+        mine = next(row for row in here if name.startswith(row["method"]))
+        own[dataset] = {metric: round(float(mine[f"x{scale}"]), 4)}
+        text += f"\n## {dataset}, {scale}x, {metric} ({mine['n']} pictures)\n\n"
+        text += "| | | |\n|---|---|---|\n"
+        for row in [mine, *(row for row in here if row is not mine)]:
+            text += f"| {row['method']} | {float(row[f'x{scale}']):.3f} | |\n"
+        for row in (row for row in printed if row["dataset"] == dataset):
+            cells = (row["method"], row[f"x{scale}"], f"printed, {row['n']}: {row['source']}")
+            text += "| " + " | ".join(cells) + " |\n"
+    return own, text + "\nMade by benchmarks/depth.py; the rules do not learn.\n"
+
+
+def tabled_radiance(name: str, figures: Path, published: Path) -> tuple[dict[str, Any], str]:
+    """As `tabled`, of a network that merges exposures."""
+    rows = _lines(figures)
+    columns = [c for c in rows[0] if c not in ("method", "image")]
+    means = {row["method"]: row for row in rows if row["image"] == MEAN}
+    mine = [method for method in means if method.split(" ")[0] == name]
+    own = {method: {c: round(float(means[method][c]), 4) for c in columns} for method in mine}
+    text = "\n## hdr-test9, means\n\n| | " + " | ".join(columns) + " | |\n"
+    text += "|---" * (len(columns) + 2) + "|\n"
+    for method in [*mine, *(m for m in means if m not in mine)]:
+        cells = [f"{float(means[method][c]):.4f}" for c in columns]
+        text += f"| {method} | " + " | ".join(cells) + " | |\n"
+    for row in _lines(published):
+        cells = [row["method"], *(row[c] for c in columns), f"printed, 15 scenes: {row['source']}"]
+        text += "| " + " | ".join(cells) + " |\n"
+    values = {(row["method"], row["image"]): float(row["PSNR_mu"]) for row in rows}
+    rules = [method for method in means if method not in mine]
+    text += "\n## hdr-test9, PSNR-mu scene by scene\n\n"
+    text += "| | " + " | ".join(mine) + " | best rule |\n" + "|---" * (len(mine) + 2) + "|\n"
+    for scene in dict.fromkeys(row["image"] for row in rows if row["image"] != MEAN):
+        cells = [f"{values[method, scene]:.2f}" for method in mine]
+        best = max(values[method, scene] for method in rules)
+        text += f"| {scene} | " + " | ".join([*cells, f"{best:.2f}"]) + " |\n"
+    return own, text + "\nMade by benchmarks/hdr.py; the rules do not learn.\n"
+
+
+def _lines(path: Path) -> Sequence[Mapping[str, str]]:
+    with path.open(encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
 def _readable(path: Path) -> list[Any]:
     try:
         return list(read_summaries(path))
@@ -138,23 +237,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--card", action="store_true", help="only describe them where they lie")
-    parser.add_argument("--figures", type=Path, help="CSV of benchmarks/tables.py")
+    parser.add_argument("--figures", type=Path, help="CSV of tables.py, depth.py or hdr.py")
     parser.add_argument("--anchors", type=Path, help="folder of CSVs of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
     parser.add_argument("--half", action="store_true", help="store them as float16")
-    told = parser.parse_args()
-    weights = load_weights(told.weights)
-    card = described(weights, told.remark)
+    arguments = parser.parse_args()
+    weights = load_weights(arguments.weights)
+    card = described(weights, arguments.remark)
     name = card["name"]
-    if told.card:
-        save_weights(told.weights, **dataclasses.asdict(weights) | {"card": card}, half=told.half)
+    if arguments.card:
+        save_weights(
+            arguments.weights, **dataclasses.asdict(weights) | {"card": card}, half=arguments.half
+        )
         return
-    if told.figures is None:
+    if arguments.figures is None:
         parser.error("--figures is needed, or --card")
-    own, text = tabled(name, told.figures, told.anchors)
-    folder = ROOT / "mgdn_jax" / "weights"
+    preparation = weights.card.get("preparation", {})
+    printed = arguments.figures.with_name(f"{arguments.figures.stem}_published.csv")
+    if preparation.get("quantity") == "depth":
+        own, text = tabled_depth(name, preparation["scale"], arguments.figures, printed)
+    elif preparation.get("quantity") == "radiance":
+        own, text = tabled_radiance(name, arguments.figures, printed)
+    else:
+        own, text = tabled(name, arguments.figures, arguments.anchors)
+    folder = ROOT / "mgdn_jax" / "weights" / "bundled"
     stored = dataclasses.asdict(weights) | {"card": card | {"figures": own}}
-    save_weights(folder / f"{name}.safetensors", **stored, half=told.half)
+    save_weights(folder / f"{name}.safetensors", **stored, half=arguments.half)
     (folder / f"{name}.md").write_text(card_text(name, card) + text)
     print(f"bundled {folder / name}.safetensors")
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 from mgdn_jax.errors import InputError  # noqa: E402
-from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes, in_use  # noqa: E402
+from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes  # noqa: E402
 from mgdn_jax.evaluation.merges import MERGES, Merge  # noqa: E402
 from mgdn_jax.evaluation.scores import Table, write_tables  # noqa: E402
 from mgdn_jax.fusing.deghosting import Deghoster  # noqa: E402
@@ -42,7 +42,7 @@ def read_networks(entries: Sequence[str]) -> dict[str, Merge]:
             raise InputError(f"--network {entry} must be NAME=FILE, NAME no rule's and new.")
         network = Deghoster(file)
         for title, align in ((name, "shift"), (f"{name} --align", True)):
-            networks[title] = in_use(network, align)
+            networks[title] = network.in_use(align)
         networks[f"{name} --no-align"] = network.predict
     return networks
 
@@ -77,8 +77,9 @@ def _scenes(tables: Mapping[str, Table], networks: Sequence[str]) -> str:
         largest = max(values.values())
         cells = [_cell(values[name], largest, 2) for name in (*networks, rule)]
         lines.append(_row(scene, [*cells, f"`{rule}`"]))
+    count = len(lines) - 1
     for name in networks:
-        lines.append(f"\n`{name}` is above the best rule in {above[name]} of {len(lines) - 1}.")
+        lines.append(f"\n`{name}` is above the best rule in {above[name]} of {count}.")
     return "\n".join(lines)
 
 

@@ -6,8 +6,8 @@
     mff     photographs with segmentations, defocused on one side of a region's outline; the target
             is the photograph. mff_cpu is the same on smaller crops.
     mef     the same photographs, exposed three times; the target is the photograph.
-            mef_tune_cpu goes on from its weights (train.init) on brackets that a camera took and
-            that have no target (`mgdn data prepare pairs --name mef`).
+            mef_tune_cpu starts from a rule, or from such weights (train.init), on brackets that a
+            camera took and that have no target (`mgdn data prepare pairs --name mef`).
     gdsr4   depth maps reduced by 4, beside their photograph (`mgdn data prepare rgbd`); gdsr8 and
             gdsr16 by 8 and 16.
     hdr     brackets of scenes in which things move, synthesised from HDR pictures and photographs
@@ -16,8 +16,8 @@
 
 These have the published sizes, for accelerators; mff and mef weigh their inputs. mef_cpu,
 gdsr4_cpu, gdsr8_cpu and hdr_cpu are small networks that work at half the resolution. They start
-from a rule for exposures, from the enlarged map and from a merge by rule, and take an hour of a CPU
-core each.
+from a rule for exposures, from the enlarged map and from a merge by rule, and take up to an hour of
+a CPU core each; gdsr8_cpu goes on from the weights of gdsr4_cpu (train.init).
 
 Hours, machine and figures of what was run are on the cards of the weights (`mgdn models`) and in
 docs/systems/mgdn.md.
@@ -171,15 +171,18 @@ def _multi_exposure(config: ml_collections.ConfigDict, small: bool) -> None:
 
 
 def _real_exposures(config: ml_collections.ConfigDict) -> None:
-    """From weights of `_multi_exposure`: real brackets, compared with nothing but themselves."""
+    """From the rule, or weights of `_multi_exposure`: real brackets, compared with themselves."""
     config.recipe.update({"supervised": False, "l1": 0.0, "mef": 1.0, "nmi": 0.0})
-    config.recipe.update({"intensity": 0.1, "intensity_rule": "mean"})
+    config.recipe.update({"gradient": 0.1, "intensity": 0.03, "intensity_rule": "mean"})
     config.data.update({"dataset": "mef", "task": "pairs"})
     del config.data.synthesis
     config.data.train.jitter.scale = 2.0
     config.data.train.split, config.data.validation.split = "train[:80%]", "train[80%:]"
-    config.optimiser.learning_rate = 5e-4
-    config.train.steps = 800
+    # Less of the picture than this hides what the coarse scales do.
+    config.data.train.crop, config.data.validation.crop = 192, 256
+    config.optimiser.update({"name": "muon", "learning_rate": 5e-3, "warmup": 20})
+    config.train.update({"batch": 1, "steps": 400, "ema": 0.98})
+    config.train.update({"log_every": 10, "eval_every": 100, "save_every": 50})
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
@@ -204,10 +207,11 @@ def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:
         config.model.head = "residual"
         config.data.synthesis.update({"shrink": 2.0, "whole_share": 0.5})
         config.data.validation.crop = 384
-        config.optimiser.update(
-            {"schedule": "cosine", "learning_rate": 1e-3 if scale < 8 else 3e-4}
-        )
+        config.optimiser.update({"schedule": "cosine", "learning_rate": 1e-3})
         config.train.update({"batch": 4, "eval_batch": 2})
+        if scale == 8:  # from the weights of gdsr4_cpu, by train.init
+            config.optimiser.update({"name": "muon", "learning_rate": 5e-3, "warmup": 50})
+            config.train.steps = 3000
 
 
 def _radiance(config: ml_collections.ConfigDict, small: bool) -> None:

@@ -24,7 +24,7 @@ STOPS = (-2.0, 0.0, 2.0)
 """The exposures made here are so far apart."""
 
 
-def make_bracket() -> list[np.ndarray]:
+def make_bracket(has_ball: bool = True) -> list[np.ndarray]:
     """Three exposures of 8 bits, from short to long."""
     photograph = files.read_image(HERE / "coffee_near.jpg")[::2, ::2] / np.float32(255)
     height, width, _ = photograph.shape
@@ -34,7 +34,7 @@ def make_bracket() -> list[np.ndarray]:
     exposures = []
     for number, stop in enumerate(STOPS):
         ball = (rows - 0.7 * height) ** 2 + (columns - (0.3 + 0.1 * number) * width) ** 2 < 300
-        scene = np.where(ball[..., None], np.float32((0.5, 0.1, 0.05)), light)
+        scene = np.where(has_ball & ball[..., None], np.float32((0.5, 0.1, 0.05)), light)
         exposures.append(np.rint(255 * np.minimum(scene * 2**stop, 1) ** (1 / 2.2)))
     return [exposure.astype(np.uint8) for exposure in exposures]
 

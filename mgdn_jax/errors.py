@@ -1,4 +1,4 @@
-"""The one exception and the one warning a user is meant to read, and advice on names."""
+"""The one exception and the one warning a user is meant to read, and how they are put."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,6 +18,11 @@ class FusionWarning(UserWarning):
     The command line prints it on stderr and puts it into `--json`; in Python it is a warning and
     stands in the report of the result.
     """
+
+
+def printable(text: str) -> str:
+    """The text without control characters, which would act on a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 Images are (B, H, W, C) in [0, 1]. Shapes must agree exactly: nothing broadcasts.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,27 +88,48 @@ def intensity_target(a: Image, b: Image, rule: str = "max", share: float = 1.0) 
     return share * target + (1.0 - share) * brighter
 
 
-def intensity(fused: Image, a: Image, b: Image, *, rule: str = "max") -> PerExample:
+def intensity(fused: Image, *sources: Image, rule: str = "max") -> PerExample:
     """L1 distance to the `intensity_target` of the sources.
 
     Args:
         fused: result.
-        a: first source.
-        b: second source.
+        *sources: two or more; of more than two, ``"max"`` and ``"mean"`` are defined.
         rule: of `INTENSITY_RULES`; ``"max"`` and ``"mean"`` hold for any range of values.
+
+    Raises:
+        ValueError: fewer than two sources, an unknown rule, or one for two sources alone.
     """
-    return l1(fused, intensity_target(a, b, rule))
+    if len(sources) == 2:
+        return l1(fused, intensity_target(*sources, rule))
+    _several(sources)
+    if rule == "max":
+        return l1(fused, functools.reduce(jnp.maximum, sources))
+    if rule == "mean":
+        return l1(fused, sum(sources[1:], sources[0]) / len(sources))
+    raise ValueError(f"rule is 'max' or 'mean' for {len(sources)} sources, got {rule!r}")
 
 
-def gradient_max(fused: Image, a: Image, b: Image) -> PerExample:
-    """L1 distance of |Sobel_x| + |Sobel_y| of the result to the larger one of the sources."""
-    same_shape(fused, a, b)
+def gradient_max(fused: Image, *sources: Image) -> PerExample:
+    """L1 distance of |Sobel_x| + |Sobel_y| of the result to the largest one of the sources.
+
+    Raises:
+        ValueError: fewer than two sources, or shapes that differ.
+    """
+    _several(sources)
+    same_shape(fused, *sources)
 
     def strength(image: Array) -> Array:
         gx, gy = sobel(image)
         return absolute(gx) + absolute(gy)
 
-    return l1(strength(fused), jnp.maximum(strength(a), strength(b)))
+    return l1(strength(fused), functools.reduce(jnp.maximum, map(strength, sources)))
+
+
+def _several(sources: Sequence[Image]) -> None:
+    """Raises ValueError unless there are two or more."""
+    if len(sources) < 2:
+        raise ValueError(f"two or more sources are needed, got {len(sources)}")
+    same_shape(*sources)
 
 
 def ssim(x: Image, y: Image, *, size: int = 11, sigma: float = 1.5) -> PerExample:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "mgdn_jax"
 
 # A room may import rooms of lower rank, and its own files. `__init__` only hands names on lazily.
 RANKS = {
-    "errors": 0, "image": 0, "lazy": 0, "moved": 0,
+    "errors": -1, "arguments": 0, "image": 0, "lazy": 0, "moved": 0,
     "io": 1, "layers": 1, "losses": 1, "metrics": 1, "bilevel": 1,
     "quantities": 1,
     "systems": 2,

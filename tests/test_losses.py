@@ -1,5 +1,8 @@
 """Losses: goldens, values by hand, gradients, and properties a wrong formula would break."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,7 @@ nmi = jax.jit(normalised_mutual_information)
 penalty = jax.jit(masked_nmi, static_argnames="reference")
 mask_of = jax.jit(structure_mask)
 A, B, F = (jax.random.uniform(k, (2, 17, 19, 3)) for k in jax.random.split(KEY, 3))
+C = jax.random.uniform(jax.random.key(1), A.shape)
 
 
 @pytest.mark.optimised
@@ -63,6 +67,8 @@ def test_stages_combine_as_a_running_half():
     around = penalty([[x, y, z]], image, reference=1)
     by_hand = (penalty([[x, y]], image) + penalty([[z, y]], image)) / 2
     assert np.allclose(around, by_hand, atol=1e-6)
+    each = by_hand * 2 / 3 + penalty([[x, z]], image) / 3
+    assert np.allclose(penalty([[x, y, z]], image), each, atol=1e-6)
 
 
 def test_padding_is_masked():
@@ -103,6 +109,28 @@ def test_l1_mse_and_intensity_by_hand():
             assert np.allclose(losses.intensity_target(a, b, rule, share), mixed, atol=1e-6), rule
     with pytest.raises(ValueError, match="rule is one of max, mean, sum, screen, got 'median'"):
         losses.intensity(A, A, B, rule="median")
+
+
+def test_terms_over_a_set_take_every_source_once():
+    for loss in (
+        losses.gradient_max,
+        losses.intensity,
+        functools.partial(losses.intensity, rule="mean"),
+    ):
+        three = loss(F, A, B, C)
+        assert not np.allclose(three, loss(F, A, B), rtol=1e-3)
+        for order in itertools.permutations((A, B, C)):
+            assert np.allclose(loss(F, *order), three, rtol=1e-6)
+        with pytest.raises(ValueError, match="two or more sources are needed, got 1"):
+            loss(F, A)
+    assert np.allclose(losses.intensity((A + B + C) / 3, A, B, C, rule="mean"), 0.0, atol=1e-7)
+    assert np.allclose(losses.intensity(jnp.maximum(A, jnp.maximum(B, C)), A, B, C), 0.0)
+    assert np.allclose(losses.gradient_max(F, A, B, A), losses.gradient_max(F, A, B))
+    edge = jnp.zeros((1, 16, 16, 1)).at[:, :, 8:].set(1.0)
+    flat = jnp.zeros_like(edge)
+    assert float(losses.gradient_max(edge, flat, flat, edge)[0]) == 0.0
+    with pytest.raises(ValueError, match="rule is 'max' or 'mean' for 3 sources, got 'sum'"):
+        losses.intensity(F, A, B, C, rule="sum")
 
 
 def test_flat_regions_have_no_l1_gradient():

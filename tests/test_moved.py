@@ -27,7 +27,7 @@ NAMES = {
     "models.mgdn": "Config",
     "models.refusion": "ReconstructionNetwork",
     "optimisers": "matrices",
-    "processes": "connect",
+    "processes": "split_cpu",
     "recipes": "Phase",
     "recipes.cddfuse": "Recipe",
     "recipes.lkc_funet": "Recipe",

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mgdn_jax import metrics as ruler
 from mgdn_jax.cli.output import console, emit_json, say
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.evaluation import comparison, scores
 
 
@@ -95,10 +95,11 @@ def _say(
     out = console()
     for result in results:
         # Text, not markup: a method's name may hold brackets.
-        title = Text(f"{result.first} against {result.second}, {len(result.images)} images")
+        pair = f"{result.first} against {result.second}"
+        title = Text(printable(f"{pair}, {len(result.images)} images"))
         table = Table(title=title, title_justify="left")
         for head in ("metric", result.first, result.second):
-            table.add_column(Text(head), justify="left" if head == "metric" else "right")
+            table.add_column(Text(printable(head)), justify="left" if head == "metric" else "right")
         for head in ("wins", "ties", "losses", "effect", "p", "p (Holm)"):
             table.add_column(head, justify="right")
         table.add_column("shown to be better")
@@ -114,7 +115,7 @@ def _say(
                 f"{contest.effect:+.2f}",
                 _p(contest.p),
                 _p(contest.p_holm),
-                Text(verdict),
+                Text(printable(verdict)),
             )
         say(out, table)
         for contest in result.contests:

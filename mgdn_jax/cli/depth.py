@@ -117,7 +117,7 @@ def depth(arguments: argparse.Namespace) -> int:
 
     upsampling.check(low, size)
     enable_compilation_cache()
-    model = settings.model or upsampling.DEFAULT
+    model = settings.model or upsampling.usual(low.values.shape, size)
     upsampler = upsampling.DepthUpsampler.load(model, system=settings.system, trust=settings.trust)
     upsampler.options(**settings.options)
     voice = Voice(
@@ -128,7 +128,7 @@ def depth(arguments: argparse.Namespace) -> int:
             low, photograph, limits=settings.limits, progress=tick, **settings.options
         )
     seconds = time.perf_counter() - started
-    result.save(settings.output)
+    stored = result.save(settings.output)
     written = {"output": settings.output}
     if settings.preview is not None:
         result.save_preview(settings.preview)
@@ -140,7 +140,7 @@ def depth(arguments: argparse.Namespace) -> int:
         "width": width,
         "height": height,
         "dtype": "float32",
-        "unit": result.unit,
+        "unit": stored.unit,
         "missing": int(result.missing.sum()),
         "tiles": result.tiles,
         "stretch": "none",

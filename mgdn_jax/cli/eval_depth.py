@@ -16,7 +16,7 @@ from rich.text import Text
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.output import console, print_json, say
 from mgdn_jax.cli.targets import Targets
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.evaluation import scores
 from mgdn_jax.evaluation.depth import (
     PROTOCOLS,
@@ -26,7 +26,6 @@ from mgdn_jax.evaluation.depth import (
     method_of,
 )
 from mgdn_jax.evaluation.standing import shown
-from mgdn_jax.evaluation.terminal import printable
 from mgdn_jax.evaluation.upsampling import BASELINES, Upsample
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 

@@ -14,12 +14,11 @@ from rich.text import Text
 from mgdn_jax.cli import progress
 from mgdn_jax.cli.output import console, print_json, say
 from mgdn_jax.cli.targets import Targets
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.evaluation import scores
-from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes, in_use
+from mgdn_jax.evaluation.hdr import METRICS, evaluate_hdr, find_scenes
 from mgdn_jax.evaluation.merges import MERGES, Merge
 from mgdn_jax.evaluation.standing import shown
-from mgdn_jax.evaluation.terminal import printable
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 
 
@@ -80,7 +79,7 @@ def _methods(arguments: argparse.Namespace) -> dict[str, Merge]:
             deghoster = Deghoster(name, system=arguments.system, trust=arguments.trust_system)
             title = Path(name).stem if os.sep in name or Path(name).suffix else name
             title = name if title in methods or title in MERGES else title
-            methods[title] = in_use(deghoster, arguments.align)
+            methods[title] = deghoster.in_use(arguments.align)
     rules = MERGES if arguments.baselines or not wanted else wanted
     return methods | {name: MERGES[name] for name in rules if name in MERGES}
 

@@ -173,7 +173,7 @@ def _reduced(rows: Sequence[Summary], columns: Sequence[str], place: str | None)
 
 def _workers(jobs: int | None, pairs: int) -> int:
     if jobs is not None:
-        return jobs if pairs > 1 else 0
+        return min(jobs, pairs) if pairs > 1 else 0
     # What may be used, not what is there, where the system tells them apart.
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return min(cores or 1, pairs) if pairs >= _PARALLEL_FROM else 0

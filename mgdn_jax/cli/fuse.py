@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax.arguments import whole
 from mgdn_jax.cli import jobs
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
@@ -23,7 +24,7 @@ from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import files, medical
+from mgdn_jax.io import disk, files, medical
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.weights import zoo
 
@@ -77,8 +78,8 @@ class Settings:
         values = vars(arguments)
         if not 1 <= arguments.quality <= 100:
             raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
-        if arguments.batch is not None and arguments.batch < 1:
-            raise InputError(f"--batch is {arguments.batch}, but must be at least 1.")
+        if arguments.batch is not None:
+            whole("--batch", arguments.batch, least=1, most=stream.MOST_BATCH)
         usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
         words = {name: values[name] for name in FuseOptions.names()}
         words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}
@@ -192,6 +193,7 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     if settings.transforms is not None:
         if not (settings.options.align or settings.options.register or settings.task):
             raise InputError("--save-transforms needs --align or --register, which find them.")
+        disk.check_links(settings.transforms)
         files.check_folder(Path(settings.transforms).parent, settings.transforms)
     if work.has_many:
         return None

@@ -6,17 +6,22 @@ import argparse
 import dataclasses
 import logging
 import math
+import re
 import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from mgdn_jax.arguments import shown
+from mgdn_jax.cli.output import tell
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
+from mgdn_jax.fusing.report import Report
 from mgdn_jax.io import files
 
+_NUMBER = re.compile(r"[-+]?[0-9.]{1,40}(/[0-9]{1,40}|[eE][-+]?[0-9]{1,3})?")
 OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
 """Options of `FuseOptions` that the command takes."""
 
@@ -115,7 +120,7 @@ class Settings:
 
 
 def hdr(arguments: argparse.Namespace) -> int:
-    """Runs `mgdn hdr`.
+    """Runs `mgdn hdr`; bad input is said before a network is loaded.
 
     Args:
         arguments: as `cli.main.build_parser` parses them.
@@ -132,6 +137,8 @@ def hdr(arguments: argparse.Namespace) -> int:
     logging.getLogger("jax").setLevel(logging.ERROR)
     from mgdn_jax.fusing import deghosting
 
+    sources = deghosting.opened(settings.inputs)
+    deghosting.look(sources, Report(), times=settings.times, ev=settings.ev)  # before a network
     model = settings.model or deghosting.DEFAULT
     enable_compilation_cache()
     deghoster = deghosting.Deghoster(model, system=settings.system, trust=settings.trust)
@@ -142,7 +149,7 @@ def hdr(arguments: argparse.Namespace) -> int:
         sizes = {files.read_size(settings.inputs[0]) or (0, 0)}
         with voice.fusing(1, sizes) as tick:
             merged = deghoster.merge(
-                settings.inputs,
+                sources,
                 times=settings.times,
                 ev=settings.ev,
                 progress=tick,
@@ -157,7 +164,7 @@ def hdr(arguments: argparse.Namespace) -> int:
         done = _content(settings, merged, deghoster, seconds)
         voice.result(done)
     if settings.preview and not (settings.is_json or settings.is_quiet):
-        print(f"preview {settings.preview}", flush=True)
+        tell(f"preview {settings.preview}")
     voice.end([done], [], seconds)
     return 0
 
@@ -198,11 +205,14 @@ def _numbers(words: Sequence[str] | None, option: str) -> tuple[float, ...] | No
     numbers = []
     for word in " ".join(words).replace(",", " ").split():
         try:
-            number = float(Fraction(word))
+            # A fraction is exact: an exponent of nine digits would be worked out for hours.
+            number = float(Fraction(word)) if _NUMBER.fullmatch(word) else math.nan
         except (ValueError, ZeroDivisionError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            raise InputError(f"{option} has {word!r}, which is no number; write 1/60 or 0.0167.")
+            raise InputError(
+                f"{option} has {shown(word)}, which is no number; write 1/60 or 0.0167."
+            )
         numbers.append(number)
     return tuple(numbers)
 

@@ -17,8 +17,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import FusionWarning, InputError, printable
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.tasks import TASKS
 
@@ -31,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
     """Complains in one line, like every other error of the program."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_INPUT, f"mgdn: error: {message}; see {self.prog} --help.\n")
+        message = message if len(message) <= 400 else f"{message[:400]}..."
+        self.exit(EXIT_INPUT, printable(f"mgdn: error: {message}; see {self.prog} --help.") + "\n")
 
 
 class _Version(argparse.Action):
@@ -210,7 +212,7 @@ def _add_depth(commands) -> None:
     depth.add_argument(
         "-o", "--output", required=True, metavar="HIGH", help=".png, .tif, .exr, .npy or .npz"
     )
-    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (mgdn-gdsr4)")
+    depth.add_argument("--model", metavar="NAME|FILE", help="see mgdn models (the nearest scale)")
     add_trust(depth)
     depth.add_argument(
         "--unit",
@@ -362,8 +364,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_working_folder()
             command = getattr(importlib.import_module(f"mgdn_jax.cli.{room}"), name)
+            from mgdn_jax.cli.output import notices
+
+            notices.begin(is_quiet=bool(vars(arguments).get("quiet")))
+            warnings.simplefilter("always", FusionWarning)
+            warnings.showwarning = notices.take  # type: ignore[assignment]
             code = command(arguments)
+            notices.end()
             if sys.stdout is not None:  # closed by whoever started us
                 sys.stdout.flush()
             return code
@@ -379,9 +388,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_SOME_FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
-            raise
+            if error.filename is None:
+                raise
+            place, reason = shown(os.fsdecode(error.filename)), (error.strerror or "").lower()
+            return _complain(f"{place} cannot be used ({reason}); check the path.", EXIT_INPUT)
         _drop_output()
         return _complain(f"the output cannot be written ({error.strerror}).", EXIT_INPUT)
+
+
+def _check_working_folder() -> None:
+    """Refuses to work in a folder that was removed: no path has a meaning there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError(
+            "the working folder does not exist any more; change into another one."
+        ) from None
 
 
 def _with_negatives(words: Sequence[str]) -> list[str]:

@@ -12,8 +12,11 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 
-from mgdn_jax.evaluation.terminal import printable
+from mgdn_jax.errors import printable
 from mgdn_jax.io.disk import write_atomically
+
+MOST_WARNINGS = 10
+"""Warnings that are said one by one; all are in `--json`."""
 
 
 def plain(value: Any) -> Any:
@@ -25,9 +28,49 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+class Notices:
+    """What is warned of in Python while a command runs: on stderr, each once, and in `--json`."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[str, None] = {}
+        self._is_quiet = False
+
+    def begin(self, *, is_quiet: bool) -> None:
+        """A command starts.
+
+        Args:
+          is_quiet: whether warnings are for `--json` alone.
+        """
+        self._sentences, self._is_quiet = {}, is_quiet
+
+    def take(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Takes the place of `warnings.showwarning`."""
+        sentence = str(message)
+        if sentence in self._sentences:
+            return
+        self._sentences[sentence] = None
+        if not self._is_quiet and len(self._sentences) <= MOST_WARNINGS:
+            warn(sentence)
+
+    def end(self) -> None:
+        """A command is done."""
+        left = len(self._sentences) - MOST_WARNINGS
+        if left > 0 and not self._is_quiet:
+            warn(f"{left} more warnings are in the output of --json.")
+
+    def joined(self, content: Any) -> Any:
+        """An object for JSON with the warnings of the command among its own."""
+        if not self._sentences or not isinstance(content, Mapping):
+            return content
+        return {**content, "warnings": [*content.get("warnings", ()), *self._sentences]}
+
+
+notices = Notices()
+
+
 def print_json(content: Any) -> None:
     """One JSON object on stdout; NaN and infinity become null."""
-    print(json.dumps(plain(content)))
+    print(json.dumps(plain(notices.joined(content))))
 
 
 def emit_json(content: Any, place: str | os.PathLike[str] | None) -> None:
@@ -43,7 +86,7 @@ def emit_json(content: Any, place: str | os.PathLike[str] | None) -> None:
     if place == "-":
         print_json(content)
     elif place is not None:
-        text = json.dumps(plain(content), indent=1, allow_nan=False)
+        text = json.dumps(plain(notices.joined(content)), indent=1, allow_nan=False)
         write_atomically(place, (text + "\n").encode())
 
 
@@ -72,6 +115,11 @@ def say(out: Console, thing: RenderableType) -> None:
     if needed > out.width:
         out = Console(width=needed, highlight=False)
     out.print(thing)
+
+
+def tell(text: str) -> None:
+    """One line on stdout, without the control characters that names may hold."""
+    print(printable(text), flush=True)
 
 
 def complain(sentence: str) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mgdn_jax.errors import printable
+
 SECONDS = 10.0
 """How often a line is said where there is no terminal."""
 
@@ -28,7 +30,7 @@ def lines(status: Callable[[], str | None]) -> Iterator[None]:
         while not done.wait(SECONDS):
             text = status()
             if text is not None:
-                print(f"mgdn: {text}", file=sys.stderr, flush=True)
+                print(printable(f"mgdn: {text}"), file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=watch, name="mgdn-progress", daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ from mgdn_jax.cli.output import emit_json
 from mgdn_jax.cli.pictures import Pictures
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import scores, typeset
-from mgdn_jax.io import files
+from mgdn_jax.io import disk, files
 from mgdn_jax.io.disk import write_atomically
 
 _OURS = b'content="mgdn eval"'
@@ -100,6 +100,7 @@ def _check_file(option: str, place: str) -> None:
         )
     if os.path.isdir(place):
         raise InputError(f"{place} is a folder where a file is to be written; name a file.")
+    disk.check_links(place)
     files.check_folder(Path(place).parent, place)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.output import print_json
+from mgdn_jax.cli.output import print_json, tell
 from mgdn_jax.fusing.tasks import TASKS, of_card
 from mgdn_jax.systems.finding import list_systems
 from mgdn_jax.weights import zoo
@@ -30,16 +30,16 @@ def models(arguments: argparse.Namespace) -> int:
         print_json(listing)
         return 0
     if not listing:
-        print("no networks are bundled; make a weight file with mgdn convert or train.py")
+        tell("no networks are bundled; make a weight file with mgdn convert or train.py")
     for name, about in listing.items():
-        print(name)
+        tell(name)
         for title, text in _facts(about).items():
             if text:
-                print(f"  {title:<11}{text}")
+                tell(f"  {title:<11}{text}")
     if not names and not arguments.task:
-        print("systems to train or to load weights of")
+        tell("systems to train or to load weights of")
         for name, package in list_systems().items():
-            print(f"  {name:<11}{package}")
+            tell(f"  {name:<11}{package}")
     return 0
 
 
@@ -76,8 +76,8 @@ def convert(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"output": arguments.target, "converted": converted, "skipped": skipped})
     else:
-        print(f"converted {converted} tensors, skipped {skipped} that the network never reads")
-        print(f"result  {arguments.target}")
+        tell(f"converted {converted} tensors, skipped {skipped} that the network never reads")
+        tell(f"result  {arguments.target}")
     return 0
 
 
@@ -112,8 +112,8 @@ def prepare(arguments: argparse.Namespace) -> int:
             "radiance": "radiance pictures",
             "short": "brackets",
         }
-        print(f"holds   {count} {things.get(manifest['roles'][0], 'pictures with labels')}")
+        tell(f"holds   {count} {things.get(manifest['roles'][0], 'pictures with labels')}")
         if rule:
-            print(f"names   {rule}")
-        print(f"result  {folder}")
+            tell(f"names   {rule}")
+        tell(f"result  {folder}")
     return 0

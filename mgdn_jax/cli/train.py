@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
 
 SCRIPT, COMMAND = "python train.py", "mgdn train"
 
@@ -80,13 +80,13 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
     try:
         options = parse(arguments, program)
     except InputError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 2
     from mgdn_jax import training
     from mgdn_jax.training import partners, processes
 
     def complain(sentence: str) -> None:
-        print(f"{prefix}{sentence}", file=sys.stderr, flush=True)
+        print(printable(f"{prefix}{sentence}"), file=sys.stderr, flush=True)
 
     advice = functools.partial(_advice, options)
     together: partners.Partners | None = None

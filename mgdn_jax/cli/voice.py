@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.output import print_json, warn
+from mgdn_jax.cli.output import MOST_WARNINGS, complain, print_json, tell, warn
 from mgdn_jax.fusing.report import Report
 
 COMPILING = "compiling (first time for this size)"
-_MOST_WARNINGS = 10
-"""Warnings about a folder that are said one by one; all are in `--json`."""
 
 
 class Voice:
@@ -49,12 +47,9 @@ class Voice:
             "parameters": sum(int(leaf.size) for leaf in fuser.params.values()),
         }
         if self._talks:
-            print(
-                f"model   {model}: {fuser.system}, {self._model['parameters']:,} parameters",
-                flush=True,
-            )
+            tell(f"model   {model}: {fuser.system}, {self._model['parameters']:,} parameters")
             if rule:
-                print(f"names   {rule}", flush=True)
+                tell(f"names   {rule}")
 
     @contextlib.contextmanager
     def lines(self) -> Iterator[None]:
@@ -126,10 +121,10 @@ class Voice:
     def _tell(self, content: dict[str, Any]) -> None:
         if self._talks:
             for step in content["steps"]:
-                print(f"{step['step']:<7} {step['says']}")
+                tell(f"{step['step']:<7} {step['says']}")
         for sentence in content["warnings"]:
             self._warnings += 1
-            if not self._quiet and (self._is_single or self._warnings <= _MOST_WARNINGS):
+            if not self._quiet and (self._is_single or self._warnings <= MOST_WARNINGS):
                 warn(sentence)
 
     def result(self, result: dict[str, Any]) -> None:
@@ -143,11 +138,10 @@ class Voice:
         tone = "" if result["stretch"] == "none" else f", stretched ({result['stretch']})"
         mean = "" if result["ensemble"] == "none" else f", averaged ({result['ensemble']})"
         done = f"{size}{tiles}{mean}{tone}, {result['seconds']:.1f} s"
-        print(f"fused   {' + '.join(result['inputs'])} ({done})")
-        print(f"result  {result['output']}")
+        tell(f"fused   {' + '.join(result['inputs'])} ({done})")
+        tell(f"result  {result['output']}")
         if "scores" in result:
-            print("scores  " + "  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
-        sys.stdout.flush()
+            tell("scores  " + "  ".join(f"{k} {v:.4g}" for k, v in result["scores"].items()))
 
     def end(self, done: list[dict[str, Any]], problems: list[str], seconds: float) -> None:
         """All pictures are done; failures are said last, where they are seen."""
@@ -158,9 +152,9 @@ class Voice:
                 content["folder"] = self._shared
             print_json(content | {"seconds": round(seconds, 3)})
         elif self._talks and len(done) != 1:
-            print(f"done    {len(done)} pictures in {seconds:.1f} s", flush=True)
-        left = self._warnings - _MOST_WARNINGS
+            tell(f"done    {len(done)} pictures in {seconds:.1f} s")
+        left = self._warnings - MOST_WARNINGS
         if not self._is_single and left > 0 and not self._quiet:
             warn(f"{left} more warnings are in the output of --json.")
         for problem in problems:
-            print(f"mgdn: error: {problem}", file=sys.stderr)
+            complain(problem)

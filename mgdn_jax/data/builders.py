@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from mgdn_jax.data.scenes import (
     read_radiance,
     read_steps,
 )
-from mgdn_jax.errors import InputError
-from mgdn_jax.io.codec import decode_image
+from mgdn_jax.errors import FusionWarning, InputError
+from mgdn_jax.io import objects, opening, reading
 from mgdn_jax.io.depth import ARRAYS, decode_depth
+from mgdn_jax.io.disk import encoded
 from mgdn_jax.io.pairing import pair_folders
 
 _FORMAT = 1
@@ -66,10 +68,11 @@ class _FilesBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in self._files:
-            example = {key: entry[key] for key in ("name", "height", "width")}
+            name = encoded(entry["name"]).decode()  # file names may be no Unicode, texts may not
+            example = {"name": name, "height": entry["height"], "width": entry["width"]}
             for role in self.ROLES:
-                example[role] = Path(entry[role]).read_bytes()
-            yield entry["name"], example
+                example[role] = opening.read_bytes(entry[role])
+            yield name, example
 
 
 class SegmentedNatural(_FilesBuilder):
@@ -185,11 +188,17 @@ def read_manifest(folder: Path) -> dict[str, Any]:
       InputError: the folder holds no prepared set of this version.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        manifest = objects.read_object(folder / MANIFEST)
+    except InputError:
         manifest = {}
     if manifest.get("format") != _FORMAT:
         raise InputError(f"{folder} holds no prepared set; run mgdn data prepare first.")
+    name, cure = os.fspath(folder / MANIFEST), "run mgdn data prepare again"
+    roles = objects.field(manifest, "roles", list, name, cure)
+    if not roles or not all(isinstance(role, str) for role in roles):
+        raise InputError(f"{name} has no names of pictures for 'roles'; {cure}.")
+    for key, kind in {"set": str, "fingerprint": str, "examples": int}.items():
+        objects.field(manifest, key, kind, name, cure)
     return manifest
 
 
@@ -219,7 +228,7 @@ def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str
     manifest = read_manifest(folder)
     try:
         source = tfds.builder_from_directory(folder).as_data_source(split=split)
-    except (ValueError, KeyError, AssertionError) as error:
+    except Exception as error:  # damaged notes of TFDS raise whatever it and protobuf like
         reason = " ".join(str(error).split())[:120]
         raise InputError(
             f"split {split!r} cannot be read from {folder} ({reason}); "
@@ -291,10 +300,7 @@ def _check(
     for count, entry in enumerate(files):
         for role in roles:
             path = entry[role]
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+            data = opening.read_bytes(path)
             if role == "times":
                 read_steps(data, str(path))
                 continue
@@ -321,7 +327,10 @@ def _size(role: str, data: bytes, path: Path) -> tuple[int, ...]:
         return depth.shape
     if role == "radiance":
         return read_radiance(data, str(path)).shape[:2]
-    array = decode_image(data, str(path))
+    picture = reading.read(io.BytesIO(data), str(path))
+    for remark in picture.remarks:
+        warnings.warn(remark, FusionWarning, stacklevel=2)
+    array = reading.common(picture)
     if array.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} has {array.dtype} pixels; convert it to 8 or 16 bits.")
     if array.ndim == 3 and array.shape[-1] != 3 and role != "labels":

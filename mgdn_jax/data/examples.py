@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.data.augmentation import MODES, Jitter, augment, crop_around, draw_corner
 from mgdn_jax.data.builders import label_ids
 from mgdn_jax.data.multiexposure import Exposures, synthesise_multiexposure
@@ -21,6 +21,7 @@ from mgdn_jax.data.multifocus import Synthesis, synthesise_multifocus
 from mgdn_jax.errors import InputError
 from mgdn_jax.image import LUMA
 from mgdn_jax.io.codec import decode_image, downscale
+from mgdn_jax.systems.fields import fault
 
 # Tasks of pictures that measure something: modules with `make_draw` and `preparation` of their own.
 _MEASURED = {"gdsr": "mgdn_jax.data.gdsr", "hdr": "mgdn_jax.data.hdr"}
@@ -118,10 +119,10 @@ def _fields(name: str, given: Any, kind: type) -> dict[str, Any]:
     for key, value in values.items():
         pair = isinstance(fields[key], tuple)
         numbers = value if pair and isinstance(value, list | tuple) else (value,)
-        real = all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
+        real = all(fault(number, float) is None for number in numbers)
         if not real or len(numbers) != (2 if pair else 1):
             wanted = "two finite numbers" if pair else "a finite number"
-            raise InputError(f"{name}.{key} is {value!r}; give {wanted}.")
+            raise InputError(f"{name}.{key} is {shown(value)}; give {wanted}.")
         values[key] = tuple(numbers) if pair else value
     return values
 

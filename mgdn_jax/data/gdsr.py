@@ -19,6 +19,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
 from mgdn_jax.io.depth import decode_depth
 from mgdn_jax.quantities import depth as quantity
+from mgdn_jax.systems.fields import faults
 
 Example = dict[str, np.ndarray]
 Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | str | None], Example]
@@ -101,6 +102,8 @@ def _read(synthesis: Mapping[str, Any] | None) -> DepthSynthesis:
             f"synthesis has no field {', '.join(map(str, strange))} for task 'gdsr'; choose from "
             f"{', '.join(names)}."
         )
+    for name, clause in faults(DepthSynthesis, fields):
+        raise InputError(f"synthesis.{name} {clause}.")
     return DepthSynthesis(**fields)
 
 

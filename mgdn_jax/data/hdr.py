@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.data.augmentation import MODES, augment, crop_around, draw_corner
 from mgdn_jax.data.brackets import (
     MARGIN,
@@ -34,6 +34,7 @@ from mgdn_jax.data.scenes import BRACKET, ordered, read_radiance, read_steps
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
 from mgdn_jax.quantities.radiance import GAMMA, RadiancePreparation, relative_times
+from mgdn_jax.systems.fields import fault
 
 Example = dict[str, np.ndarray]
 VIEWS = 16
@@ -134,10 +135,10 @@ def _read(synthesis: Mapping[str, Any] | None) -> tuple[Brackets, _Sources]:
         if key in words:
             fits, wanted = isinstance(value, str), "a name"
         else:
-            fits = isinstance(value, int | float) and math.isfinite(value)
+            fits = fault(value, float) is None
             wanted = "a finite number"
         if not fits:
-            raise InputError(f"synthesis.{key} is {value!r}; give {wanted}.")
+            raise InputError(f"synthesis.{key} is {shown(value)}; give {wanted}.")
     spec = Brackets(**{k: v for k, v in values.items() if k in numbers})
     return spec, _Sources(**{k: v for k, v in values.items() if k in words})
 

@@ -21,6 +21,7 @@ from mgdn_jax.data.examples import finish, make_draw, preparation, views
 from mgdn_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+_MOST_PIXELS, _MOST_THREADS = 2**30, 1024
 _TRAIN, _EVAL = 0, 1  # keeps the random streams of training and evaluation apart
 
 
@@ -189,7 +190,7 @@ def make_loader(
     Raises:
       InputError: the set is missing or of another kind, or an argument is out of range.
     """
-    _check_arguments(batch_size, channels, seed, process_index, process_count, threads)
+    _check_arguments(batch_size, channels, seed, process_index, process_count, threads, crop)
     if crop < 1:
         raise InputError(f"crop is {crop}; give the side of the crops in pixels, 1 or more.")
     if augment not in (True, False, "flips"):
@@ -266,7 +267,7 @@ def make_eval_loader(
     Raises:
       InputError: as `make_loader`.
     """
-    _check_arguments(batch_size, channels, seed, process_index, process_count, threads)
+    _check_arguments(batch_size, channels, seed, process_index, process_count, threads, crop)
     if (crop is not None and crop < 1) or (limit is not None and limit < 1):
         raise InputError(f"crop {crop} and limit {limit} must be 1 or more, or None.")
     source, manifest = open_set(dataset, split)
@@ -302,7 +303,13 @@ def _rng(seed: int, purpose: int, index: int) -> np.random.Generator:
 
 
 def _check_arguments(
-    batch_size: int, channels: int, seed: int, index: int, count: int, threads: int
+    batch_size: int,
+    channels: int,
+    seed: int,
+    index: int,
+    count: int,
+    threads: int,
+    crop: int | None,
 ) -> None:
     if channels not in (1, 3):
         raise InputError(f"channels is {channels}; use 3 for colour or 1 for luma.")
@@ -314,5 +321,10 @@ def _check_arguments(
         raise InputError(
             f"batch_size {batch_size} must be a positive multiple of the {count} processes."
         )
-    if threads < 0:
-        raise InputError(f"threads is {threads}; use 0 (none) or more.")
+    if not 0 <= threads <= _MOST_THREADS:
+        raise InputError(f"threads is {threads}; use 0 (none) to {_MOST_THREADS}.")
+    if batch_size * (crop or 1) ** 2 > _MOST_PIXELS:
+        raise InputError(
+            f"batch_size {batch_size} and crop {crop} make more than {_MOST_PIXELS:,} pixels a"
+            " batch; use smaller ones."
+        )

@@ -16,6 +16,7 @@ BRACKET = ("short", "middle", "long", "times", "radiance")
 """Roles of the files of a stored bracket."""
 _RADIANCE = (".hdr", ".exr", ".pic", ".tif", ".tiff")
 _EXPOSURES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_MOST_TEXT = 1 << 16  # bytes that are looked at; three numbers take a few
 _TIMES, _TRUTH = "exposure.txt", "hdrimg"
 
 
@@ -94,8 +95,8 @@ def read_steps(data: bytes, name: str) -> list[float]:
     Raises:
       InputError: there are not three finite numbers that differ by at most 30.
     """
-    words = data.decode("utf-8", "replace").replace(",", " ").split()
-    plain = all(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word) for word in words)
+    words = data[:_MOST_TEXT].decode("utf-8", "replace").replace(",", " ").split()
+    plain = all(re.fullmatch(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", word) for word in words)
     steps = [float(word) for word in words] if plain else []
     if len(steps) != 3 or not max(steps) - min(steps) <= 30:
         raise InputError(f"{name} must hold three EV steps, a line each, at most 30 apart.")

@@ -125,6 +125,7 @@ class Album:
 def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     """`(H, W)` or `(H, W, 3)` uint8 of any picture the package handles."""
     pixels = np.asarray(pixels)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (1, 2, 3, 4))
     floating = np.issubdtype(pixels.dtype, np.floating)
     if not shaped or pixels.size == 0 or not (floating or pixels.dtype in (np.uint8, np.uint16)):

@@ -7,6 +7,7 @@ The figure of a set is the mean of its pictures' figures, in float64.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.data.folders import find_folders
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.evaluation.scores import Table
 from mgdn_jax.evaluation.upsampling import Upsample
-from mgdn_jax.io import files
+from mgdn_jax.io import files, opening
 from mgdn_jax.io.depth import ARRAYS, decode_depth
 from mgdn_jax.io.pairing import pair_folders
 from mgdn_jax.io.pixels import without_alpha
@@ -109,10 +110,7 @@ class DepthPair:
         rgb = without_alpha(files.read_image(self.rgb))
         if rgb.ndim == 2 or rgb.shape[-1] == 1:
             rgb = np.repeat(rgb.reshape(*rgb.shape[:2], 1), 3, axis=-1)
-        try:
-            depth = decode_depth(self.depth.read_bytes(), os.fspath(self.depth))
-        except OSError as error:
-            raise InputError(f"{self.depth} cannot be read ({error.strerror}).") from None
+        depth = decode_depth(opening.read_bytes(self.depth, "a depth map"), os.fspath(self.depth))
         if rgb.shape[:2] != depth.shape:
             raise InputError(
                 f"{self.depth} is {depth.shape[1]}x{depth.shape[0]}, but {self.rgb} is "
@@ -147,7 +145,8 @@ def method_of(upsampler: Callable[..., Any]) -> Upsample:
     """A network as a method.
 
     Args:
-        upsampler: A `fusing.depth.DepthUpsampler`: `upsampler(low, rgb, limits=)` has `depth`.
+        upsampler: A `fusing.depth.DepthUpsampler`: `upsampler(low, rgb, limits=)` has `depth` and
+            `warnings`, which become Python's.
 
     Returns:
         What `evaluate_depth` takes.
@@ -160,7 +159,10 @@ def method_of(upsampler: Callable[..., Any]) -> Upsample:
         if (low == 0).any():
             shift = np.float32(2 * limits.span - limits.low)
         moved = quantity.Limits(limits.low + float(shift), limits.high + float(shift))
-        return upsampler(low + shift, rgb, limits=moved).depth - shift
+        upsampled = upsampler(low + shift, rgb, limits=moved)
+        for sentence in upsampled.warnings:
+            warnings.warn(sentence, FusionWarning, stacklevel=2)
+        return upsampled.depth - shift
 
     return upsample
 

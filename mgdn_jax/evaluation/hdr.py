@@ -18,9 +18,8 @@ from mgdn_jax.data.scenes import BRACKET, find_brackets, ordered, read_radiance,
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation.merges import Merge
 from mgdn_jax.evaluation.scores import Table
-from mgdn_jax.fusing.deghosting import Deghoster
-from mgdn_jax.io import codec, files, radiance
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io import codec, files, opening, radiance
+from mgdn_jax.io.disk import check_links, write_atomically
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.metrics.reference import psnr_linear, psnr_mu, ssim_linear, ssim_mu
 from mgdn_jax.quantities.radiance import mu_law, relative_times
@@ -60,8 +59,9 @@ class Scene:
         Raises:
             InputError: a file cannot be read, or sizes differ.
         """
-        steps = read_steps(_bytes(self.times), os.fspath(self.times))
-        truth = read_radiance(_bytes(self.truth), os.fspath(self.truth))
+        text = opening.read_bytes(self.times, "a text file", 2**16)
+        steps = read_steps(text, os.fspath(self.times))
+        truth = read_radiance(opening.read_bytes(self.truth), os.fspath(self.truth))
         exposures = [_exposure(self.exposures[k]) for k in ordered(steps)]
         for path, picture in zip(self.exposures, exposures, strict=True):
             if picture.shape != truth.shape:
@@ -94,20 +94,6 @@ def find_scenes(folder: str | os.PathLike[str]) -> list[Scene]:
     ]
 
 
-def in_use(network: Deghoster, align: bool | str = "shift") -> Merge:
-    """A network as people use it, with what is done about the camera's movement.
-
-    Args:
-        network: Any.
-        align: As of `Deghoster.merge`: ``"shift"`` by shifts, True by turn and growth as well,
-            False for the network alone.
-
-    Returns:
-        A callable `(exposures, times) -> (H, W, 3)`, in the frame of the middle exposure.
-    """
-    return lambda exposures, times: network.merge(exposures, times=times, align=align).radiance
-
-
 def evaluate_hdr(
     methods: Mapping[str, Merge],
     scenes: Sequence[Scene],
@@ -119,7 +105,7 @@ def evaluate_hdr(
 
     Args:
         methods: Name to a callable `(exposures, times) -> (H, W, 3)`, as those of
-            `evaluation.merges` and `in_use`.
+            `evaluation.merges` and `fusing.deghosting.Deghoster.in_use`.
         scenes: The set.
         save: A folder that receives `METHOD/SCENE.hdr` and `METHOD/SCENE.png`, the picture after
             the mu-law; None for none.
@@ -152,6 +138,7 @@ def evaluate_hdr(
 def _write(folder: Path, name: str, result: np.ndarray) -> None:
     picture = np.rint(255 * mu_law(result)).astype(np.uint8)
     try:
+        check_links(folder, is_folder=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / f"{name}.hdr", radiance.encode(result))
         write_atomically(folder / f"{name}.png", codec.encode(picture, ".png"))
@@ -166,10 +153,3 @@ def _exposure(path: Path) -> np.ndarray:
     if picture.dtype == np.float32:
         raise InputError(f"{path} has float pixels; an exposure has 8 or 16 bits.")
     return picture.astype(np.float32) * np.float32(1 / np.iinfo(picture.dtype).max)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None

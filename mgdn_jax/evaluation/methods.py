@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from typing import TypeAlias
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax import metrics as ruler
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.evaluation.scores import Area, Scores, Table
 from mgdn_jax.io import files
 from mgdn_jax.io.pixels import to_float, without_alpha
@@ -111,6 +113,7 @@ class _Outcome:
         failures: Method to why it has none.
         pictures: Method to its picture, where pictures were to come back.
         area: What was measured, where that is a part.
+        warnings: What reading the pictures warned of.
     """
 
     name: str
@@ -118,6 +121,7 @@ class _Outcome:
     failures: Mapping[str, Exception]
     pictures: Mapping[str, np.ndarray]
     area: Area | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate_methods(
@@ -161,11 +165,14 @@ def evaluate_methods(
         Exception: the first failure itself, if not one picture could be scored.
     """
     wanted = tuple(ruler.resolve(name, variant).name for name in metrics)
+    workers, crop = arguments.whole("workers", workers), arguments.flag("crop", crop)
     tables = {method: Table(wanted) for method in methods}
     failures: list[Exception] = []
     seen: set[str] = set()
 
     def record(outcome: _Outcome) -> None:
+        for sentence in outcome.warnings:
+            warnings.warn(sentence, FusionWarning, stacklevel=2)
         for method, table in tables.items():
             if method in outcome.failures:
                 failures.append(outcome.failures[method])
@@ -292,7 +299,9 @@ def _all_of(pair: Pair) -> tuple[np.ndarray, ...] | Exception:
 def _read(source: Source | Exception) -> np.ndarray:
     if isinstance(source, Exception):
         raise source
-    return source if isinstance(source, np.ndarray) else files.read_image(source)
+    if isinstance(source, str | os.PathLike):
+        return files.read_image(source)
+    return arguments.array("a picture", source)
 
 
 def _spread(orders: Iterable[_Order], workers: int, record: Callable[[_Outcome], None]) -> None:
@@ -342,7 +351,21 @@ def _ignore_interrupts() -> None:
 
 
 def _measure(order: _Order) -> _Outcome:
-    """Scores what every method made of one pair; leaves out the pictures nobody asked for."""
+    """Scores what every method made of one pair; what is warned of comes back with the scores."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FusionWarning)
+        outcome = _measured(order)
+    sentences = []
+    for entry in caught:
+        if issubclass(entry.category, FusionWarning):
+            sentences.append(str(entry.message))
+        else:
+            warnings.warn_explicit(entry.message, entry.category, entry.filename, entry.lineno)
+    return dataclasses.replace(outcome, warnings=tuple(dict.fromkeys(sentences)))
+
+
+def _measured(order: _Order) -> _Outcome:
+    """The scores of one pair; leaves out the pictures nobody asked for."""
     name = order.pair.name
     try:
         judge = _Judge(order)

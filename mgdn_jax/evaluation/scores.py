@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io import opening
+from mgdn_jax.io.disk import encoded, write_atomically
 
 Scores: TypeAlias = Mapping[str, float]
 MEAN = "mean"
@@ -155,7 +156,7 @@ def write_tables(path: str | os.PathLike[str], tables: Mapping[str, Table]) -> N
         for name, row in [*table.rows.items(), (MEAN, table.mean())]:
             cells = (repr(float(row[column])) for column in columns)
             writer.writerow([*([method] if several else []), name, *cells])
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, encoded(text.getvalue()))
 
 
 def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
@@ -171,9 +172,8 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
     Raises:
         InputError: if the file is missing or not of this format, or names an image twice.
     """
-    text = _text(path)
-    reader = csv.DictReader(io.StringIO(text))
-    reader.fieldnames = titles = [title.strip() for title in reader.fieldnames or []]
+    text = opening.read_text(path, "a CSV file of scores")
+    titles, lines = csv_rows(text, os.fspath(path))
     if ";" in text.split("\n", 1)[0] and len(titles) == 1:
         raise InputError(f"{path} has semicolons between its columns: save it with commas.")
     if titles[:3] == ["dataset", "method", "n"]:
@@ -196,17 +196,18 @@ def read_tables(path: str | os.PathLike[str]) -> dict[str, Table]:
             "and metrics, as mgdn eval --csv writes them."
         )
     rows: dict[str, list[tuple[str, dict[str, float]]]] = {}
-    for number, cells in enumerate(reader, start=2):
-        method = cells.get("method", Path(path).stem) or ""
-        if None in cells:
+    for number, line in lines:
+        if len(line) > len(titles):
             raise InputError(
                 f"{path}, line {number}, has more cells than the first line has titles: decimals "
                 "need points, not commas."
             )
+        cells = dict(zip(titles, line, strict=False))
         try:
             row = {name: _number(cells[name]) for name in columns}
-        except (AttributeError, ValueError):
+        except (KeyError, ValueError):
             raise InputError(f"{path}, line {number}, is not a row of numbers: mend it.") from None
+        method = cells.get("method", Path(path).stem)
         rows.setdefault(method, []).append((cells["image"], row))
     tables = {}
     for method, listed in rows.items():
@@ -224,13 +225,38 @@ def _number(cell: str) -> float:
     return float(cell) if cell.strip() else math.nan
 
 
-def _text(path: str | os.PathLike[str]) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist: give a CSV file of scores.") from None
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read: give a CSV file of scores.") from None
+def csv_rows(text: str, name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The titles of a CSV file, and its rows.
+
+    Args:
+        text: The whole file.
+        name: What messages call it.
+
+    Returns:
+        The titles, trimmed; and an iterator over the number of a row's last line and its cells.
+        Empty lines are left out.
+
+    Raises:
+        InputError: it is no CSV, or a cell has more than 128 KiB; of a row, once it is its turn.
+    """
+    reader = csv.reader(io.StringIO(text, newline=None))
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise InputError(
+                    f"{name}, line {reader.line_num}, cannot be read as CSV ({error}): mend it."
+                ) from None
+            if row:
+                yield reader.line_num, row
+
+    lines = rows()
+    _, titles = next(lines, (0, []))
+    return [title.strip() for title in titles], lines
 
 
 def mean_ranks(rows: Mapping[str, Scores], metrics: Sequence[str]) -> dict[str, float]:

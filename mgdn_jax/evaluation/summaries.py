@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.evaluation.scores import Table, _text
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.evaluation.scores import Table, csv_rows
+from mgdn_jax.io import opening
+from mgdn_jax.io.disk import encoded, write_atomically
 
 ANCHOR_NAMES: Mapping[str, str] = {"PSNR_peakF": "PSNR"}
 """Titles in the anchors' files of metrics that carry an exact name here."""
@@ -75,7 +76,7 @@ def read_summaries(path: str | os.PathLike[str]) -> list[Summary]:
     Raises:
         InputError: if the file is missing or not of this format.
     """
-    return list(_parse(_text(path), os.fspath(path)))
+    return list(_parse(opening.read_text(path, "a CSV file of means"), os.fspath(path)))
 
 
 def published() -> list[Summary]:
@@ -89,26 +90,32 @@ def published() -> list[Summary]:
 
 
 def _parse(text: str, path: str) -> Iterator[Summary]:
-    reader = csv.DictReader(io.StringIO(text))
-    titles = reader.fieldnames or []
-    if list(titles[:3]) != ["dataset", "method", "n"]:
+    titles, lines = csv_rows(text, path)
+    if titles[:3] != ["dataset", "method", "n"]:
         raise InputError(
             f"{path} is no table of mean scores: its first columns must be dataset,method,n."
         )
     columns = [title for title in titles[3:] if title not in _TEXTS]
-    for number, row in enumerate(reader, start=2):
+    for number, cells in lines:
+        row = dict(zip(titles, cells, strict=False))
         try:
             counts = (item.split("=") for item in (row.get("invalid") or "").split())
             yield Summary(
                 row["dataset"],
                 row["method"],
-                int(row["n"]),
-                {title: float(row[title]) for title in columns if row[title]},
-                {name: int(count) for name, count in counts},
+                _count(row["n"]),
+                {title: float(row[title]) for title in columns if row.get(title)},
+                {name: _count(count) for name, count in counts},
                 row.get("source") or "",
             )
-        except (TypeError, ValueError):
+        except (KeyError, ValueError):
             raise InputError(f"{path}, line {number}, is not a row of numbers: mend it.") from None
+
+
+def _count(cell: str) -> int:
+    if not 0 <= int(cell) < 2**31:
+        raise ValueError
+    return int(cell)
 
 
 def write_summaries(
@@ -131,4 +138,4 @@ def write_summaries(
         cells = [f"{row.values[c]:.5f}" if c in row.values else "" for c in columns]
         invalid = " ".join(f"{name}={count}" for name, count in row.invalid.items())
         writer.writerow([row.dataset, row.method, row.n, *cells, invalid])
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, encoded(text.getvalue()))

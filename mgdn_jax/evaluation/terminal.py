@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from mgdn_jax.errors import printable
 from mgdn_jax.evaluation.standing import RANK_DIGITS, Row, Standing, head, shown
 
 _STYLES = {1: "bold", 2: "underline", None: ""}
@@ -48,11 +49,6 @@ def rich_table(standing: Standing, *, title: str = "", metrics_down: bool = Fals
         for method, *cells in zip(methods, *columns, strict=True):
             table.add_row(method, *cells)
     return table
-
-
-def printable(text: str) -> str:
-    """The text without control characters, which would act on a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _means(rows: Sequence[Row], metric: str, places: Sequence[int | None]) -> list[Text]:

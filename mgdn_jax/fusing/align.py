@@ -230,6 +230,8 @@ def _points(level: _Level, count: int) -> _Points:
 
 def _sampled(cv2: Any, level: _Level, points: _Points, matrix: np.ndarray) -> Any:
     """Details of the moving level at the points' places, and where it has any (float32 0 or 1)."""
+    if not points.x.size:  # a flat reference; OpenCV takes no empty maps
+        return points.values, np.zeros(0, np.float32)
     x, y, w = (
         np.float32(form[0]) * points.x + np.float32(form[1]) * points.y + np.float32(form[2])
         for form in matrix
@@ -412,9 +414,10 @@ def align_prepared(reference: Prepared, moving: Prepared, *, model: str = "auto"
     pairs = list(zip(reference.levels, moving.levels, strict=False))
     start, first_score = _coarse(cv2, reference, moving, pairs, model)
     if first_score < _UNRELATED:
+        likeness = max(first_score, 0.0)
         raise InputError(
             "the pictures cannot be aligned: they do not show the same scene "
-            f"(their details correlate by {first_score:.2f}); leave one out, or align by hand "
+            f"(their details correlate by {likeness:.2f}); leave one out, or align by hand "
             "and give its transform."
         )
     matrix, name, score = _fine(cv2, pairs, start, model)

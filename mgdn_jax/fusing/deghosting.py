@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
 
+from mgdn_jax import arguments, image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import shutter, tasks
 from mgdn_jax.fusing.exposures import (
@@ -123,6 +124,7 @@ class Deghoster:
                 that does not fit.
         """
         self._check_count(len(exposures))
+        exposures = [arguments.array("an exposure", x) for x in exposures]
         if len({np.shape(x) for x in exposures}) > 1 or np.shape(exposures[0])[2:] != (3,):
             said = ", ".join(str(np.shape(x)) for x in exposures)
             raise InputError(f"exposures must have one shape (height, width, 3), not {said}.")
@@ -135,6 +137,26 @@ class Deghoster:
             for x, time in zip(exposures, times, strict=True)
         ]
         return self._run(inputs, published_tiles, progress, options)
+
+    def in_use(
+        self, align: bool | str = "shift"
+    ) -> Callable[[Sequence[np.ndarray], Sequence[float]], np.ndarray]:
+        """What tables measure: `merge` as a callable of exposures and times.
+
+        Args:
+            align: as of `merge`.
+
+        Returns:
+            A callable that takes what `predict` takes, and returns what it returns, in the frame of
+            the middle exposure.
+        """
+
+        def merged(exposures: Sequence[np.ndarray], times: Sequence[float]) -> np.ndarray:
+            result = self.merge(exposures, times=times, align=align)
+            result.report.raise_warnings()
+            return result.radiance
+
+        return merged
 
     def __call__(self, sources: Sequence[Any], **choices: Any) -> MergedExposures:
         """Merges the exposures of one scene.
@@ -197,26 +219,19 @@ class Deghoster:
             InputError: pictures that cannot be read or do not go together, unknown times, or
                 options that do not fit.
         """
-        if not isinstance(sources, Sources):
-            sources = Sources(sources, profile="sRGB")
-        if len(sources) < 2:
-            raise InputError("give two or more exposures of one scene.")
+        sources = sources if isinstance(sources, Sources) else opened(sources)
         if not (isinstance(align, bool) or align == "shift"):
-            raise InputError(f"align is {align!r}; choose one of 'shift', True, False.")
-        if not 0 < scale < np.inf:
-            raise InputError(f"scale is {scale}, but must be above zero.")
+            raise InputError(
+                f"align is {arguments.shown(align)}; choose one of 'shift', True, False."
+            )
+        scale = arguments.real("scale", scale, above=0, most=1e30)
+        checks = arguments.flag("checks", checks)
+        published_tiles = arguments.flag("published_tiles", published_tiles)
         tone = tone_of(curve, gamma, self.preparation.gamma)
         self.fuser.plan(1, 1, options=self._options(options))  # wrong options, before work
         report = Report()
         names = [sources.name(index) for index in range(len(sources))]
-        shots, sizes = [], []
-        for index in range(len(sources)):  # one picture is held at a time
-            picture = sources[index]
-            shots.append(shot_of(picture, report))
-            sizes.append(picture.pixels.shape[:2])
-        check_sizes(names, sizes)
-        taken = shutter.light(names, shots, report, times=times, ev=ev)
-        choice = shutter.choose(names, taken, report)
+        choice = look(sources, report, times=times, ev=ev)
         self._check_count(len(choice.inputs))
         frame = dataclasses.replace(_FRAME, align=align is True, align_model=align_model)
         is_shifted = checks and align == "shift"
@@ -227,6 +242,11 @@ class Deghoster:
         inputs = self._inputs(exposures, choice, tone)
         values = self._run(inputs, published_tiles, progress, options)
         np.maximum(values, 0, out=values)
+        if all(exposures[index].pixels.shape[-1] == 1 for index in choice.inputs):
+            values[...] = np.asarray(
+                image.luminance(values)
+            )  # the network has its own idea of gray
+            report.note("gray", "the exposures are gray, and so is the radiance.")
         if scale != 1:
             values *= np.float32(scale)
         shortest = names[choice.inputs[0]]
@@ -284,6 +304,46 @@ class Deghoster:
         wanted = len(self.fuser.config.in_channels)
         if count != wanted:
             raise InputError(f"the network takes {wanted} exposures, but there are {count}.")
+
+
+def opened(sources: Sequence[Any]) -> Sources:
+    """Exposures as they are merged: paths or arrays, whose colours become those of sRGB."""
+    return Sources(sources, profile="sRGB")
+
+
+def look(
+    sources: Sources,
+    report: Report,
+    *,
+    times: Sequence[float] | None = None,
+    ev: Sequence[float] | None = None,
+) -> shutter.Choice:
+    """Looks at exposures, one after the other; no network is needed.
+
+    Args:
+        sources: as `opened`.
+        report: takes what is said of them.
+        times: as of `Deghoster.merge`.
+        ev: as of `Deghoster.merge`.
+
+    Returns:
+        Which of them a network gets.
+
+    Raises:
+        InputError: they cannot be merged.
+    """
+    names = [sources.name(index) for index in range(len(sources))]
+    shutter.check_counts(len(names), times, ev)
+    shots, sizes = [], []
+    for index in range(len(names)):  # one picture is held at a time
+        picture = sources[index]
+        shots.append(shot_of(picture, report))
+        sizes.append(picture.pixels.shape[:2])
+    if len(names) < 2:
+        raise InputError("give two or more exposures of one scene.")
+    check_sizes(names, sizes)
+    taken = shutter.light(names, shots, report, times=times, ev=ev)
+    return shutter.choose(names, taken, report)
 
 
 def merge_exposures(

@@ -10,27 +10,27 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError, nearest
-from mgdn_jax.fusing import jobs, tasks
+from mgdn_jax.fusing import depth_inputs, jobs, tasks
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.jobs import Progress
 from mgdn_jax.fusing.loading import load
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import codec, files, previews, reading
+from mgdn_jax.io import codec, files, previews
 from mgdn_jax.io import depth as depth_files
 from mgdn_jax.io.depth import Depth
-from mgdn_jax.io.pixels import to_float, without_alpha
 from mgdn_jax.quantities import depth as quantity
 from mgdn_jax.quantities.depth import DepthPreparation, Limits
 from mgdn_jax.weights import zoo
 
-DEFAULT = "mgdn-gdsr4"
+_FAMILY = "mgdn-gdsr"
+DEFAULT = f"{_FAMILY}4"
 OPTIONS = ("tile", "overlap", "tile_context", "ensemble")
 """The fields of `FuseOptions` that depth maps have a use for."""
 _NEAR = 1.25  # a map that lacks no more than this in scale is enlarged to it at once
-_MANY = 0.5  # a share of holes above this is a warning
 
 Size = tuple[int, int]
 
@@ -206,15 +206,16 @@ class DepthUpsampler:
         """
         options = self.options(**changes)
         report = Report()
-        depth = _depth_of(low, unit, report)
-        photograph = _photograph_of(rgb, report)
+        depth = depth_inputs.depth_of(low, unit, report)
+        photograph = depth_inputs.photograph_of(rgb, report)
         full: Size = photograph.shape[:2]
         given: Size = depth.values.shape
         check(depth, full)
         filled, valid = quantity.fill_holes(depth.values)
         missing = ~valid[_nearest(given[0], full[0])][:, _nearest(given[1], full[1])]
-        _say_holes(valid, depth.name, report)
+        depth_inputs.say_holes(valid, depth.name, report)
         found = quantity.limits_of(filled)
+        depth_inputs.say_unit(depth, found, report)
         if found.span == 0:
             report.note("depth", f"{depth.name} has one value everywhere, which stays as it is.")
             result, tiles = np.full(full, filled.flat[0], np.float32), 0
@@ -248,10 +249,17 @@ class DepthUpsampler:
         """The values that are 0 and 1 in the network."""
         if wanted is None:
             return quantity.limits_of(filled, self.preparation.margin)
-        chosen = wanted if isinstance(wanted, Limits) else Limits(*map(float, wanted))
+        chosen = (
+            wanted if isinstance(wanted, Limits) else Limits(*arguments.reals("limits", wanted, 2))
+        )
         if chosen.span == 0:
             raise InputError(f"the limits are both {chosen.low:g}; give a lower and a higher one.")
         beyond = int(((filled < chosen.low) | (filled > chosen.high)).sum())
+        if found.high <= chosen.low or found.low >= chosen.high:
+            raise InputError(
+                f"the limits {chosen.low:g} and {chosen.high:g} leave out all of {depth.name}, "
+                f"which goes from {found.low:g} to {found.high:g}; give limits in the same unit."
+            )
         if beyond:
             report.warn(
                 f"{beyond} values of {depth.name}, which go from {found.low:g} to {found.high:g}, "
@@ -305,6 +313,10 @@ class DepthUpsampler:
                 "nothing was enlarged.",
                 **figures,
             )
+            report.warn(
+                f"{name} is redrawn as if it had been enlarged, which costs fine detail that was "
+                "measured at this size; if another program enlarged the map, give the small one."
+            )
             return
         factor = _factor(way.given, full)
         says = f"{name} was enlarged {factor:.3g} times from {_shown(way.given)} to {_shown(full)}"
@@ -324,11 +336,23 @@ class DepthUpsampler:
         report.note("size", f"{says}.", **figures, runs=len(way.passes))
 
 
+def usual(given: Size, full: Size) -> str:
+    """The bundled network whose scale is nearest to what a map needs.
+
+    Args:
+        given: rows and columns of the map.
+        full: rows and columns of the photograph.
+    """
+    factor = max(_factor(given, full), 1.0)
+    names = [name for name in zoo.bundled() if name.startswith(_FAMILY)] or [DEFAULT]
+    return min(names, key=lambda name: abs(np.log(factor / int(name.removeprefix(_FAMILY)))))
+
+
 def upsample_depth(
     low: Any,
     rgb: Any,
     *,
-    model: Fuser | str | os.PathLike[str] = DEFAULT,
+    model: Fuser | str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Upsampled:
     """Enlarges one depth map to the size of the photograph beside it.
@@ -338,19 +362,26 @@ def upsample_depth(
     Args:
         low: as `DepthUpsampler` takes it.
         rgb: as `DepthUpsampler` takes it.
-        model: a bundled name, a weight file, or a `Fuser`.
+        model: a bundled name, a weight file, or a `Fuser`; None for the bundled network whose scale
+            is nearest.
         **options: as in a call of a `DepthUpsampler`.
 
     Raises:
         InputError: as there.
     """
+    if model is None:
+        low = depth_inputs.depth_of(low, options.get("unit"), Report())  # read once, said later
+        rgb = Sources([rgb], ["the photograph"])[0]
+        size: Size = rgb.pixels.shape[:2]
+        check(low, size)
+        model = usual(low.values.shape, size)
     return DepthUpsampler(model)(low, rgb, **options)
 
 
 def _loaded(name_or_path: str | os.PathLike[str], **trust: Any) -> Fuser:
     """The network of a name or a file; a name that is not bundled yet says how to get it."""
     name = os.fspath(name_or_path)
-    if name.startswith("mgdn-gdsr") and name not in zoo.bundled() and not os.path.exists(name):
+    if name.startswith(_FAMILY) and name not in zoo.bundled() and not os.path.exists(name):
         preset = name.removeprefix("mgdn-")
         raise InputError(
             f"the weights {name} do not come with this version; train them with `mgdn train "
@@ -358,62 +389,6 @@ def _loaded(name_or_path: str | os.PathLike[str], **trust: Any) -> Fuser:
             "the run as the model."
         )
     return load(name_or_path, **trust)
-
-
-# ----------------------------------------------------------------------------------- inputs
-
-
-def _depth_of(low: Any, unit: str | None, report: Report) -> Depth:
-    """The map of any source, and what is to be said of it."""
-    if isinstance(low, (str, os.PathLike)):
-        depth = depth_files.read_depth(low, unit)
-    else:
-        depth = low if isinstance(low, Depth) else Depth(np.asarray(low))
-        if unit is not None:
-            depth_files.check_unit(unit)
-            depth = dataclasses.replace(depth, unit=unit, basis="")
-    report.warn(*depth.remarks)
-    if depth.basis:
-        report.note("unit", depth.basis, unit=depth.unit)
-    values = depth.values
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "uif":
-        raise InputError(
-            f"{depth.name} has shape {values.shape} and type {values.dtype}; give (h, w) numbers."
-        )
-    negative = int((values < 0).sum())
-    if negative:
-        report.warn(
-            f"{negative} values of {depth.name} are negative and were taken as they are; make them "
-            "0 or NaN where they stand for missing ones."
-        )
-    return dataclasses.replace(depth, values=values.astype(np.float32))
-
-
-def _photograph_of(rgb: Any, report: Report) -> np.ndarray:
-    """(H, W, 3) float32 in [0, 1]."""
-    source = Sources([rgb], ["the photograph"])[0]
-    report.warn(*source.remarks)
-    pixels = without_alpha(reading.common(_narrow(source)))
-    if pixels.shape[-1] != source.pixels.shape[-1] and source.pixels.ndim == 3:
-        report.note("guide", f"the transparency of {source.name} was left out.")
-    if pixels.dtype.kind == "f" and not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise InputError(
-            f"{source.name} has float pixels from {pixels.min():.4g} to {pixels.max():.4g}; bring "
-            "them to [0, 1] first."
-        )
-    if pixels.shape[-1] == 1:
-        report.note("guide", f"{source.name} is gray and was taken as colour.")
-        pixels = pixels.repeat(3, -1)
-    return to_float(pixels)
-
-
-def _narrow(picture: Any) -> Any:
-    """A picture of floats in 32 bits."""
-    if picture.pixels.dtype.kind != "f":
-        return picture
-    return dataclasses.replace(picture, pixels=picture.pixels.astype(np.float32))
 
 
 def check(depth: Depth, full: Size) -> None:
@@ -441,25 +416,6 @@ def check(depth: Depth, full: Size) -> None:
         )
     if not (np.isfinite(depth.values) & (depth.values != 0)).any():
         raise InputError(f"{depth.name} is empty: every value is 0 or no number; measure again.")
-
-
-def _say_holes(valid: np.ndarray, name: str, report: Report) -> None:
-    count = int((~valid).sum())
-    if not count:
-        return
-    share = count / valid.size
-    report.note(
-        "holes",
-        f"{count} values of {name} ({100 * share:.2g} %) are missing (0 or no number); the network "
-        "saw their nearest neighbours, and they are missing in the result again.",
-        count=count,
-        share=share,
-    )
-    if share > _MANY:
-        report.warn(
-            f"{100 * share:.0f} % of {name} is missing, which leaves the network little to go by; "
-            "fill the holes first, or give a denser map."
-        )
 
 
 # ------------------------------------------------------------------------------------ sizes

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import sequences, stream
 from mgdn_jax.fusing.fused import Fused
@@ -64,8 +65,8 @@ def fuse_folders(
     """
     if len(folders) < 2:
         raise InputError("give two folders or more, one for each input of the network.")
-    if batch is not None and batch < 1:
-        raise InputError(f"batch is {batch}, but must be at least 1.")
+    if batch is not None:
+        batch = arguments.whole("batch", batch, least=1, most=stream.MOST_BATCH)
     files.check_folder(output)
     paired = pairing.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)

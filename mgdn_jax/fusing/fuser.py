@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mgdn_jax import image
+from mgdn_jax import arguments, image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import (
     assembly,
@@ -83,7 +83,9 @@ class Fuser:
           InputError: unknown system, the weights do not fit the configuration, or the card asks
             for an option that does not exist.
         """
-        graphdef, wanted_params, wanted_stats = registry.abstract(system, config.for_use())
+        graphdef, wanted_params, wanted_stats = registry.abstract(
+            system, config.for_use(), arrays=len(params) + len(stats or {})
+        )
         checks.check_fit(params, wanted_params, "parameters")
         checks.check_fit(stats or {}, wanted_stats, "statistics")
         self.system = system
@@ -139,6 +141,9 @@ class Fuser:
           InputError: wrong number of images, ranks or channels, or sizes that differ.
         """
         wanted = self._channels_of(len(images))
+        images = tuple(
+            x if isinstance(x, jax.Array) else arguments.array("an image", x) for x in images
+        )
         shapes = [np.shape(x) for x in images]
         if len(shapes) != len(wanted) or any(
             len(shape) != 4 or shape[-1] != channels or shape[:3] != shapes[0][:3]
@@ -268,7 +273,7 @@ class Fuser:
         choice = self.resolve(options, **changes)
         profile = choice.profile or "keep"
         sources = images if isinstance(images, Sources) else Sources(images, profile=profile)
-        prepared = preparation.prepare(sources, choice, task=tasks.of_card(self.card), about=about)
+        prepared = preparation.prepare(sources, choice, task=self.task, about=about)
         self._plan(prepared.shape, choice, len(prepared))  # options that do not fit, before work
         return prepared
 
@@ -341,7 +346,7 @@ class Fuser:
                 ticks.tick()
         return [
             Fused(
-                scene.finish(self._rendered(part, group, options, scene.dtype)),
+                scene.finish(self._rendered(part, group, options, scene.dtype, scene.contrast)),
                 scene.report,
                 scene.labels,
                 stretch=str(options.stretch),
@@ -418,7 +423,7 @@ class Fuser:
         """One scene, pair or stack."""
         options, count = prepared.options, len(prepared)
         calls = jobs.calls(count, len(self._channels_of(count)), plan, options)
-        job = Job(plan, options, Ticks(progress, calls))
+        job = Job(plan, options, Ticks(progress, calls), prepared.contrast)
         result = self._fuse_loaded(
             prepared.picture, count, job, prepared.dtype, prepared.mask, has_depth
         )
@@ -530,15 +535,15 @@ class Fuser:
         )
 
     @property
+    def task(self) -> tasks.Task | None:
+        """What the weights are for; None where nobody says. Sets are exposures."""
+        task = tasks.of_card(self.card)
+        return tasks.TASKS["exposure"] if task is None and self.config.sets else task
+
+    @property
     def _fuses_luminance(self) -> bool:
         """One-channel networks fuse luminance; chroma passes beside them."""
         return set(self.config.in_channels) == {1} and self.config.out_channels == 1
-
-    @property
-    def _fuses_exposures(self) -> bool:
-        """Whether the weights were trained for exposures: more than two are a bracket."""
-        task = tasks.of_card(self.card)
-        return task is not None and task.name == "exposure"
 
     @property
     def _feather(self) -> int:
@@ -620,7 +625,7 @@ class Fuser:
         def fuse(pictures: list[np.ndarray], kind: np.dtype | None) -> np.ndarray:
             return self._fuse_scene(pictures, job, kind)
 
-        if count > inputs and self._fuses_exposures:
+        if count > inputs and self.task is tasks.TASKS["exposure"]:  # a bracket
             exposures = [load(number) for number in range(count)]
             channels = max(picture.shape[-1] for picture in exposures)
             exposures = [np.broadcast_to(x, (*x.shape[:2], channels)) for x in exposures]
@@ -657,7 +662,7 @@ class Fuser:
             has_depth=has_depth,
             tick=job.ticks.tick if plan.reduced else lambda: None,
         )
-        return self._stretched(result, options, dtype) if is_stretched else result
+        return job.stretched(result, dtype) if is_stretched else result
 
     def _fuse_photographs(
         self, scene: photographs.Scene, job: Job, dtype: np.dtype | None, has_depth: bool
@@ -674,14 +679,7 @@ class Fuser:
             has_depth=has_depth,
             tick=job.ticks.tick,
         )
-        return self._stretched(result, options, dtype) if is_stretched else result
-
-    def _stretched(
-        self, result: photographs.Result, options: FuseOptions, dtype: np.dtype | None
-    ) -> photographs.Result:
-        channels = result.picture.shape[-1]
-        picture = rendering.picture(result.picture, None, options, dtype, channels)
-        return dataclasses.replace(result, picture=picture)
+        return job.stretched(result, dtype) if is_stretched else result
 
     def _weights(self, pictures: Sequence[np.ndarray], options: FuseOptions) -> np.ndarray:
         """(h, w, inputs) weights of float pictures; upright ones are turned to share programs."""
@@ -719,7 +717,7 @@ class Fuser:
         parts = (
             self._assemble([x[view] for x in reduced], pictures, job, None)[view] for view in views
         )
-        return self._rendered(parts, pictures, options, dtype)
+        return self._rendered(parts, pictures, options, dtype, job.contrast)
 
     def _rendered(
         self,
@@ -727,12 +725,14 @@ class Fuser:
         pictures: Sequence[np.ndarray],
         options: FuseOptions,
         dtype: np.dtype | None,
+        contrast: rendering.Contrast,
     ) -> np.ndarray:
         """The picture of a scene from the results of all views."""
         sources = self._reduced(pictures) if self._fuses_luminance else None
         has_colour = any(x.shape[-1] == 3 for x in pictures)
         channels = 3 if has_colour and (self._fuses_luminance or self._makes_colour) else 1
-        return rendering.picture(rendering.mean(parts), sources, options, dtype, channels)
+        mean = rendering.mean(parts)
+        return rendering.picture(mean, sources, options, dtype, channels, contrast)
 
     def _assemble(
         self,

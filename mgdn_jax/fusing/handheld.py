@@ -22,6 +22,7 @@ Load = Callable[[int], np.ndarray]
 
 _ENOUGH = 0.4  # share of votes; those that differ rarely agree with each other
 _FEWEST = 5  # cells with a vote, below which nothing is concluded
+_SEEN = 2.5  # pixels at a corner, as `shifts` has it
 _WORTH = 0.05  # of what is compared, in pixels, by which a richer movement has to be better
 
 
@@ -91,6 +92,24 @@ def shifts_of(load: Load, count: int, *, anchor: int = 0) -> list[Transform | No
             found[number] = None if back is None or before is None else before.compose(back)
             neighbour, last = moving, number
     return [found[number] for number in range(count)]
+
+
+def lie_on_each_other(load: Load, count: int) -> bool:
+    """Whether most of every exposure lies on the one before, whatever moves in the scene.
+
+    Args:
+        load: gives the picture of a number from 0, (H, W) or (H, W, C), all of one size.
+        count: of pictures, from dark to bright.
+    """
+    before = votes.edges(load(0))
+    for number in range(1, count):
+        here = votes.edges(load(number))
+        ballot = votes.ballot(before, here)
+        left = votes.agreed_similarity(ballot)
+        if not _is_supported(ballot, left) or left.corner_shift(before.size) >= _SEEN:
+            return False
+        before = here
+    return True
 
 
 def _outward(load: Load, count: int, anchor: int) -> list[list[int]]:

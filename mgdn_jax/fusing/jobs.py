@@ -23,11 +23,26 @@ class Job:
       plan: how the pictures go through the network.
       options: of the call.
       ticks: progress.
+      contrast: of the sources, which bounds a stretch.
     """
 
     plan: tiling.Plan
     options: FuseOptions
     ticks: Ticks
+    contrast: rendering.Contrast = rendering.FULL
+
+    def stretched(self, result: photographs.Result, dtype: np.dtype | None) -> photographs.Result:
+        """A result of float32 spread over the range, in its type.
+
+        Args:
+          result: as computed.
+          dtype: of the picture.
+        """
+        channels = result.picture.shape[-1]
+        picture = rendering.picture(
+            result.picture, None, self.options, dtype, channels, self.contrast
+        )
+        return dataclasses.replace(result, picture=picture)
 
 
 class Ticks:

@@ -6,9 +6,11 @@ Imports nothing heavy, so that the command line can show them at once.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError, nearest
 
 PADDINGS = ("script", "network")
@@ -20,6 +22,7 @@ MODELS = ("auto", "translation", "euclidean", "similarity", "affine", "homograph
 AREAS = ("common", "full")
 ORDERS = ("given", "brightness")
 PROFILES = ("keep", "sRGB")
+_MOST = 1e30  # of the limits of a tone; floats of 32 bits end soon
 METADATA = ("usual", "all", "none")
 
 
@@ -54,9 +57,33 @@ def limits(tone: str | None) -> tuple[float, float] | None:
         low, high = (float(word) for word in str(tone).split(","))
     except ValueError:
         low = high = 0.0
-    if not low < high:
-        raise InputError(f"tone is {tone!r}; write picture, folder, auto, or LO,HI with LO < HI.")
+    if not (max(abs(low), abs(high)) <= _MOST and high - low >= 1 / _MOST):
+        raise InputError(
+            f"tone is {arguments.shown(tone)}; write picture, folder, auto, or LO,HI with LO < HI."
+        )
     return low, high
+
+
+def _checked(name: str, value: Any, about: Mapping[str, Any]) -> Any:
+    """The value of an option in its own type.
+
+    Raises:
+        InputError: it is of another type, or none of the choices.
+    """
+    if about["choices"]:
+        if not isinstance(value, str) or value not in about["choices"]:
+            choices = ", ".join(about["choices"])
+            raise InputError(f"{name} is {arguments.shown(value)}; choose one of {choices}.")
+        return value
+    if about["kind"] is int:
+        return arguments.whole(name, value)
+    if about["kind"] is bool:
+        return arguments.flag(name, value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {arguments.shown(value)}, but must be a text.")
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +111,9 @@ class FuseOptions:
             which discards brightness and contrast; a constant result stays as it is) or ``"fill"``
             (cut off at black and white first, so that contrast never falls, whatever few values
             lie beyond) or ``"robust"`` (a tenth of a percent is cut off at either end, so that no
-            single pixel decides). Stacks are stretched once, at the end. None is the
-            card's, else none.
+            single pixel decides). Stacks are stretched once, at the end. Flat sources stay flat,
+            and those that span less than 16 levels of 256 are spread in part. None is the card's,
+            else none.
         ensemble: ``"none"``, or ``"flips"``: the mean over the picture as it is and mirrored along
             either axis and both, each turned back, before any stretch: four times the work, and
             two float pictures of the result's size (the geometric self-ensemble of EDSR, Lim et
@@ -129,8 +157,8 @@ class FuseOptions:
             is None, and leaves smaller ones alone. None is 0.
 
     Raises:
-        InputError: a choice that does not exist, a negative bucket or scale, or a scale above 1
-            together with tiles.
+        InputError: a value of another type, a choice that does not exist, a negative number, or a
+            scale above 1 together with tiles.
     """
 
     tile: int | None = _option("longest tile edge; 0: never (only large pictures)")
@@ -205,14 +233,10 @@ class FuseOptions:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, choices = getattr(self, field.name), field.metadata["choices"]
-            if value is not None and choices and value not in choices:
-                raise InputError(f"{field.name} is {value!r}; choose one of {', '.join(choices)}.")
-        if self.bucket is not None and self.bucket < 0:
-            raise InputError(f"bucket is {self.bucket}, but must be 0 or a number of pixels.")
+            value = getattr(self, field.name)
+            if value is not None:
+                object.__setattr__(self, field.name, _checked(field.name, value, field.metadata))
         limits(self.tone)
-        if self.scale is not None and self.scale < 0:
-            raise InputError(f"scale is {self.scale}, but must be 0, 1 or a larger number.")
         if (self.scale or 0) > 1 and self.tile:
             raise InputError(
                 f"scale is {self.scale} and tile {self.tile}; a reduced picture is not tiled, so"
@@ -249,13 +273,27 @@ class FuseOptions:
             InputError: something that does not exist.
         """
         block = card.get("inference") or {}
+        if not isinstance(block, Mapping):
+            raise InputError(
+                f"on the weights' card, inference is {arguments.shown(block)} and no object; write "
+                "the weights again."
+            )
         try:
             return cls(**{name: block[name] for name in cls.names() if name in block})
         except InputError as error:
             raise InputError(f"on the weights' card, {error}") from None
 
     def otherwise(self, defaults: FuseOptions) -> FuseOptions:
-        """These options, those of `defaults` where they are None."""
+        """These options, those of `defaults` where they are None.
+
+        Raises:
+            InputError: `defaults` are no options.
+        """
+        if not isinstance(defaults, FuseOptions):
+            raise InputError(
+                f"options are {arguments.shown(defaults)}; give FuseOptions, or single ones by "
+                "name."
+            )
         values = dataclasses.asdict(self)
         return FuseOptions(
             **{k: getattr(defaults, k) if v is None else v for k, v in values.items()}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import looks, masks, ranges, tasks
+from mgdn_jax.fusing import looks, masks, ranges, rendering, tasks
 from mgdn_jax.fusing.geometry import Placing, check_sizes, place
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
@@ -21,7 +21,7 @@ from mgdn_jax.fusing.sources import Sources
 from mgdn_jax.fusing.transforms import Transform, write_transforms
 from mgdn_jax.io import labels
 from mgdn_jax.io.pictures import Labels
-from mgdn_jax.io.pixels import without_alpha
+from mgdn_jax.io.pixels import to_float, without_alpha
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +126,21 @@ class Prepared:
     def channels(self) -> int:
         """1 if all sources are gray, else 3."""
         return max(self.survey.channels)
+
+    @property
+    def contrast(self) -> rendering.Contrast:
+        """What the values of the source span that spans most, and its colour where all have one."""
+        parts = zip(self.ranges, self.survey.statistics, strict=True)
+        span = max(limits.contrast(about) for limits, about in parts)
+        if span:
+            return rendering.Contrast(span)
+        colours: list[np.ndarray] = []
+        for position in range(len(self)):
+            pixels, mask = self.picture(position), self.mask(position)
+            visible = pixels[0, :1] if mask is None else pixels[mask][:1]
+            colours += [np.broadcast_to(to_float(x), (self.channels,)) for x in visible]
+        is_one = bool(colours) and all(np.array_equal(colours[0], x) for x in colours)
+        return rendering.Contrast(0.0, colours[0] if is_one else None)
 
     @property
     def is_plain(self) -> bool:

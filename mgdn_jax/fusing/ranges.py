@@ -7,11 +7,13 @@ bits, 12 bits of a scanner, kelvin or Hounsfield units. A `Range` says what beco
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.fusing import masks
 from mgdn_jax.fusing.sources import letter
@@ -39,6 +41,9 @@ WINDOWS = {
 }
 """Level and width of the usual windows of computed tomography, in Hounsfield units."""
 
+MOST, LEAST_WIDTH = 1e30, 1e-30
+"""Limits lie within this number of 0 and at least the other apart; floats of 32 bits end soon."""
+
 _SAMPLES = 1_000_000
 _BITS = (8, 10, 12, 14)
 _LIMIT = re.compile(r"([+-]?[0-9.]+(?:e[+-]?[0-9]+)?)([CFK]?)", re.IGNORECASE)
@@ -56,6 +61,7 @@ class Statistics:
         span: what the file declares as black and white, or None.
         unit: ``"HU"``, ``"K"``, or ``""``.
         window: what the file declares as its display window, or None.
+        span_of_channel: what the values of one channel span at most; 0 for one flat colour.
     """
 
     dtype: np.dtype
@@ -65,6 +71,7 @@ class Statistics:
     span: tuple[float, float] | None = None
     unit: str = ""
     window: tuple[float, float] | None = None
+    span_of_channel: float = math.inf
 
     @property
     def full(self) -> tuple[float, float]:
@@ -106,6 +113,10 @@ class Range:
             pixels = pixels.astype(np.float64)
         out = np.subtract(pixels, self.low, dtype=np.result_type(pixels.dtype, np.float32))
         return np.clip(out.astype(np.float32, copy=False) * scale, 0.0, 1.0)
+
+    def contrast(self, about: Statistics) -> float:
+        """What one channel of a source spans between black and white, in [0, 1]."""
+        return min(max(about.span_of_channel / (self.high - self.low), 0.0), 1.0)
 
     def restore(self, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Floats in [0, 1] back to values of the source."""
@@ -158,6 +169,7 @@ def statistics(
         span,
         unit,
         window,
+        max(float(np.ptp(values[:, k].astype(np.float64))) for k in range(values.shape[-1])),
     )
 
 
@@ -191,6 +203,7 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
         low=min(p.low for p in parts),
         high=max(p.high for p in parts),
         robust=(min(p.robust[0] for p in parts), max(p.robust[1] for p in parts)),
+        span_of_channel=max(p.span_of_channel for p in parts),
     )
 
 
@@ -266,8 +279,8 @@ def _window(rule: str) -> tuple[float, float]:
         raise InputError(
             f"there is no window {rule!r}; {nearest(rule, WINDOWS)} or write LEVEL,WIDTH."
         ) from None
-    if not (np.isfinite(level) and 0 < width < np.inf):
-        raise InputError(f"window {rule!r} has no width; write LEVEL,WIDTH.")
+    if not (abs(level) <= MOST and LEAST_WIDTH <= width <= MOST):
+        raise InputError(f"window {shown(rule)} has no width that can be; write LEVEL,WIDTH.")
     return level, width
 
 
@@ -286,8 +299,11 @@ def _parsed(rule: str) -> tuple[str, tuple[float, float] | None]:
             raise InputError(f"range {rule!r} needs two percentages, such as percentile,1,99.")
         return head, (low, high)
     low, high = _limits(rule, rule)
-    if not low < high:
-        raise InputError(f"range {rule!r} runs from {low:g} to {high:g}; give LO,HI with LO < HI.")
+    if not (max(abs(low), abs(high)) <= MOST and high - low >= LEAST_WIDTH):
+        raise InputError(
+            f"range {shown(rule)} runs from {low:g} to {high:g}; give LO,HI with LO < HI, neither "
+            f"beyond {MOST:g}."
+        )
     return "given", (low, high)
 
 

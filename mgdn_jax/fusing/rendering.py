@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,11 +14,50 @@ from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.io.pixels import from_float, to_float
 
 _BAND_ROWS = 512
+MOST_GAIN = 16.0
+"""Contrast that a stretch adds at most: sources of 16 levels of 256 and more are spread in full."""
 TAIL = 0.1
 """Percent of the values that robust limits leave out at either end."""
 
 View = tuple[slice, slice]
 _AS_IT_IS, _BACKWARDS = slice(None), slice(None, None, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """What there is to spread in the sources of a scene.
+
+    Attributes:
+        span: what the values of one channel of a source span in [0, 1]; 0 where all are flat.
+        colour: (C,) floats in [0, 1], where all sources are flat and of this colour; else None.
+    """
+
+    span: float = 1.0
+    colour: np.ndarray | None = None
+
+    def flattened(
+        self, fused: np.ndarray, sources: Sequence[np.ndarray] | None, channels: int
+    ) -> tuple[np.ndarray, Sequence[np.ndarray] | None]:
+        """What flat sources become: their one colour, or the middle of the network's values.
+
+        Networks answer to the border of a picture, and to black, where there is nothing to see.
+
+        Args:
+            fused: (H, W, C) float32.
+            sources: the pictures whose chroma joins a fused luminance.
+            channels: of the result.
+
+        Returns:
+            Both, flat; no sources where the colour is known.
+        """
+        if self.colour is None:
+            flat = np.broadcast_to(np.median(fused, (0, 1)), fused.shape)
+            return flat.astype(np.float32), sources
+        colour = self.colour if channels > 1 else image.luminance(self.colour)
+        return np.broadcast_to(colour, (*fused.shape[:2], channels)).astype(np.float32), None
+
+
+FULL = Contrast()
 
 
 def views(ensemble: str | None) -> tuple[View, ...]:
@@ -72,6 +112,7 @@ def picture(
     options: FuseOptions,
     dtype: np.dtype | None,
     channels: int,
+    contrast: Contrast = FULL,
 ) -> np.ndarray:
     """A picture from the network's values: range, then colour, then the type.
 
@@ -81,6 +122,7 @@ def picture(
         options: `chroma` and `stretch` of the call.
         dtype: of the result; None is float32 as computed, neither stretched, clipped nor rounded.
         channels: of the result.
+        contrast: of the sources, which bounds a stretch.
 
     Returns:
         (H, W, channels).
@@ -88,7 +130,11 @@ def picture(
     is_stretched = options.stretch != "none" and dtype is not None
     if is_stretched and options.stretch == "fill":
         np.clip(fused, 0.0, 1.0, out=fused)
+    if is_stretched and contrast.span == 0:
+        fused, sources = contrast.flattened(fused, sources, channels)
     low, high = limits(fused, options) if is_stretched else (0.0, 1.0)
+    if tone_limits(options.tone) is None:
+        low, high = tempered(low, high, contrast.span)
     if high == low:
         low, high = 0.0, 1.0
     out = np.empty((*fused.shape[:2], channels), dtype or np.float32)
@@ -115,6 +161,28 @@ def limits(fused: np.ndarray, options: FuseOptions) -> tuple[float, float]:
         low, high = np.percentile(fused, (TAIL, 100 - TAIL))
         return float(low), float(high)
     return float(fused.min()), float(fused.max())
+
+
+def tempered(low: float, high: float, contrast: float) -> tuple[float, float]:
+    """Limits of a stretch that makes no contrast of none.
+
+    Where no source spans more than 1 / `MOST_GAIN` of the range, the stretch is mixed with the
+    values as they are, the more the less the sources span: what is flat stays as it is.
+
+    Args:
+        low: what would become black.
+        high: what would become white.
+        contrast: what the values of the sources span in [0, 1].
+
+    Returns:
+        Both as they came, or further apart.
+    """
+    share = min(contrast * MOST_GAIN, 1.0) ** 2
+    if share == 1.0 or high <= low:
+        return low, high
+    slope = 1.0 - share + share / (high - low)
+    start = share * low / (high - low) / slope
+    return start, start + 1.0 / slope
 
 
 def _coloured(fused: np.ndarray, sources: Sequence[np.ndarray], chroma: str | None) -> np.ndarray:

@@ -51,7 +51,7 @@ def settle(
         The network, in a sequence with one set of statistics for all frames; and options whose
         `range`, and in a sequence whose `tone`, hold for all scenes.
     """
-    options = _with_ranges(groups, tasks.of_card(fuser.card), options, report)
+    options = _with_ranges(groups, fuser.task, options, report)
     if options.tone not in ("folder", "auto"):
         return fuser, options
     if options.tone == "auto" and not is_sequence(groups):
@@ -198,8 +198,10 @@ def _with_tone(
     """Robust limits of the network's values over the folder."""
     plain = FuseOptions(tone="picture", checks=False).otherwise(options)
     values = []
+    contrast = 0.0
     for scene in sample:
         try:
+            contrast = max(contrast, fuser.prepare(scene, options=plain).contrast.span)
             fused = fuser.values(scene, options=plain)
         except InputError:
             continue  # it is said when its turn comes
@@ -216,6 +218,8 @@ def _with_tone(
     middle, width = (low + high) / 2, max(high - low, 1 / MOST_GAIN)
     middle = min(max(middle, width / 2), max(1 - width / 2, width / 2))
     low, high = middle - width / 2, middle + width / 2
+    if contrast == 0:  # flat pictures have no tone
+        low, high = 0.0, 1.0
     tone = f"{float(low)!r},{float(high)!r}"
     report.note(
         "tone",

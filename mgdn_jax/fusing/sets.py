@@ -6,7 +6,9 @@ full depth. Pictures are put into an order of their own first, dark to bright, s
 which they come changes nothing, not even by rounding.
 
 Every picture is loaded twice, one after the other: once for the network, once to be added up. What
-is held at full size does not grow with their number.
+is held at full size does not grow with their number, but for the content of holes (`holes`): where
+details are blended scale by scale, the others fill an exposure's holes in its own tone, and its
+weights there are those of any exposure.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mgdn_jax import image
-from mgdn_jax.fusing import blending, evidence, masks, pyramids, reduction, strips
+from mgdn_jax.fusing import blending, evidence, holes, masks, pyramids, reduction, strips
 from mgdn_jax.fusing.photographs import Result, Scene, Weigh
 from mgdn_jax.io.pixels import from_float, to_float
 
@@ -36,7 +38,8 @@ def fuse(
     """Fuses exposures of one scene.
 
     Args:
-        scene: two or more pictures. Where one is not there its weight is 0.
+        scene: two or more pictures. Where one is not there, and cannot be filled from the others
+            or is not to be (without `has_scales`), its weight is 0.
         weigh: the network, called once, on all pictures: dark to bright, float32, holes filled,
             all with the channels that the result has.
         size: height and width of what the network sees; None is the pictures' own.
@@ -46,41 +49,44 @@ def fuse(
         has_depth: whether the number of the picture with the largest weight is wanted.
         tick: called after each picture, both times, and after the network.
     """
-    smalls: list[np.ndarray] = []
     covers: list[np.ndarray | None] = []
     keys: list[tuple[float, bytes]] = []
+    found: dict[int, np.ndarray] = {}
     channels = 1
     for number in range(scene.count):
         picture, cover = scene.load(number), scene.coverage(number)
         keys.append(_key(picture, cover))
-        picture = picture if cover is None else pyramids.filled(picture, cover)
-        small = to_float(picture) if size is None else reduction.reduced(picture, *size)
-        smalls.append(small)
         covers.append(cover)
         channels = max(channels, picture.shape[-1])
         shape = picture.shape[:2]
+        if cover is None:
+            found[number] = _seen(picture, size)
         tick()
-    order = (
-        list(range(scene.count)) if has_order else sorted(range(scene.count), key=keys.__getitem__)
-    )
-    smalls = [np.broadcast_to(smalls[i], (*smalls[i].shape[:2], channels)) for i in order]
+    ranks = sorted(range(scene.count), key=keys.__getitem__)
+    order = list(range(scene.count)) if has_order else ranks
+    whole = holes.Filler(scene.load, masks.trimmed(covers), ranks, has_tone=has_scales)
+    found |= {i: _seen(whole.load(i), size) for i in order if i not in found}
+    smalls = [np.broadcast_to(found[i], (*found[i].shape[:2], channels)) for i in order]
     weights = np.moveaxis(weigh(smalls), -1, 0)
     seen = smalls[0].shape[:2]
-    del smalls
+    del smalls, found
     tick()
-    shares = _Shares(weights, masks.trimmed([covers[i] for i in order]), shape)
+    shares = _Shares(weights, [whole.covers[i] for i in order], shape)
     sums = _Sums(shape, channels, has_scales)
     depth = _Largest(shape) if has_depth else None
     for place, number in enumerate(order):
-        picture, share, cover = scene.load(number), shares.of(place), covers[number]
-        if cover is not None:
-            picture = pyramids.filled(picture, cover)
-        sums.add(picture, share)
+        share = shares.of(place)
+        sums.add(whole.load(number), share)
         if depth is not None:
-            depth.note(share, number)
+            depth.note(share, number, covers[number])
         tick()
     fused = sums.collapsed(dtype)
     return Result(fused, None if depth is None else depth.numbers, "set", seen)
+
+
+def _seen(picture: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A picture as the network gets it, float32."""
+    return to_float(picture) if size is None else reduction.reduced(picture, *size)
 
 
 def order(pictures: Sequence[np.ndarray]) -> list[int]:
@@ -181,8 +187,9 @@ class _Largest:
         self.numbers = np.zeros(shape, np.uint16)
         self._best = np.full(shape, -1, np.float32)
 
-    def note(self, share: np.ndarray, number: int) -> None:
-        """Takes note of one picture's shares."""
+    def note(self, share: np.ndarray, number: int, cover: np.ndarray | None) -> None:
+        """Takes note of one picture's shares where it is there."""
+        share = share if cover is None else np.where(cover, share, np.float32(0))
         is_better = share > self._best
         self.numbers[is_better] = number
         np.maximum(self._best, share, out=self._best)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.io.metadata import Shot
@@ -61,12 +62,7 @@ def light(
     Raises:
         InputError: numbers that do not fit, or none anywhere.
     """
-    for option, numbers in (("--times", times), ("--ev", ev)):
-        if numbers is not None and len(numbers) != len(names):
-            raise InputError(
-                f"{option} has {len(numbers)} numbers for {len(names)} exposures; give one for "
-                "each, in the order of the files."
-            )
+    check_counts(len(names), times, ev)
     if times is not None or ev is not None:
         relative = relative_times(seconds=times, ev=ev)
         report.note("times", f"the exposures are {_steps(relative)} EV apart, as it was said.",
@@ -96,6 +92,22 @@ def light(
         seconds=seconds,
     )
     return relative
+
+
+def check_counts(
+    count: int, times: Sequence[float] | None = None, ev: Sequence[float] | None = None
+) -> None:
+    """Finds out whether as many numbers were given as there are exposures.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    for option, numbers in (("--times", times), ("--ev", ev)):
+        if numbers is not None and len(arguments.reals(option, numbers)) != count:
+            raise InputError(
+                f"{option} has {len(numbers)} numbers for {count} exposures; give one for "
+                "each, in the order of the files."
+            )
 
 
 def choose(names: Sequence[str], taken: Sequence[float], report: Report) -> Choice:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import labels
 from mgdn_jax.io.files import read_picture
@@ -76,7 +77,7 @@ class Sources:
             return _checked(read_picture(image))
         if isinstance(image, Picture):
             return _checked(image)
-        return _checked(Picture(np.asarray(image), name))
+        return _checked(Picture(arguments.array(name, image), name))
 
 
 def letter(index: int) -> str:
@@ -102,5 +103,5 @@ def _checked(picture: Picture) -> Picture:
         raise InputError(f"{name} is {array.dtype}; convert it to uint8, uint16 or float32.")
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise InputError(f"{name} holds NaN or infinite pixels; replace them first.")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    native = arguments.array(name, array)
     return picture if native is array else Picture(**{**vars(picture), "pixels": native})

@@ -13,6 +13,8 @@ from mgdn_jax.errors import InputError
 
 MOST = 8
 """Scenes that go through an accelerator at once, at most."""
+MOST_BATCH = 1024
+"""Scenes that anybody may ask for at once: so many are read ahead."""
 MOST_PIXELS = 1_500_000
 """Pixels that go through at once: as many as an untiled picture may have."""
 BUCKET = 64

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.options import FuseOptions
 
@@ -50,7 +51,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "exposure",
                 ("exposure",),
-                "refusion-mef",
+                "mgdn-mef",
                 "a bracket: the same view, dark to bright",
                 "detail in shadows and highlights",
                 FuseOptions(align=True, order="brightness", range="auto"),
@@ -106,6 +107,11 @@ def quantity_of(card: Mapping[str, Any], in_channels: Sequence[int]) -> str:
         `PICTURES`, `DEPTH`, `RADIANCE`, or another quantity that the card names.
     """
     preparation = card.get("preparation") or {}
+    if not isinstance(preparation, Mapping):
+        raise InputError(
+            f"on the weights' card, preparation is {arguments.shown(preparation)} and no object; "
+            "write the weights again."
+        )
     if "quantity" in preparation:
         return str(preparation["quantity"])
     return RADIANCE if set(in_channels) == {6} else PICTURES

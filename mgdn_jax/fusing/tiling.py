@@ -7,6 +7,7 @@ the weights of a position sum to one in 2-D because they do on each axis.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import buckets, reduction
 from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.io import guard
 
 AUTO_TILE_PIXELS = 1_500_000
 """Pictures above this many pixels are tiled unless `tile` says otherwise."""
@@ -214,6 +216,11 @@ def plan(
         if options.bucket:
             padded = [-(-n // options.bucket) * options.bucket for n in padded]
             bucketed = True
+            if math.prod(padded) > guard.MAX_PIXELS:
+                raise InputError(
+                    f"bucket is {options.bucket}, which pads a picture of {width}x{height} to "
+                    f"{padded[1]}x{padded[0]}; choose a smaller one."
+                )
         elif room is not None:
             padded = [max(-(-n // grid) * grid, p) for n, p in zip(room, padded, strict=True)]
             bucketed = True

@@ -7,9 +7,11 @@ takes points of the moving picture to points of the reference picture.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import arrays, objects, opening
+from mgdn_jax.io.disk import write_atomically
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
@@ -27,6 +31,8 @@ _SLACK = 1e-6
 # The area of a pixel may change by at most this factor; beyond it a matrix is a mistake.
 _AREA_FACTOR = 1e8
 _COARSE = 256
+_MOST_BYTES = 16 * 2**20  # of a file
+_CURE = "give 3x3 numbers as text, .npy, JSON or OpenCV's YAML"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +61,9 @@ class Transform:
             raise InputError("a transform holds NaN or infinite numbers; give a 3x3 matrix.")
         if abs(matrix[2, 2]) <= 1e-12 * np.abs(matrix).max():
             raise InputError("a transform sends the first pixel to infinity; give another matrix.")
-        matrix = matrix / matrix[2, 2]
-        area = abs(np.linalg.det(matrix))
+        with np.errstate(all="ignore"):  # numbers near the largest ones fail the next check
+            matrix = matrix / matrix[2, 2]
+            area = abs(np.linalg.det(matrix))
         if not 1.0 / _AREA_FACTOR < area < _AREA_FACTOR:
             raise InputError(
                 f"a transform changes areas by a factor of {area:.3g}, so that it has no inverse; "
@@ -381,10 +388,7 @@ def write_transforms(
             entry |= {"moving_size": list(made[0]), "reference_size": list(made[1])}
         entries.append(entry)
     text = json.dumps({"kind": KIND, "version": 1, "transforms": entries}, indent=1)
-    try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+    write_atomically(path, (text + "\n").encode())
 
 
 def read_transforms(path: str | os.PathLike[str]) -> dict[str | int, Transform]:
@@ -402,23 +406,20 @@ def read_transforms(path: str | os.PathLike[str]) -> dict[str | int, Transform]:
         InputError: the file is missing, of another form, or holds a matrix without an inverse.
     """
     path = Path(path)
+    data = opening.read_bytes(path, "a file of transforms", _MOST_BYTES)
     try:
-        found = _matrices(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file of transforms.") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        found = _matrices(data, path)
+    except InputError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, OSError, zipfile.BadZipFile):
         found = {}
     if not found:
-        raise InputError(
-            f"{path}: holds no transform that can be read; "
-            "give 3x3 numbers as text, .npy, JSON or OpenCV's YAML."
-        )
+        raise InputError(f"{path}: holds no transform that can be read; {_CURE}.")
     transforms: dict[str | int, Transform] = {}
     for name, (matrix, sizes) in found.items():
         try:
-            transforms[name] = Transform(np.asarray(matrix, np.float64), sizes)
+            rows = matrix if isinstance(matrix, np.ndarray) else _rows(matrix)
+            transforms[name] = Transform(rows, sizes)
         except (ValueError, TypeError) as error:
             reason = error if isinstance(error, InputError) else "it is no matrix of numbers."
             raise InputError(f"{path}: transform {name!r}: {reason}") from None
@@ -428,19 +429,23 @@ def read_transforms(path: str | os.PathLike[str]) -> dict[str | int, Transform]:
 _Entry = tuple[Any, tuple[Size, Size] | None]
 
 
-def _matrices(path: Path) -> dict[str | int, _Entry]:
+def _matrices(data: bytes, path: Path) -> dict[str | int, _Entry]:
     """Matrices of a file with the sizes for which they were made."""
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), os.fspath(path)
     if suffix == ".npy":
-        return _numbered(np.load(path, allow_pickle=False))
+        return _numbered(arrays.read(io.BytesIO(data), name))
     if suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            return {name: (file[name], None) for name in file.files}
-    text = path.read_text(encoding="utf-8")
+        entries: dict[str | int, _Entry] = {}
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for key in arrays.members(archive):
+                with archive.open(f"{key}.npy") as file:
+                    entries[key] = (arrays.read(file, name), None)
+        return entries
+    text = opening.decoded(data, name)
     if "opencv-matrix" in text:
         return _opencv_matrices(text)
     if text.lstrip()[:1] in ("{", "["):
-        return _json_matrices(json.loads(text))
+        return _json_matrices(objects.value_of(text, name, _CURE))
     lines = [line.split("#")[0].replace(",", " ").split() for line in text.splitlines()]
     return _numbered(np.array([[float(word) for word in line] for line in lines if line]))
 
@@ -456,7 +461,7 @@ def _numbered(array: np.ndarray) -> dict[str | int, _Entry]:
 
 def _json_matrices(content: Any) -> dict[str | int, _Entry]:
     if isinstance(content, list):
-        return _numbered(np.array(content, np.float64))
+        return _numbered(_rows(content))
     if content.get("kind") != KIND:
         return {name: (matrix, None) for name, matrix in content.items()}
     entries: dict[str | int, _Entry] = {}
@@ -465,14 +470,30 @@ def _json_matrices(content: Any) -> dict[str | int, _Entry]:
         if "moving_size" in entry:
             (top, left), (bottom, right) = entry["moving_size"], entry["reference_size"]
             sizes = ((int(top), int(left)), (int(bottom), int(right)))
+        if isinstance(entry["picture"], bool) or not isinstance(entry["picture"], str | int):
+            raise TypeError("a picture has a name or a number")
         entries[entry["picture"]] = (entry["matrix"], sizes)
     return entries
+
+
+def _rows(content: Any) -> np.ndarray:
+    """Nested lists as an array; texts and truth values, which NumPy takes as well, are refused."""
+    values = [content]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values += value
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{value!r} is no number")
+    return np.array(content, np.float64)
 
 
 def _opencv_matrices(text: str) -> dict[str | int, _Entry]:
     """Matrices of YAML as OpenCV's FileStorage writes it; other YAML is not read."""
     pattern = re.compile(
-        r"(\w+): *!!opencv-matrix\s+rows: *(\d+)\s+cols: *(\d+)\s+dt: *\S+\s+data: *\[([^\]]*)\]"
+        r"^ *(\w+): *!!opencv-matrix\s+rows: *(\d{1,3})\s+cols: *(\d{1,3})\s+dt: *\S+\s+"
+        r"data: *\[([^\[\]]*)\]",
+        re.MULTILINE,
     )
     return {
         name: (np.array(numbers.replace(",", " ").split(), float).reshape(int(h), int(w)), None)

@@ -7,11 +7,14 @@ what cannot be decoded without loss is refused.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import re
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,6 +30,10 @@ _ANIMATED = ("PNG", "WEBP", "AVIF")
 _PLAIN = ("L", "LA", "RGB", "RGBA")
 _CONVERT = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 _open_lock = threading.Lock()
+# These formats hold so many bytes of pixels in a byte of file at most: Deflate makes 1032 of one,
+# a bit is a pixel, and a palette has four values.
+_EXPANSION = {"PNG": 1032 * 8 * 4, "BMP": 128 * 8 * 4, "PPM": 8}
+_BAND_BYTES = 1 << 25
 
 
 def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
@@ -47,7 +54,9 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
     Raises:
         InputError: damaged, too large, or of a kind that cannot be read without loss.
     """
+    length = file.seek(0, io.SEEK_END)
     with guard.decoding(name), opened(file, name) as image:
+        _check_amount(image, length, name)
         remarks: tuple[str, ...] = ()
         if image.format != "TIFF":  # its pages are counted by `tiff`; Pillow refuses some of them
             pages = _pages(image)
@@ -109,18 +118,41 @@ def opened(file: BinaryIO, name: str) -> Image.Image:
     """
     file.seek(0)
     formats = (*FORMATS, "AVIF") if has_avif() else FORMATS
-    with _open_lock:  # the limit is a global of Pillow: lend it and give it back
+    try:
+        with _own_limit(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=formats)
+    except UnidentifiedImageError:
+        raise kinds.refusal("", name) from None
+    except Image.DecompressionBombError:
+        raise guard.too_large(name) from None
+
+
+@contextlib.contextmanager
+def _own_limit() -> Iterator[None]:
+    """Lends Pillow our limit of size, which is a global of it, and gives its own back."""
+    with _open_lock:
         saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, guard.MAX_PIXELS // 2
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                return Image.open(file, formats=formats)
-        except UnidentifiedImageError:
-            raise kinds.refusal("", name) from None
-        except Image.DecompressionBombError:
-            raise guard.too_large(name) from None
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = saved
+
+
+def _check_amount(image: Any, length: int, name: str) -> None:
+    """Refuses pixels that do not fit into memory, or cannot lie in a file of so many bytes."""
+    channels = len(image.getbands())
+    if image.mode in ("P", "PA"):
+        channels = 4 if "transparency" in image.info or image.mode == "PA" else 3
+    elif "transparency" in image.info and image.mode in ("L", "RGB"):
+        channels += 1
+    size = 4 if image.mode in ("I", "F") else 1
+    if ";16" in _rawmode(image) or image.mode.startswith("I;16"):
+        size = 2
+    count = image.width * image.height * channels * size
+    guard.check_bytes(count, name)
+    if count > _EXPANSION.get(image.format, math.inf) * length:
+        raise ValueError("it ends in the middle of its pixels")
 
 
 def has_avif() -> bool:
@@ -174,7 +206,7 @@ def _pixels(file: BinaryIO, image: Any, name: str, page: int) -> tuple[np.ndarra
         plain = image.convert("RGBA")
     else:
         plain = image.convert(_CONVERT[image.mode]) if image.mode in _CONVERT else image
-    array = np.asarray(plain)
+    array = _array(plain)
     if plain.mode in _PLAIN:
         return array, image
     if plain.mode.startswith("I;16") or (plain.mode == "I" and image.format in ("PNG", "PPM")):
@@ -187,6 +219,23 @@ def _pixels(file: BinaryIO, image: Any, name: str, page: int) -> tuple[np.ndarra
         f"{name} stores pixels of a kind that is not read here ({plain.mode}); "
         "save it as 8-bit or 16-bit PNG or TIFF."
     )
+
+
+def _array(image: Any) -> np.ndarray:
+    """The pixels of a loaded image; Pillow would hold them twice more on the way."""
+    width, height = image.size
+    rows = max(1, _BAND_BYTES // (8 * width))
+    if rows >= height:
+        return np.asarray(image)
+    with _own_limit():  # pieces are measured by it, too
+        pieces = ((top, min(height, top + rows)) for top in range(0, height, rows))
+        array = np.empty(0)
+        for top, bottom in pieces:
+            piece = np.asarray(image.crop((0, top, width, bottom)))
+            if top == 0:
+                array = np.empty((height, *piece.shape[1:]), piece.dtype)
+            array[top:bottom] = piece
+    return array
 
 
 def _rawmode(image: Any) -> str:
@@ -202,25 +251,29 @@ def _wide(file: BinaryIO, image: Any, name: str, raw: str) -> tuple[np.ndarray, 
     """16-bit samples of a file that Pillow would cut to 8: each byte in a pass of its own."""
     stem, _, order = raw.partition(";16")
     if stem == "LA":  # the four bytes of gray and alpha look like one 8-bit RGBA pixel
-        pixels, loaded = _load_as(file, name, "RGBA")
-        return pixels[..., 0::2] << 8 | pixels[..., 1::2], loaded
+        loaded = _load_as(file, name, "RGBA")
+        return _array(loaded).view(">u2").astype(np.uint16), loaded
     if stem not in ("RGB", "RGBA", "RGBX"):
         raise InputError(
             f"{name} stores 16-bit pixels of a kind that is not read here ({raw}); "
             "save it as RGB or gray PNG or TIFF."
         )
-    first, _ = _load_as(file, name, f"{stem};16B")  # "B" keeps the first byte of a sample
-    second, loaded = _load_as(file, name, f"{stem};16L")  # "L" keeps the second
     big = order == "B" or (order == "N" and sys.byteorder == "big")
-    array = first << 8 | second if big else second << 8 | first
+    first = _array(_load_as(file, name, f"{stem};16B"))  # "B" keeps the first byte of a sample
+    samples = np.empty((*first.shape, 2), np.uint8)
+    samples[..., 0] = first
+    del first
+    loaded = _load_as(file, name, f"{stem};16L")  # "L" keeps the second
+    samples[..., 1] = _array(loaded)
+    array = samples.view(">u2" if big else "<u2")[..., 0].astype(np.uint16, copy=False)
     return array[..., :3] if stem == "RGBX" else _keyed(array, image), loaded
 
 
-def _load_as(file: BinaryIO, name: str, raw: str) -> tuple[np.ndarray, Any]:
+def _load_as(file: BinaryIO, name: str, raw: str) -> Any:
     again: Any = opened(file, name)
     again.tile = [tile._replace(args=_renamed(tile.args, raw)) for tile in again.tile]
     again.load()
-    return np.asarray(again).astype(np.uint16), again
+    return again
 
 
 def _renamed(arguments, raw: str):
@@ -260,7 +313,8 @@ def _ppm_maximum(file: BinaryIO) -> int:
     """The largest sample value that a binary PPM announces."""
     file.seek(0)
     fields = re.sub(rb"#[^\n]*", b"", file.read(512)).split(maxsplit=4)
-    return int(fields[3]) if len(fields) > 3 and fields[3].isdigit() else 255
+    is_number = len(fields) > 3 and re.fullmatch(rb"[0-9]{1,9}", fields[3])
+    return int(fields[3]) if is_number else 255
 
 
 # ------------------------------------------------------------------------------ orientation

@@ -101,7 +101,7 @@ def encode(
         TIFF; transparency: not in JPEG, BMP and PPM).
     """
     suffix = suffix.lower()
-    array = np.asarray(array)
+    array = _native(array)
     tiff = suffix in (".tif", ".tiff")
     _check_pixels(array, _DEEP if tiff else ())
     if array.ndim == 3 and array.shape[-1] == 1:
@@ -195,7 +195,7 @@ def encode_png(array: np.ndarray, labels: Labels | None = None) -> bytes:
     Raises:
       InputError: other dtypes or shapes.
     """
-    array = np.asarray(array)
+    array = _native(array)
     _check_pixels(array)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -247,7 +247,7 @@ def encode_jpeg(
     Raises:
       InputError: other dtypes or shapes.
     """
-    array = np.asarray(array)
+    array = _native(array)
     _check_pixels(array)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
@@ -260,6 +260,12 @@ def encode_jpeg(
     if labels.exif is not None and len(labels.exif) <= _MOST_EXIF:
         options["exif"] = metadata.with_prefix(labels.exif)
     return _save(array, "JPEG", quality=quality, subsampling=subsampling, optimize=True, **options)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in the machine's order of bytes."""
+    array = np.asarray(array)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _check_pixels(array: np.ndarray, further: tuple = ()) -> None:

@@ -16,14 +16,14 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import bitmaps, codec, files, guard, kinds, metadata, reading
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.io import arrays, bitmaps, codec, files, guard, kinds, metadata, opening, reading
+from mgdn_jax.io.disk import check_links, write_atomically
 from mgdn_jax.io.pictures import Labels
 
 UNITS = ("mm", "m", "levels")
@@ -114,7 +114,7 @@ def read_depth(path: str | os.PathLike[str], unit: str | None = None) -> Depth:
     if unit is not None:
         check_unit(unit)
     name = os.fspath(path)
-    stored = _decoded(files.read_bytes(path), name)
+    stored = _decoded(opening.read_bytes(path, "a depth map"), name)
     values = np.where(np.isfinite(stored.values) & (stored.values != 0), stored.values, np.nan)
     basis = ""
     if unit is None and stored.unit is not None:
@@ -163,7 +163,7 @@ def _decoded(data: bytes, name: str) -> _Stored:
     remarks: tuple[str, ...] = ()
     with guard.decoding(name):
         if kind == "numpy":
-            array = _plane(_array(io.BytesIO(data), name), name)
+            array = _plane(arrays.read(io.BytesIO(data), name), name)
         elif kind == "zip":
             array, unit = _of_archive(data, name)
         else:
@@ -213,11 +213,7 @@ def _plane_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 def _of_archive(data: bytes, name: str) -> tuple[np.ndarray, str | None]:
     """The map of an NPZ, and its unit if that is there."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [entry for entry in archive.namelist() if entry.endswith(".npy")]
-        shapes: dict[str, tuple[int, ...]] = {}
-        for entry in members:
-            with archive.open(entry) as file:
-                shapes[entry.removesuffix(".npy")] = _header(file)[0]
+        shapes = arrays.members(archive)
         planes = [key for key, shape in shapes.items() if _plane_shape(shape) is not None]
         named = [_KEY] if _KEY in shapes else planes if len(planes) == 1 else [*shapes]
         if len(named) != 1:
@@ -225,7 +221,7 @@ def _of_archive(data: bytes, name: str) -> tuple[np.ndarray, str | None]:
             raise InputError(f"{name} holds {held}; call the depth map {_KEY!r}.")
         (key,) = named
         with archive.open(f"{key}.npy") as file:
-            array = _plane(_array(file, name), name)
+            array = _plane(arrays.read(file, name), name)
         unit = None
         if _UNIT_KEY in shapes:
             with archive.open(f"{_UNIT_KEY}.npy") as file:
@@ -233,36 +229,9 @@ def _of_archive(data: bytes, name: str) -> tuple[np.ndarray, str | None]:
     return array, unit if unit in UNITS else None
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether columns come first, and type; nothing else is read."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f"its arrays are of version {version[0]}.{version[1]}")
-
-
-def _array(file: BinaryIO | Any, name: str) -> np.ndarray:
-    """An array of numbers that is as long as its header says; nothing is unpickled."""
-    shape, columns_first, dtype = _header(file)
-    if dtype.kind not in "uif":
-        raise InputError(f"{name} is no depth map but holds {dtype} values; store numbers.")
-    count = 1
-    for length in shape:
-        count *= length
-    guard.check_size(count, 1, name)
-    data = file.read(count * dtype.itemsize)
-    if len(data) < count * dtype.itemsize:
-        raise ValueError("the file ends in the middle of its array")
-    flat = np.frombuffer(data, dtype)
-    array = flat.reshape(shape[::-1]).T if columns_first else flat.reshape(shape)
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
 def _text(file: Any) -> str | None:
     """A short text stored as an array; None for anything else."""
-    shape, _, dtype = _header(file)
+    shape, _, dtype = arrays.header(file)
     if dtype.kind not in "US" or shape not in ((), (1,)) or dtype.itemsize > _MOST_UNIT_BYTES:
         return None
     value = np.frombuffer(file.read(dtype.itemsize), dtype)[0]
@@ -298,6 +267,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             place is not writable.
     """
     name = os.fspath(path)
+    check_links(name)
     target = Path(os.path.realpath(name))
     if target.is_dir():
         raise InputError(f"{name} is a folder where a depth map is to be written; name a file.")
@@ -358,8 +328,8 @@ def write_depth(
         if suffix == ".npy":
             np.save(buffer, values, allow_pickle=False)
         else:
-            arrays = {_KEY: values} | ({_UNIT_KEY: np.array(unit)} if unit else {})
-            np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+            contents = {_KEY: values} | ({_UNIT_KEY: np.array(unit)} if unit else {})
+            np.savez_compressed(buffer, **contents)  # type: ignore[arg-type]
         data = buffer.getvalue()
     write_atomically(target, data)
     return Written(target, unit, tuple(notes), tuple(warnings))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import io
+import math
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +15,19 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.io import guard
 from mgdn_jax.io.geometry import Geometry
 from mgdn_jax.io.pictures import Labels, Picture
 
+_PIECE = 1 << 20  # bytes that are unpacked at a time
 # What says where the pixels lie, and nothing about whom they show.
 _PLACE = (
     "FrameOfReferenceUID", "PositionReferenceIndicator", "ImagePositionPatient",
@@ -92,6 +100,7 @@ def count(file: BinaryIO, name: str) -> int:
 
 
 def _header(file: BinaryIO, name: str) -> Dataset:
+    _check_deflated(file, name)
     file.seek(0)
     header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
     if "DirectoryRecordSequence" in header:
@@ -101,7 +110,24 @@ def _header(file: BinaryIO, name: str) -> Dataset:
             f"{name} is a DICOM file without pixels (a report or a plan); give an image."
         )
     guard.check_size(header.Rows, header.Columns, name)
+    samples, bits = (int(header.get(key) or 1) for key in ("SamplesPerPixel", "BitsAllocated"))
+    frames = 1 if "file_meta" in header.__dict__ and header.file_meta else _frames(header)
+    count = header.Rows * header.Columns * samples * -(-bits // 8) * frames
+    guard.check_bytes(count, name)
     return header
+
+
+def _check_deflated(file: BinaryIO, name: str) -> None:
+    """Refuses a compressed data set that does not fit into memory, for pydicom unpacks it whole."""
+    file.seek(0)
+    head = file.read(4096)
+    if head[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in head:
+        return
+    file.seek(144 + int.from_bytes(head[140:144], "little"))  # behind what says how it is packed
+    unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not unpacker.eof and (data := unpacker.unconsumed_tail or file.read(_PIECE)):
+        count += len(unpacker.decompress(data, _PIECE))
+        guard.check_bytes(count, name)
 
 
 def _frames(header: Dataset) -> int:
@@ -115,8 +141,9 @@ def _stored(file: BinaryIO, header: Dataset, number: int, name: str) -> np.ndarr
         if syntax is None:  # a file without its preamble
             whole = pydicom.dcmread(file, force=True)
             whole.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-            frames = whole.pixel_array
-            return frames[number] if _frames(header) > 1 else frames
+            return _frame(whole.pixel_array, header, number)
+        if syntax == DeflatedExplicitVRLittleEndian:  # its frames cannot be found one by one
+            return _frame(pydicom.dcmread(file).pixel_array, header, number)
         return pixel_array(file, index=number)
     except (RuntimeError, NotImplementedError) as error:
         if syntax is None or not syntax.is_compressed:
@@ -126,6 +153,10 @@ def _stored(file: BinaryIO, header: Dataset, number: int, name: str) -> np.ndarr
             f"({str(error).splitlines()[0].rstrip('.')}); decompress it "
             "(for instance `gdcmconv --raw`)."
         ) from None
+
+
+def _frame(frames: np.ndarray, header: Dataset, number: int) -> np.ndarray:
+    return frames[number] if _frames(header) > 1 else frames
 
 
 def _item(header: Dataset, number: int, sequence: str, keyword: str) -> Any:
@@ -142,10 +173,11 @@ def _item(header: Dataset, number: int, sequence: str, keyword: str) -> Any:
 
 
 def _first(value: Any) -> float | None:
-    """A number, or the first of several."""
+    """A number, or the first of several; None for what is no finite one."""
     if value is None or value == "":
         return None
-    return float(value) if isinstance(value, int | float | str) else float(value[0])
+    number = float(value) if isinstance(value, int | float | str) else float(value[0])
+    return number if math.isfinite(number) else None
 
 
 def _values(array: np.ndarray, header: Dataset, number: int):

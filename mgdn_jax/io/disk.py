@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
@@ -67,11 +68,13 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         WriteError: no space, no permission, or no such place. The hidden file is removed, also
             when the user interrupts.
     """
+    check_links(path)
     target = pathlib.Path(os.path.realpath(path))
     hidden = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, hidden = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        start = target.name[:32]  # the longest name that a disk takes has no room for more
+        descriptor, hidden = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
@@ -86,6 +89,11 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             pathlib.Path(hidden).unlink(missing_ok=True)
 
 
+def encoded(text: str) -> bytes:
+    """Text for a file, in UTF-8; what is no Unicode in a name is spelled out by its number."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def _mode(target: pathlib.Path) -> int:
     """The permissions of the file to replace, or what `open` would give a new one."""
     if target.exists():
@@ -95,12 +103,44 @@ def _mode(target: pathlib.Path) -> int:
     return 0o666 & ~mask
 
 
+def check_links(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
+    """Refuses a place that lies behind a link to nowhere: folders are made along paths alone.
+
+    Args:
+        path: of a file to be. A link to a file that is not there yet is fine where its folder is.
+        is_folder: whether a folder is to be there.
+
+    Raises:
+        InputError: a part of the path is a link to a folder that does not exist, or the name is
+            longer than a disk takes.
+    """
+    place = pathlib.Path(path).absolute()
+    for part in (place, *place.parents):
+        if not os.path.islink(part) or os.path.exists(part):
+            continue
+        real = os.path.realpath(part)
+        if part == place and not is_folder and os.path.isdir(os.path.dirname(real)):
+            continue
+        raise InputError(
+            f"{os.fspath(path)} cannot be written because {part} is a link to {real}, which does "
+            "not exist; make its folder or name another place."
+        )
+    try:
+        os.lstat(place)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(
+                f"{os.fspath(path)[:100]}... is too long a name for a file; choose a shorter one."
+            ) from None
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Makes a folder and its parents where missing.
 
     Raises:
         InputError: it cannot be made, or a file has its name.
     """
+    check_links(path, is_folder=True)
     try:
         pathlib.Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:

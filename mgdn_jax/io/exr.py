@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import sys
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO, cast
 
 import numpy as np
 import OpenEXR
@@ -19,6 +22,7 @@ _CHROMA = ("RY", "BY")
 _LAYOUTS: tuple[tuple[str, ...], ...] = (("R", "G", "B"), ("Y", *_CHROMA), ("Y",))
 _LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709: what luminance-chroma files are made with
 _MOST_HALF = 65504.0
+_open_lock = threading.Lock()
 
 
 def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
@@ -40,9 +44,12 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
     with guard.decoding(name), tempfile.TemporaryDirectory() as folder:
         guard.check_page(page or 0, 1, name)
         path = _path(file, folder)
-        with OpenEXR.File(path, header_only=True) as head:
+        with _opened(path, header_only=True) as head:
             _windows(head.parts[0].header, name)
-        with OpenEXR.File(path, separate_channels=True) as whole:
+            _check_amount([part.header for part in head.parts], name)
+        with _opened(path, separate_channels=True) as whole:
+            if not whole.parts:
+                raise ValueError("its pixels cannot be unpacked")
             part = whole.parts[0]
             channels = {key: np.asarray(value.pixels) for key, value in part.channels.items()}
             steps = {key: (x.ySampling, x.xSampling) for key, x in part.channels.items()}
@@ -67,10 +74,33 @@ def count(file: BinaryIO, name: str) -> int:
     return 1
 
 
+class _Mute:
+    """Stdout for all threads but one, whose lines go nowhere."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._thread:
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _opened(path: str, **options: Any) -> Any:
+    """The library's file; what it prints about a damaged one would stand among our results."""
+    with _open_lock, contextlib.redirect_stdout(cast(TextIO, _Mute(sys.stdout))):
+        return OpenEXR.File(path, **options)
+
+
 def _path(file: BinaryIO, folder: str) -> str:
     """The library reads files by name."""
     if isinstance(file, io.BufferedReader) and isinstance(file.name, str):
-        return file.name
+        with contextlib.suppress(UnicodeEncodeError):  # the library takes no other names
+            file.name.encode()
+            return file.name
     file.seek(0)
     path = Path(folder) / "picture.exr"
     path.write_bytes(file.read())
@@ -83,8 +113,22 @@ def _windows(header: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
         np.asarray(header[key], np.int64).reshape(2, 2) for key in ("displayWindow", "dataWindow")
     )
     for low, high in (display, data):
-        guard.check_size(int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1, name)
+        height, width = int(high[1] - low[1]) + 1, int(high[0] - low[0]) + 1
+        guard.check_size(height, width, name)
+        guard.check_bytes(height * width * 4, name)
     return display, data
+
+
+def _check_amount(headers: list[Any], name: str) -> None:
+    """Refuses parts that do not fit into memory, for the library unpacks all of them."""
+    count = 0
+    for header in headers:
+        if header["type"] not in (OpenEXR.scanlineimage, OpenEXR.tiledimage):
+            raise InputError(f"{name} holds deep pixels, which are not read; flatten them first.")
+        low, high = np.asarray(header["dataWindow"], np.int64).reshape(2, 2)
+        width, height = (max(0, int(n)) for n in high - low + 1)
+        count += width * height * 4 * len(header["channels"])
+    guard.check_bytes(count, name)
 
 
 def _wanted(channels: dict[str, np.ndarray], name: str) -> tuple[str, ...]:

@@ -6,15 +6,15 @@ import dataclasses
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from mgdn_jax.errors import InputError
-from mgdn_jax.io import bitmaps, codec, guard, medical, reading
-from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.errors import FusionWarning, InputError
+from mgdn_jax.io import bitmaps, codec, guard, medical, opening, reading
+from mgdn_jax.io.disk import check_links, write_atomically
 from mgdn_jax.io.pictures import Labels, Picture
 
 LIGHT = {".hdr": "radiance", ".exr": "exr"}
@@ -38,8 +38,14 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       InputError: the file is missing, a folder, unreadable, empty, damaged, not an image, or
         holds NaN or infinite pixels, or integers that 16 bits cannot hold.
+
+    Warns:
+      FusionWarning: about what was not read (further pages, for instance).
     """
-    return reading.common(read_picture(path))
+    picture = read_picture(path)
+    for remark in picture.remarks:
+        warnings.warn(remark, FusionWarning, stacklevel=2)
+    return reading.common(picture)
 
 
 def read_picture(path: str | os.PathLike[str], page: int | None = None) -> Picture:
@@ -63,7 +69,7 @@ def read_picture(path: str | os.PathLike[str], page: int | None = None) -> Pictu
         remarks = guard.further_pages(len(series), name, "slice") if page is None else ()
         picture = read_picture(series[page or 0], 0)
         return dataclasses.replace(picture, remarks=remarks + picture.remarks)
-    with _opened(name) as file:
+    with opening.opened(name) as file:
         picture = reading.read(file, name, page)
     if picture.pixels.dtype == np.float32 and not np.isfinite(picture.pixels).all():
         raise InputError(f"{name} holds NaN or infinite pixels; replace them first.")
@@ -86,7 +92,7 @@ def read_pages(path: str | os.PathLike[str]) -> int:
     name = os.fspath(path)
     if series := _series(name):
         return len(series)
-    with _opened(name) as file:
+    with opening.opened(name) as file:
         return reading.count(file, name)
 
 
@@ -100,7 +106,9 @@ def read_size(source: bytes | str | os.PathLike[str]) -> tuple[int, int] | None:
       None where that cannot be told; to read the picture says why.
     """
     try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else _opened(os.fspath(source))
+        opened = (
+            io.BytesIO(source) if isinstance(source, bytes) else opening.opened(os.fspath(source))
+        )
         with opened as file:
             return bitmaps.size(file, "a picture")
     except InputError:
@@ -112,53 +120,11 @@ def read_sizes(sources: Iterable[bytes | str | os.PathLike[str]]) -> list[tuple[
     return [size for size in map(read_size, sources) if size is not None]
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a regular file of bounded size that is not empty.
-
-    Args:
-      path: the file.
-
-    Raises:
-      InputError: as `read_image`, but for what the bytes are.
-    """
-    with _opened(os.fspath(path)) as file:
-        return file.read()
-
-
 def _series(name: str) -> list[Path]:
     """The DICOM files of a folder in order; none if it is no folder or holds none."""
     if "\0" in name or not os.path.isdir(name):
         return []
     return medical.series_of(name)
-
-
-def _opened(name: str) -> BinaryIO:
-    """A regular file of bounded size that is not empty."""
-    try:
-        mode = os.stat(name).st_mode
-    except (OSError, ValueError):  # opening it says why; ValueError: a path with a zero byte
-        mode = stat.S_IFREG
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{name} is a folder where an image file is expected; name a file.")
-    if not stat.S_ISREG(mode):  # a pipe would have no end, a device no size
-        raise InputError(f"{name} is not a regular file; save it to one first.")
-    try:
-        file = open(name, "rb")  # noqa: SIM115 (the caller closes it)
-    except FileNotFoundError:
-        raise InputError(f"{name} does not exist; check the path.") from None
-    except PermissionError:
-        raise InputError(f"{name} may not be read; check its permissions.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name!r} cannot be read ({_reason(error)}); check the path.") from None
-    size = os.fstat(file.fileno()).st_size
-    if 0 < size <= guard.MAX_BYTES:
-        return file
-    file.close()
-    if size == 0:
-        raise InputError(f"{name} is empty; export or download it again.")
-    raise InputError(
-        f"{name} has more than {guard.MAX_BYTES / 2**30:g} GiB; cut it into several files."
-    )
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
@@ -175,6 +141,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
         a folder or a device, or the place is not writable.
     """
     name = os.fspath(path)
+    check_links(name)
     target = Path(os.path.realpath(name))
     if target.is_dir():
         raise InputError(f"{name} is a folder where an image file is to be written; name a file.")
@@ -202,6 +169,7 @@ def check_folder(folder: str | os.PathLike[str], name: str | None = None) -> Non
     Raises:
       InputError: a part of the path is a file, or the nearest existing folder is not writable.
     """
+    check_links(folder, is_folder=True)
     name = name or os.fspath(folder)
     nearest = Path(os.path.realpath(folder))
     while not os.path.lexists(nearest) and nearest.parent != nearest:
@@ -239,7 +207,9 @@ def write_image(
         written.
     """
     target = check_output(path)
-    encoded = _encoded(os.fspath(path), np.asarray(array), quality, labels, half)
+    array = np.asarray(array)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    encoded = _encoded(os.fspath(path), array, quality, labels, half)
     write_atomically(target, encoded)
     return target
 
@@ -270,8 +240,3 @@ def _encoded(
     if ending.endswith(".hdr"):
         return reading.room("radiance", name).encode(array)
     return codec.encode(array, Path(name).suffix, quality=quality, labels=labels)
-
-
-def _reason(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text[:1].lower() + text[1:]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Iterator
 
 from mgdn_jax.errors import InputError
@@ -11,6 +13,10 @@ MAX_PIXELS = 1_000_000_000
 """Pictures above this many pixels are refused (Pillow's own limit stops at 179 megapixels)."""
 MAX_BYTES = 16 * 2**30
 """Files above this many bytes are refused."""
+MAX_DECODED = 2 * 2**30
+"""Pictures whose pixels take more bytes are refused, unless the variable below says otherwise."""
+VARIABLE = "MGDN_MAX_GIB"
+"""Name of the environment's variable with another limit in place of `MAX_DECODED`, in GiB."""
 
 
 def check_size(height: int, width: int, name: str) -> None:
@@ -28,6 +34,46 @@ def check_size(height: int, width: int, name: str) -> None:
         raise InputError(f"{name} has no pixels; export it again.")
     if height * width > MAX_PIXELS:
         raise too_large(name)
+
+
+def most_bytes() -> int:
+    """Bytes that the pixels of one picture, page or volume may take.
+
+    Raises:
+        InputError: the environment's variable is no number above zero.
+    """
+    text = os.environ.get(VARIABLE)
+    if text is None:
+        return MAX_DECODED
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < 2**20:
+        raise InputError(f"{VARIABLE} is {text!r}; write a number of GiB above zero, such as 8.")
+    return int(limit * 2**30)
+
+
+def check_bytes(count: int, name: str) -> None:
+    """Refuses what would take too much memory before anything of that size is made.
+
+    Args:
+        count: bytes that the file declares, once they are unpacked.
+        name: what messages call the file.
+
+    Raises:
+        InputError: more than `most_bytes`.
+    """
+    most = most_bytes()
+    if count > most:
+        raise InputError(
+            f"{name} takes {_gib(count)} GiB when it is unpacked, more than the limit of "
+            f"{_gib(most)}; scale or cut it first, or set {VARIABLE} higher."
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.3g}"
 
 
 def too_large(name: str) -> InputError:

@@ -32,6 +32,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         image = pictures[pictures.primary_index if page is None else page]
         width, height = image.size
         guard.check_size(height, width, name)
+        guard.check_bytes(height * width * 8, name)  # four channels of 16 bits at most
         pixels = np.ascontiguousarray(np.asarray(image))
         depth = image.info["bit_depth"]
         span = None

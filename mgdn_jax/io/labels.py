@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import ImageCms
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import metadata, profiles
+from mgdn_jax.io import metadata, opening, profiles
 from mgdn_jax.io.pictures import Labels, Picture
 
 KEEP = ("usual", "all", "none")
@@ -199,9 +198,9 @@ def _target(target: str | os.PathLike[str]) -> bytes:
     if os.fspath(target).lower() == "srgb":
         return profiles.srgb()
     try:
-        profile = Path(target).read_bytes()
+        profile = opening.read_bytes(target, "a colour profile", opening.MOST_TEXT)
         profiles.opened(profile)
-    except (OSError, ImageCms.PyCMSError):
+    except (InputError, OSError, ImageCms.PyCMSError):
         raise InputError(
             f"{target} is no colour profile; write sRGB or the path of an ICC file."
         ) from None

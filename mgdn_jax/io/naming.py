@@ -59,9 +59,14 @@ class Match:
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """Sorting key by which "shot10" comes after "shot9"."""
+    """Sorting key by which "shot10" comes after "shot9"; numbers may have any length."""
     parts = re.findall(r"[0-9]+|[^0-9]+", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+    # Without leading zeros the longer number is the larger one, and equally long ones sort as text.
+    numbers = [part.lstrip("0") if _is_number(part) else None for part in parts]
+    return [
+        (1, 0, part) if number is None else (0, len(number), number)
+        for part, number in zip(parts, numbers, strict=True)
+    ]
 
 
 def folded(text: str) -> str:

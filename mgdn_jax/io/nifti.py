@@ -51,7 +51,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         pixels = _typed(values, name)
         pixels = np.ascontiguousarray(pixels[:, ::-1].swapaxes(0, 1))
         low, high = (float(image.header[key]) for key in ("cal_min", "cal_max"))
-        window = ((low + high) / 2, high - low) if high > low else None
+        window = ((low + high) / 2, high - low) if 0 < high - low < math.inf else None
         remarks = guard.further_pages(slices, name, "slice") if page is None else ()
         shown = (shape[1], shape[0], *shape[2:])
         geometry = Geometry("nifti", image.header.copy(), image.affine, shown, page=page or 0)
@@ -84,6 +84,7 @@ def _shape(image: Any, name: str) -> tuple[tuple[int, int, int, int], int]:
             "made; save the volumes one by one."
         )
     guard.check_size(sizes[1], sizes[0], name)
+    guard.check_bytes(sizes[0] * sizes[1] * image.get_data_dtype().itemsize, name)
     shape = (sizes[0], sizes[1], sizes[2], sizes[3])
     return shape, shape[2] * shape[3]
 
@@ -123,8 +124,7 @@ def _inflated(file: BinaryIO, name: str) -> bytes:
             header = kind(head[: 540 if two else 348])
             size = math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
             size += int(header["vox_offset"])
-            if size > guard.MAX_BYTES:
-                raise guard.too_large(name)
+            guard.check_bytes(size, name)
             return head + stream.read(max(0, size - len(head)))
         except (EOFError, zlib.error) as error:
             raise ValueError(str(error)) from None

@@ -18,7 +18,7 @@ def without_alpha(array: np.ndarray) -> np.ndarray:
 
 def to_float(pixels: np.ndarray) -> np.ndarray:
     """uint8, uint16 or float pixels to float32 in [0, 1]; the division is correctly rounded."""
-    if pixels.dtype == np.uint8 or pixels.dtype == np.uint16:
+    if pixels.dtype.newbyteorder("=") in (np.uint8, np.uint16):
         scale = np.float32(np.iinfo(pixels.dtype).max)
         return np.divide(pixels, scale, dtype=np.float32)
     return pixels.astype(np.float32, copy=False)

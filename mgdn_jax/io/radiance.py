@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from typing import BinaryIO
@@ -38,6 +39,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         InputError: as `decode`.
     """
     guard.check_page(page or 0, 1, name)
+    guard.check_bytes(file.seek(0, io.SEEK_END), name)
     file.seek(0)
     return Picture(decode(file.read(), name), name)
 
@@ -69,6 +71,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
         axes, start = _resolution(data, start)
         lines, length = (size for _, _, size in axes)
         guard.check_size(lines, length, name)
+        guard.check_bytes(12 * lines * length, name)
         pixels = _pixels(_scanlines(data, start, lines, length), gains)
         if axes[0][1] == b"X":  # columns come one after the other
             pixels = pixels.swapaxes(0, 1)

@@ -35,6 +35,7 @@ def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
         try:
             with rawpy.imread(file) as image:
                 guard.check_size(image.sizes.height, image.sizes.width, name)
+                guard.check_bytes(image.sizes.height * image.sizes.width * 6, name)
                 pixels = image.postprocess(
                     output_bps=16,
                     use_camera_wb=True,

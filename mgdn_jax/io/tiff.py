@@ -44,6 +44,7 @@ _DEFLATE = (8, 32946)
 Stack = tuple[list[tuple[int, int]], int]
 _stacks: dict[tuple[int, ...], Stack] = {}
 _GROUP = 1 << 28  # bytes that libtiff unpacks at a time
+_PACKED = 1 << 26  # bytes that odd bits are unpacked to at a time
 
 
 def read(file: BinaryIO, name: str, page: int | None = None) -> Picture:
@@ -123,16 +124,16 @@ def _stack(file: BinaryIO, tif: Any) -> Stack:
     try:
         facts = os.fstat(file.fileno())
     except io.UnsupportedOperation:  # it lies in memory
-        return _listed(tif)
+        return _listed(file, tif)
     key = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
     if key not in _stacks:
         if len(_stacks) > 63:
             _stacks.clear()
-        _stacks[key] = _listed(tif)
+        _stacks[key] = _listed(file, tif)
     return _stacks[key]
 
 
-def _listed(tif: Any) -> Stack:
+def _listed(file: BinaryIO, tif: Any) -> Stack:
     """The pages that belong together (number, bytes behind its pixels), and how many others."""
     pages = list(tif.pages)
     # Bit 0: a reduced version of another page; bit 2: a mask of another page.
@@ -144,7 +145,8 @@ def _listed(tif: Any) -> Stack:
 
     alike = [(k, 0) for k in whole if kind(pages[k]) == kind(first)]
     if len(pages) == 1 and (many := _behind(tif)) > 1:
-        alike = [(0, k * first.nbytes) for k in range(many)]
+        room = (file.seek(0, io.SEEK_END) - first.dataoffsets[0]) // max(1, first.nbytes)
+        alike = [(0, k * first.nbytes) for k in range(min(many, room))] or alike
     return alike, len(whole) - len(alike) if len(pages) > 1 else 0
 
 
@@ -158,8 +160,9 @@ def _behind(tif: Any) -> int:
         return 1
     if tif.is_imagej:
         return int((tif.imagej_metadata or {}).get("images", 1))
-    if tif.is_shaped and tif.shaped_metadata[0].get("truncated"):
-        return math.prod(tif.shaped_metadata[0]["shape"]) // math.prod(leaf.shape)
+    shaped = (tif.shaped_metadata or [{}])[0] if tif.is_shaped else {}
+    if shaped.get("truncated"):
+        return math.prod(shaped["shape"]) // math.prod(leaf.shape)
     return 1
 
 
@@ -293,7 +296,7 @@ def _span(leaf: Any, form: str, bits: int) -> tuple[float, float] | None:
     if low is not None and high is not None:
         lows, highs = (np.atleast_1d(np.asarray(tag.value, np.float64)) for tag in (low, high))
         bottom, top = float(lows.min()), float(highs.max())
-        if np.isfinite([bottom, top]).all() and bottom < top:
+        if np.isfinite([bottom, top, top - bottom]).all() and bottom < top:
             return bottom, top
     odd = form == "uint" and bits not in (8, 16, 32)
     return (0.0, float(2**bits - 1)) if odd else None
@@ -366,16 +369,17 @@ def _array(file: BinaryIO, leaf: Any, shift: int, form: str, bits: int, name: st
     rows = leaf.tilelength if leaf.is_tiled else min(leaf.rowsperstrip, height)
     columns = leaf.tilewidth if leaf.is_tiled else width
     guard.check_size(rows, columns, name)
+    width_of = {9: 16, 10: 16, 11: 16, 12: 16, 13: 16, 14: 16, 15: 16}.get(bits, bits)
+    dtype = np.dtype(f"{form}{max(width_of, 8)}")
+    guard.check_bytes(max(height * width * planes, rows * columns) * deep * dtype.itemsize, name)
     across, down = -(-width // columns), -(-height // rows)
     line = -(-columns * deep * bits // 8)
+    if len(leaf.dataoffsets) < across * down * planes:
+        raise ValueError("parts are missing")
     heights = [
         rows if leaf.is_tiled else min(rows, height - k // across * rows)
         for k in range(across * down)
     ] * planes
-    if len(leaf.dataoffsets) < len(heights):
-        raise ValueError("parts are missing")
-    width_of = {9: 16, 10: 16, 11: 16, 12: 16, 13: 16, 14: 16, 15: 16}.get(bits, bits)
-    dtype = np.dtype(f"{form}{max(width_of, 8)}")
     array = np.zeros((height, width, samples), dtype)
     for k, data in enumerate(_unpacked(file, leaf, shift, heights, line, name)):
         plane, place = divmod(k, across * down)
@@ -393,10 +397,14 @@ def _samples(data: bytes, leaf: Any, dtype: np.dtype, bits: int, shape) -> np.nd
     if leaf.fillorder == 2:
         octets = np.packbits(np.unpackbits(octets, axis=1, bitorder="little"), axis=1)
     if bits not in (8, 16, 32, 64):  # packed, the highest bit first
-        single = np.unpackbits(octets, axis=1)[:, : columns * deep * bits]
-        single = single.reshape(rows, columns * deep, bits)
-        single = np.pad(single, ((0, 0), (0, 0), (16 - bits, 0)))
-        return np.packbits(single, axis=-1).view(">u2").astype(dtype).reshape(shape)
+        unpacked = np.empty((rows, columns * deep), dtype)
+        some = max(1, _PACKED // max(1, 16 * columns * deep))  # a bit becomes a byte on the way
+        for top in range(0, rows, some):
+            single = np.unpackbits(octets[top : top + some], axis=1)[:, : columns * deep * bits]
+            single = single.reshape(-1, columns * deep, bits)
+            single = np.pad(single, ((0, 0), (0, 0), (16 - bits, 0)))
+            unpacked[top : top + some] = np.packbits(single, axis=-1).view(">u2")[..., 0]
+        return unpacked.reshape(shape)
     size = dtype.itemsize
     # As libtiff does: a predictor without a compression of its kind is not meant.
     predictor = 1 if leaf.compression in (1, 32773) else leaf.predictor
@@ -427,7 +435,7 @@ def _unpacked(
         return
     for offset, size, rows in parts:
         wanted = rows * line
-        data = _chunk(file, offset, size)
+        data = _chunk(file, offset, min(size, wanted) if leaf.compression == 1 else size)
         if leaf.compression in _DEFLATE:
             data = zlib.decompressobj().decompress(data, wanted + 1)  # to its checksum
         elif leaf.compression != 1:

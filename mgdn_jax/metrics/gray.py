@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.image import LUMA
 
@@ -123,7 +124,7 @@ def luminance(image: ArrayLike) -> Plane:
         InputError: on other shapes or dtypes, on NaN, and on floating-point images that
             evidently live in 0..1.
     """
-    array = np.asarray(image)
+    array = arguments.array("an image to be measured", image)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.metrics.catalogue import ENTRIES
 from mgdn_jax.metrics.exposure import exposure_similarity
@@ -144,9 +145,12 @@ def resolve(name: str, variant: str = "standard") -> Metric:
     Raises:
         InputError: on an unknown name or variant.
     """
-    if variant not in _RESOLVED:
+    if not isinstance(name, str):
+        raise InputError(f"a metric is {arguments.shown(name)}: give its name.")
+    if not isinstance(variant, str) or variant not in _RESOLVED:
         raise InputError(
-            f"unknown metric variant {variant!r}: choose one of {', '.join(VARIANTS)}."
+            f"unknown metric variant {arguments.shown(variant)}: choose one of "
+            f"{', '.join(VARIANTS)}."
         )
     exact = _RESOLVED[variant].get(name, name)
     if exact not in METRICS:

@@ -9,13 +9,13 @@ a = -0.5, enlargement by one with a = -0.75.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 
 QUANTITY = "depth"
@@ -87,10 +87,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Checks the order."""
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise InputError(
-                f"the limits {self.low} and {self.high} must be finite, the lower one first."
-            )
+        low, high = arguments.reals("limits", (self.low, self.high))
+        if low > high:
+            raise InputError(f"the limits are {low:g} and {high:g}; give the lower one first.")
 
     @property
     def span(self) -> float:

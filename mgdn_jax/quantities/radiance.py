@@ -15,10 +15,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 
 GAMMA = 2.2
 MU = 5000.0
+MOST_STOPS = 30
+"""Exposures that are further apart are a mistake."""
 _CHANNELS = 6  # of one input: the picture, then its light
 
 
@@ -36,10 +39,9 @@ class RadiancePreparation:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if not 0.5 <= self.gamma <= 5:
+        if not 0.5 <= arguments.real("gamma", self.gamma) <= 5:
             raise InputError(f"gamma is {self.gamma}; give the camera's power, 0.5 to 5.")
-        if not 0 < self.mu < math.inf:
-            raise InputError(f"mu is {self.mu}; give a positive number.")
+        arguments.real("mu", self.mu, above=0)
 
     def to_dict(self) -> dict[str, Any]:
         """What a card stores: plain JSON."""
@@ -56,10 +58,10 @@ class RadiancePreparation:
         quantity = fields.pop("quantity", None)
         if quantity != "radiance" or set(fields) != {"gamma", "mu"}:
             raise InputError(
-                f"the preparation {dict(mapping)} is not one of radiance with gamma and mu; use a "
-                "weight file of a network for exposures."
+                f"the preparation {arguments.shown(mapping)} is not one of radiance with gamma and "
+                "mu; use a weight file of a network for exposures."
             )
-        return cls(gamma=float(fields["gamma"]), mu=float(fields["mu"]))
+        return cls(**{key: arguments.real(key, value) for key, value in fields.items()})
 
     def inputs(self, exposures: Sequence[Any], times: Sequence[float]) -> list[Any]:
         """What a network takes: `inputs` with this camera's power."""
@@ -83,15 +85,18 @@ def relative_times(
     """
     if (seconds is None) == (ev is None):
         raise InputError("exposures need either their times or their EV steps; give one of them.")
-    numbers = [float(x) for x in (ev if seconds is None else seconds) or ()]
-    if not numbers or not all(math.isfinite(x) for x in numbers):
-        raise InputError(f"the exposures {numbers} must be finite numbers; correct them.")
+    numbers = arguments.reals(
+        "ev" if seconds is None else "times", ev if seconds is None else seconds
+    )
+    shown = arguments.shown(list(numbers))
     if ev is not None:
-        if max(numbers) - min(numbers) > 30:
-            raise InputError(f"the EV steps {numbers} span more than 30 stops; correct them.")
+        if max(numbers) - min(numbers) > MOST_STOPS:
+            raise InputError(f"the EV steps {shown} span more than 30 stops; correct them.")
         return tuple(2.0 ** (x - min(numbers)) for x in numbers)
     if min(numbers) <= 0:
-        raise InputError(f"the exposure times {numbers} must be above zero; correct them.")
+        raise InputError(f"the exposure times {shown} must be above zero; correct them.")
+    if math.log2(max(numbers)) - math.log2(min(numbers)) > MOST_STOPS:
+        raise InputError(f"the exposure times {shown} span more than 30 stops; correct them.")
     return tuple(x / min(numbers) for x in numbers)
 
 
@@ -143,6 +148,7 @@ def inputs(exposures: Sequence[Any], times: Sequence[float], gamma: float = GAMM
         raise InputError(
             f"{len(exposures)} exposures and {len(times)} times do not fit; give one time each."
         )
+    times = arguments.reals("times", times)
     if not math.isclose(min(times), 1.0, rel_tol=1e-6):
         raise InputError(
             f"the times {tuple(times)} must be relative to the shortest; divide them by it."

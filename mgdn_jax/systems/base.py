@@ -10,7 +10,7 @@ import jax
 
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.layers import functional
-from mgdn_jax.systems import registry
+from mgdn_jax.systems import fields, registry
 from mgdn_jax.systems.contract import Networks, Recipe
 
 
@@ -31,6 +31,8 @@ class BaseRecipe(Recipe):
         for name in settings:
             if name not in known:
                 raise InputError(f"config has no field 'recipe.{name}'; {nearest(name, known)}")
+        for name, clause in fields.faults(self.settings_type, settings):
+            raise InputError(f"recipe.{name} {clause}")
         self.settings = self.settings_type(**settings)
         self.model_config = self.read_model(dict(model or {}))
 

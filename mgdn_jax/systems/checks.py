@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.errors import InputError, nearest, printable
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.contract import ABILITIES, CONTEXT, EXTENT
@@ -83,19 +83,30 @@ def check_fit(weights: Mapping[str, Any], wanted: Mapping[str, Any], what: str) 
         what: what to call them.
 
     Raises:
-        InputError: names that are missing or foreign, or shapes that differ.
+        InputError: names that are missing or foreign, or shapes or kinds of numbers that differ.
     """
     both = wanted.keys() & weights.keys()
     faults = {
         "missing": sorted(wanted.keys() - weights.keys()),
         "foreign": sorted(weights.keys() - wanted.keys()),
         "misshapen": sorted(k for k in both if weights[k].shape != wanted[k].shape),
+        "not of floating point": sorted(k for k in both if _is_whole(wanted[k], weights[k])),
     }
-    said = [f"{len(names)} {word} ({names[0]})" for word, names in faults.items() if names]
+    said = [
+        f"{len(names)} {word} ({printable(names[0])[:100]})"
+        for word, names in faults.items()
+        if names
+    ]
     if said:
         raise InputError(
             f"the {what} do not fit the network: {', '.join(said)}; convert or train them again."
         )
+
+
+def _is_whole(wanted: Any, weight: Any) -> bool:
+    """Whether floating-point numbers are wanted and others are there."""
+    real, actual = (jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in (wanted, weight))
+    return real and not actual
 
 
 def _traced(system: str, config: Any, keywords: dict[str, Any]) -> Any:

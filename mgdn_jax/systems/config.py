@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.systems import fields as values
+from mgdn_jax.systems import limits
+
+MOST_WHOLE = 1_000_000
+"""No width, size or number in a network's configuration is larger."""
 
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -20,6 +26,13 @@ class SystemConfig:
     """
 
     system: ClassVar[str] = "network"
+
+    def __post_init__(self):
+        """Demands that every field is of its declared kind; a subclass checks more after it."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        self._check(fields)
+        for name, value in fields.items():
+            self.demand(not isinstance(value, list), f"{name} must be a tuple, not a list")
 
     @property
     def grid(self) -> int:
@@ -67,12 +80,28 @@ class SystemConfig:
         Raises:
             InputError: a field is unknown (a near one is named) or holds an impossible value.
         """
+        cls._check(fields)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+    @classmethod
+    def _check(cls, fields: Mapping[str, Any]) -> None:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                raise InputError(f"{cls.system} config has no field {name!r}; "
-                                 f"{nearest(name, known)}")  # fmt: skip
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+                raise InputError(
+                    f"{cls.system} config has no field {shown(name)};"
+                    f" {nearest(str(name)[:60], known)}"
+                )
+        for name, clause in values.faults(cls, fields, most=MOST_WHOLE):
+            raise InputError(f"{cls.system} config: {name} {clause}")
+
+    def demand_blocks(self, count: int) -> None:
+        """Demands that a network has no more blocks than is allowed (`limits`).
+
+        Args:
+            count: blocks that the fields ask for, over all rows of the network.
+        """
+        limits.check(count, "blocks", f"the {self.system} network of this config")
 
     def demand(self, holds: bool, sentence: str) -> None:
         """Raises InputError with the sentence unless it holds."""

@@ -23,6 +23,7 @@ from collections.abc import Collection
 from importlib import metadata
 from types import ModuleType
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 
 GROUP = "mgdn_jax.systems"
@@ -107,12 +108,13 @@ def find(system: str, *, kind: str = "system") -> System:
         return System(short, package, True)
     try:
         spec = importlib.util.find_spec(package)
-    except (ModuleNotFoundError, ValueError):
+    except (ImportError, ValueError):
         spec = None
     if spec is None:
         raise InputError(
-            f"there is no {kind} {system!r}; {nearest(system, list_systems())}, or give the dotted"
-            " name of a package that can be imported (its folder may have to be on PYTHONPATH)"
+            f"there is no {kind} {shown(system)}; {nearest(system[:100], list_systems())}, or give"
+            " the dotted name of a package that can be imported (its folder may have to be on"
+            " PYTHONPATH)"
         )
     return System(package, package, spec.submodule_search_locations is not None)
 

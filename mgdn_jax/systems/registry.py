@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from flax import nnx
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.functional import Flat
-from mgdn_jax.systems import contract
+from mgdn_jax.systems import contract, limits
 from mgdn_jax.systems.finding import find
 
 
@@ -93,8 +94,10 @@ def preset(system: str, name: str, **overrides: Any) -> Any:
         InputError: unknown system, preset or field.
     """
     module = network(system)
-    if name not in module.PRESETS:
-        raise InputError(f"{system} has no preset {name!r}; {nearest(name, module.PRESETS)}")
+    if not isinstance(name, str) or name not in module.PRESETS:
+        raise InputError(
+            f"{system} has no preset {shown(name)}; {nearest(str(name)[:100], module.PRESETS)}"
+        )
     return module.Config.from_dict({**module.PRESETS[name].to_dict(), **overrides})
 
 
@@ -130,23 +133,75 @@ def initialise(
 
     ``network`` names a class of the system's module: the one that fuses, or an auxiliary one.
     """
+    outline = graphdef(system, config, network)  # first, for it refuses what is too large
     build = _class(system, network)
 
     def draw(key: jax.Array) -> tuple[Flat, Flat]:
         return functional.split(build(config, rngs=nnx.Rngs(key)))[1:]
 
     if isinstance(key, jax.core.Tracer):
-        return (graphdef(system, config, network), *draw(key))
+        return (outline, *draw(key))
     # One compiled program instead of hundreds of small ones. It runs once: the less the compiler
     # thinks about it, the sooner it is done.
     values = jax.jit(draw, compiler_options=_RUNS_ONCE)(key)
-    return (graphdef(system, config, network), *values)
+    return (outline, *values)
 
 
-def abstract(system: str, config: Any, network: str = "Network") -> tuple[nnx.GraphDef, Flat, Flat]:
-    """``(graphdef, params, stats)`` with shapes for leaves; allocates nothing."""
+class _CountedRngs(nnx.Rngs):
+    """Keys for a network that is only outlined: while it is built there are so many and no more."""
+
+    def __init__(self, most: int, refusal: str):
+        super().__init__(0)
+        self._left: int | None = most
+        self._refusal = refusal
+
+    def __getattr__(self, name: str) -> Any:
+        stream = super().__getattr__(name)
+        if self._left == 0:
+            raise InputError(self._refusal)
+        if self._left is not None:
+            self._left -= 1
+        return stream
+
+    def release(self) -> None:
+        """Ends the count: a module may keep its keys."""
+        self._left, self._refusal = None, ""
+
+
+def abstract(
+    system: str, config: Any, network: str = "Network", *, arrays: int | None = None
+) -> tuple[nnx.GraphDef, Flat, Flat]:
+    """``(graphdef, params, stats)`` with shapes for leaves; allocates nothing.
+
+    Args:
+        system: e.g. ``"mgdn"``.
+        config: its `Config`.
+        network: class of the system's module.
+        arrays: number of weights that there are for the network, None where there are none yet.
+
+    Raises:
+        InputError: the network is larger than `limits` allow, or than its weights.
+    """
     build = _class(system, network)
-    return functional.abstract(lambda: build(config, rngs=nnx.Rngs(0)))
+    what = f"the {system} network of this config"
+    draws = limits.most("blocks") * limits.DRAWS_PER_BLOCK
+    refusal = (
+        f"{what} has more layers than are allowed; if that is meant, set the environment variable"
+        f" {limits.variable('blocks')} to a number above {limits.most('blocks')}."
+    )
+    if arrays is not None and 2 * arrays + limits.DRAWS_PER_BLOCK < draws:
+        draws = 2 * arrays + limits.DRAWS_PER_BLOCK
+        refusal = f"{what} is larger than its {arrays} weights; convert or train them again."
+
+    def outlined() -> nnx.Module:
+        rngs = _CountedRngs(draws, refusal)
+        module = build(config, rngs=rngs)
+        rngs.release()
+        return module
+
+    outline = functional.abstract(outlined)
+    limits.check(count_parameters(outline[1] | outline[2]), "parameters", what)
+    return outline
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,7 +13,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.systems import fields
 from mgdn_jax.training.optimisers import OPTIMISERS, SCHEDULES
 
 BLOCKS = ("name", "recipe", "model", "data", "optimiser", "train")
@@ -111,30 +113,21 @@ class Run:
     train: Train
 
 
-_WANTED = {
-    int: "a whole number",
-    float: "a finite number",
-    str: "a text",
-    dict: "a block",
-    tuple: "a list of numbers",
-}
+_MOST_EXAMPLES, _MOST_STEPS = 2**53, 2**31 - 1
+"""Largest whole numbers: what JSON holds exactly, and what counts steps and seeds a loader."""
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:
-    """A value as its type hint wants it, one of `_WANTED` or of these with parameters."""
+    """A value as its type hint wants it; 1e4 is a whole number here."""
     kind = typing.get_origin(hint) or hint
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int and number and float(value).is_integer():
-        return int(value)
-    if kind is float and number and math.isfinite(value):
-        return float(value)
-    if kind is str and isinstance(value, str):
-        return value
-    if kind is dict and isinstance(value, Mapping):
-        return dict(value)
-    if kind is tuple and isinstance(value, list | tuple):
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    wanted = fields.fault(value, hint, most=_MOST_EXAMPLES)
+    if wanted is not None:
+        raise InputError(f"config field {field!r} is {shown(value)} and must be {wanted}.")
+    if kind is tuple:
         return tuple(_typed(field, item, typing.get_args(hint)[0]) for item in value)
-    raise InputError(f"config field {field!r} is {value!r} and must be {_WANTED[kind]}.")
+    return kind(value)
 
 
 def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
@@ -148,12 +141,12 @@ def block(kind: type, name: str, values: Mapping[str, Any]) -> Any:
     Raises:
         InputError: an unknown, missing or mistyped field.
     """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    declared = {field.name: field for field in dataclasses.fields(kind)}
     for key in values:
-        if key not in fields:
-            raise InputError(f"config has no field '{name}.{key}'; {nearest(key, fields)}")
+        if key not in declared:
+            raise InputError(f"config has no field '{name}.{key}'; {nearest(key, declared)}")
     entries = {key: value for key, value in values.items() if value is not None}
-    for key, field in fields.items():
+    for key, field in declared.items():
         if key not in entries and _is_needed(field):
             raise InputError(f"config field '{name}.{key}' is missing; add it.")
     hints = typing.get_type_hints(kind)
@@ -167,7 +160,7 @@ def _is_needed(field: dataclasses.Field) -> bool:
 
 def _demand(good: bool, field: str, value: Any, wanted: str) -> None:
     if not good:
-        raise InputError(f"config field {field!r} is {value!r} and must be {wanted}.")
+        raise InputError(f"config field {field!r} is {shown(value)} and must be {wanted}.")
 
 
 def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
@@ -227,7 +220,8 @@ def check(config: Mapping[str, Any]) -> Run:
         if key != "name" and not isinstance(config[key], Mapping):
             raise InputError(f"config field {key!r} is {config[key]!r} and must be a block.")
     name = _typed("name", config["name"], str)
-    _demand(bool(name) and "/" not in name and name[0] != ".", "name", name, "a file name")
+    fits = 0 < len(name.encode()) <= 200 and name.isprintable()
+    _demand(fits and "/" not in name and name[0] != ".", "name", name, "a file name")
     for key, field in (("recipe", "name"), ("data", "loader")):
         if not isinstance(config[key].get(field), str):
             raise InputError(f"config field '{key}.{field}' is missing; add it.")
@@ -244,6 +238,7 @@ def check(config: Mapping[str, Any]) -> Run:
     for field in (*DURATIONS, "seed", "eval_every", "save_every", "eval_batch", "devices"):
         value = getattr(train, field)
         _demand(value >= 0, f"train.{field}", value, "0 or more")
+    _demand(train.seed <= _MOST_STEPS, "train.seed", train.seed, f"at most {_MOST_STEPS}")
     _demand(0 <= train.ema < 1, "train.ema", train.ema, "in [0, 1)")
     duration(train.steps, train.epochs, train.examples, batch=train.batch, dataset=1)
     plain = {key: dict(config[key]) for key in ("recipe", "model", "data")}
@@ -275,7 +270,10 @@ def duration(steps: int, epochs: float, examples: int, *, batch: int, dataset: i
         )
     # The tolerance keeps 0.1 epochs of 80 examples in batches of 8 at one step, not two.
     seen = examples or epochs * dataset
-    return steps or max(1, math.ceil(seen / batch - 1e-6))
+    total = steps or max(1, math.ceil(seen / batch - 1e-6))
+    if total > _MOST_STEPS:
+        raise InputError(f"config field {entries[0]!r} makes {total:,} updates; lower it.")
+    return total
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -326,12 +324,17 @@ def _field_defaults(kind: Any) -> dict[str, Any]:
     }
 
 
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Type hints of a function; none where a module of the user's has some that mean nothing."""
+    try:
+        return typing.get_type_hints(function)
+    except (AttributeError, NameError, SyntaxError, TypeError):
+        return {}
+
+
 def _argument_defaults(function: Callable[..., Any]) -> dict[str, Any]:
     """Defaults of a function's arguments, flattened."""
-    try:
-        hints = typing.get_type_hints(function)
-    except (AttributeError, NameError, SyntaxError, TypeError):
-        hints = {}  # of a module of the user's, which nobody is bound to annotate
+    hints = _hints(function)
     values = {}
     for name, parameter in inspect.signature(function).parameters.items():
         choices = typing.get_args(hints.get(name)) or (hints.get(name),)
@@ -400,7 +403,8 @@ def call(function: Callable[..., Any], field: str, values: Mapping[str, Any], **
         more: arguments that are not the user's.
 
     Raises:
-        InputError: `values` has an unknown field, or lacks one that has no default.
+        InputError: `values` has an unknown field, lacks one that has no default, or holds what is
+            not declared.
     """
     parameters = inspect.signature(function).parameters
     named = {
@@ -412,7 +416,12 @@ def call(function: Callable[..., Any], field: str, values: Mapping[str, Any], **
         for key in values:
             if key not in named:
                 raise InputError(f"config has no field '{field}.{key}'; {nearest(key, named)}")
+    hints = _hints(function)
     for key, parameter in named.items():
         if key not in values and parameter.default is parameter.empty:
             raise InputError(f"config field '{field}.{key}' is missing; add it.")
+        wanted = fields.fault(values[key], hints[key]) if key in values and key in hints else None
+        if wanted is not None:
+            value = shown(values[key])
+            raise InputError(f"config field '{field}.{key}' is {value} and must be {wanted}.")
     return function(**values, **more)

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mgdn_jax.errors import InputError
-from mgdn_jax.io import codec
+from mgdn_jax.errors import InputError, printable
+from mgdn_jax.io import codec, objects
 from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
 
 SILENCE = 10.0
@@ -238,8 +238,8 @@ class Log:
         content = self._path.read_bytes()
         kept = []
         for line in content.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                if json.loads(line)["step"] <= start:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                if objects.object_of(line, "a line", has_nan=True)["step"] <= start:
                     kept.append(line + b"\n")
         if b"".join(kept) != content:
             write_atomically(self._path, b"".join(kept))
@@ -251,9 +251,9 @@ class Log:
         self._shown = time.monotonic()
         try:
             if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False)
+                self._bar.console.print(printable(line), markup=False, highlight=False)
             else:
-                print(line, flush=True)
+                print(printable(line), flush=True)
         except OSError:
             self._quiet = True
             drop_output()

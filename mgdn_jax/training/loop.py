@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from mgdn_jax.errors import printable
 from mgdn_jax.io.disk import WriteError, reason
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
@@ -159,7 +160,7 @@ def last_good(workdir: str | pathlib.Path) -> str:
 
 def _print(line: str) -> None:
     try:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     except OSError:  # nobody reads it any more, or its disk is full
         drop_output()
 

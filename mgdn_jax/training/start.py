@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import InputError, printable
+from mgdn_jax.io import objects
 from mgdn_jax.io.disk import WriteError, write_atomically
 from mgdn_jax.systems.contract import Networks, Recipe, warm_start
 from mgdn_jax.training import config as run_config
@@ -60,8 +61,8 @@ def open_checkpoints(setup: Setup, stack: contextlib.ExitStack) -> Checkpoints |
     stored = setup.workdir / "config.json"
     if checkpoints.steps():
         try:
-            before = json.loads(stored.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            before = objects.read_object(stored)
+        except InputError as error:
             raise InputError(
                 f"{stored}: is missing or damaged beside existing checkpoints; use another workdir."
             ) from error
@@ -94,7 +95,9 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
     if checkpoints is not None:
         trees = shapes._asdict()
         del trees["step"]
-        restored = checkpoints.restore(trees, warn=lambda line: print("warning:", line))
+        restored = checkpoints.restore(
+            trees, warn=lambda line: print(printable(f"warning: {line}"))
+        )
         if restored is None:
             state = fresh(key, train.init)
         else:

@@ -9,16 +9,20 @@ not fit is reported together.
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.arguments import shown
+from mgdn_jax.errors import InputError, printable
 from mgdn_jax.layers.functional import Flat
-from mgdn_jax.systems import registry
+from mgdn_jax.systems import limits, registry
 from mgdn_jax.systems.rules import Rules
+from mgdn_jax.weights import pickles
+from mgdn_jax.weights.header import check_finite
 from mgdn_jax.weights.store import save_weights
 
 
@@ -121,12 +125,13 @@ def convert_arrays(
         Flat parameters and running statistics (float32 NumPy arrays), and the report.
 
     Raises:
-        InputError: anything is unmatched, unfilled, filled twice or of the wrong shape.
+        InputError: anything is unmatched, unfilled, filled twice or of the wrong shape, or a value
+            is not finite.
     """
     report, params = sort_entries(state, system=system, config=config, network=network)
     if not report.complete:
         parts = [
-            f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            f"{len(names)} {what} ({_first(names)})"
             for what, names in (
                 ("unknown entries", report.unmatched),
                 ("parameters without a source", report.unfilled),
@@ -145,6 +150,12 @@ def convert_arrays(
         {path: value for path, value in params.items() if path in stats},
         report,
     )
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first of some names that come from a file, for a message."""
+    short = [printable(name)[:100] for name in names[:3]]
+    return ", ".join([*short, "..."] if len(names) > 3 else short)
 
 
 def to_state_dict(
@@ -243,6 +254,7 @@ class _Sorter:
         elif array.shape != wanted:
             self.misshapen.append(_Misshapen(name, path, array.shape, wanted))
         else:
+            check_finite(array, f"the checkpoint's entry {shown(name)}")
             self.params[path] = np.ascontiguousarray(array, np.float32)
             self.converted[name] = path
 
@@ -300,14 +312,16 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Arrays of a PyTorch checkpoint file, unwrapped from ``params_ema``, ``params`` and the like.
 
     A file of several state dictionaries, one a part, gives keys ``part.key``, a ``module.`` before
-    the inner key removed.
+    the inner key removed. Where a tensor repeats values (``expand``), so does the array: it is a
+    view that takes no more room.
 
     Raises:
-        InputError: PyTorch is not installed, or the file is missing, truncated, no checkpoint, or
+        InputError: PyTorch is not installed, or the file is missing, truncated, no checkpoint,
+            declares more than `systems.limits` allow, holds tensors that are no plain real ones, or
             needs more than plain tensors to load (nothing else is ever unpickled).
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise InputError(f"{path}: no such checkpoint file; give the path of a .pth file")
     try:
         import torch
@@ -315,10 +329,13 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise InputError(
             "reading PyTorch checkpoints needs PyTorch: pip install 'mgdn-jax[convert]'"
         ) from None
+    pickles.check(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a bad file
-        reason = str(error).strip().split("\n")[0][:120]
+        reason = printable(str(error).strip().split("\n")[0][:120])
         raise InputError(
             f"{path}: cannot be read as a PyTorch checkpoint of plain tensors ({reason})"
         ) from None
@@ -335,7 +352,39 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         isinstance(v, torch.Tensor) for v in loaded.values()
     ):
         raise InputError(f"{path}: holds no dictionary of tensors; is it a model's state_dict?")
-    return {str(k): v.detach().float().numpy() for k, v in loaded.items()}
+    for key, tensor in loaded.items():
+        kind = _unusual(tensor)
+        if kind:
+            raise InputError(
+                f"{path}: {shown(str(key))} is {kind}; save plain dense tensors of real numbers."
+            )
+    if len({str(key) for key in loaded}) < len(loaded):
+        raise InputError(f"{path}: holds two entries of one name; save the model's state_dict.")
+    numbers = sum(tensor.numel() for tensor in loaded.values())
+    limits.check(numbers, "parameters", str(path))
+    return {str(key): _array(tensor) for key, tensor in loaded.items()}
+
+
+def _unusual(tensor: Any) -> str:
+    """What keeps a tensor from being an array of real numbers; "" where nothing does."""
+    import torch
+
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return "a sparse or otherwise packed tensor"
+    if tensor.is_quantized:
+        return "a quantised tensor"
+    if tensor.device.type != "cpu":
+        return f"a tensor without values, of the device {tensor.device.type!r}"
+    if tensor.dtype.is_complex:
+        return "a tensor of complex numbers"
+    return ""
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """A tensor as float32, repeated values (strides of zero) only once in memory."""
+    once = [slice(0, 1) if stride == 0 else slice(None) for stride in tensor.stride()]
+    numbers = tensor.detach().resolve_neg()[tuple(once)].float().numpy()
+    return np.broadcast_to(numbers, tuple(tensor.shape))
 
 
 def convert(

@@ -12,11 +12,18 @@ from typing import Any
 import numpy as np
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.io import opening
 from mgdn_jax.io.disk import write_atomically
-
-FORMAT = "mgdn_jax"
-VERSION = "1"
-_STATS = "stats:"
+from mgdn_jax.weights.header import (
+    FORMAT,
+    MOST_BYTES,
+    STATS,
+    VERSION,
+    check_finite,
+    content,
+    read_array,
+    read_header,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +68,21 @@ def save_weights(
             `load_weights` makes float32 of them again. Statistics stay as they are.
 
     Raises:
-        InputError: the place cannot be written.
+        InputError: the place cannot be written, or a value is not finite.
         ValueError: `params` is empty, a name starts with the prefix kept for statistics, or a
             parameter is too large for float16.
     """
     from safetensors.numpy import save
 
-    if not params or any(name.startswith(_STATS) for name in params):
+    if not params or any(name.startswith(STATS) for name in params):
         raise ValueError("params must be a non-empty flat dict without names in 'stats:'")
     if half:
         params = {name: _halved(name, np.asarray(value)) for name, value in params.items()}
-    named = dict(params) | {_STATS + name: value for name, value in (stats or {}).items()}
+    named = dict(params) | {STATS + name: value for name, value in (stats or {}).items()}
     # safetensors writes the raw buffer whatever the strides, so C order is not optional.
     tensors = {name: np.asarray(value, order="C") for name, value in named.items()}
+    for name, value in tensors.items():
+        check_finite(value, f"{os.fspath(path)} is not written: the array {name!r}")
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -82,10 +91,6 @@ def save_weights(
         "card": json.dumps(dict(card or {})),
     }
     write_atomically(path, save(tensors, metadata=metadata))
-
-
-def _widened(value: np.ndarray) -> np.ndarray:
-    return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
 def _halved(name: str, value: np.ndarray) -> np.ndarray:
@@ -103,49 +108,38 @@ def load_weights(path: str | os.PathLike[str]) -> Weights:
         path: the safetensors file.
 
     Returns:
-        The weights, as NumPy arrays on the host; what was stored as float16 as float32.
+        The weights, as NumPy arrays on the host; what was stored as float16 or bfloat16 as float32.
 
     Raises:
-        InputError: the file is missing, truncated, not safetensors, or was not written by
-            this package (or by a newer version of it).
+        InputError: the file is missing, truncated, not safetensors, was not written by this package
+            (or by a newer version of it), declares more numbers than `systems.limits` allow, or
+            holds a value that is not finite.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = pathlib.Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise InputError(f"{path}: no such weights file; check the name.")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            names = list(file.keys())
-            ours = metadata.get("format") == FORMAT
-            tensors = {name: _widened(file.get_tensor(name)) for name in names} if ours else {}
-    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"{path}: is damaged or not a safetensors file; fetch or write it again, or turn a"
-            " PyTorch checkpoint into one with `mgdn convert`."
-        ) from error
-    if not ours:
-        raise InputError(
-            f"{path}: was not written by mgdn_jax; weights from elsewhere go through"
-            " `mgdn convert` first."
-        )
-    if metadata.get("version") != VERSION:
-        raise InputError(
-            f"{path}: has format version {metadata.get('version')!r} and this mgdn_jax reads"
-            f" {VERSION!r}; update the package."
-        )
-    try:
-        system, config, card = metadata["system"], metadata["config"], metadata.get("card", "{}")
-        config, card = json.loads(config), json.loads(card)
-    except (KeyError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: lacks a readable system or config in its header; write it again."
-        ) from error
+    if path.is_file() and path.stat().st_size == 0:
+        raise _damaged(path, "it is empty")
+    with opening.opened(path, "a weight file", most=MOST_BYTES) as file:
+        try:
+            header = read_header(file, str(path))
+            system, config, card = content(header)
+            arrays = {name: read_array(file, header, name) for name in header.slots}
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise _damaged(path, str(error)) from None
     return Weights(
         system=system,
         config=config,
-        params={k: v for k, v in tensors.items() if not k.startswith(_STATS)},
-        stats={k.removeprefix(_STATS): v for k, v in tensors.items() if k.startswith(_STATS)},
+        params={k: v for k, v in arrays.items() if not k.startswith(STATS)},
+        stats={k.removeprefix(STATS): v for k, v in arrays.items() if k.startswith(STATS)},
         card=card,
+    )
+
+
+def _damaged(path: pathlib.Path, reason: str) -> InputError:
+    return InputError(
+        f"{path}: is damaged or not a safetensors file ({reason}); fetch or write it again, or turn"
+        " a PyTorch checkpoint into one with `mgdn convert`."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.io import opening
+from mgdn_jax.weights.header import MOST_BYTES, content, read_header
 
 DEFAULT = "mgdn-mff"
 _TORCH = (".pth", ".pt", ".ckpt", ".bin")
@@ -55,23 +55,18 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: not such a file.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            notes = file.metadata() or {}
-            names = [name for name in file.keys() if not name.startswith("stats:")]  # noqa: SIM118
-            count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-        return {
-            "system": notes["system"],
-            "config": json.loads(notes["config"]),
-            "parameters": count,
-            "card": json.loads(notes.get("card", "{}")),
-        }
-    except (SafetensorError, OSError, KeyError, ValueError):
-        raise InputError(
-            f"{os.fspath(path)} is no weight file of this package; make one with mgdn convert."
-        ) from None
+    with opening.opened(path, "a weight file", most=MOST_BYTES) as file:
+        try:
+            header = read_header(file, os.fspath(path))
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{os.fspath(path)} is no weight file of this package ({error}); make one with mgdn"
+                " convert."
+            ) from None
+    system, config, card = content(header)
+    return {"system": system, "config": config, "parameters": header.parameters, "card": card}
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
@@ -92,15 +87,20 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     known = bundled()
     if text in known:
         return known[text]
-    path = Path(text)
-    if path.is_dir():
+    path, shown = Path(text), text if len(text) <= 100 else f"{text[:100]}..."
+    # os.path says no where pathlib raises: names that are too long, for instance.
+    if os.path.isdir(text):
         raise InputError(f"{text} is a folder where a weight file is expected; name a file.")
-    if path.suffix.lower() in _TORCH and path.exists():
+    if path.suffix.lower() in _TORCH and os.path.exists(text):
         raise InputError(
             f"{text} is a PyTorch checkpoint; turn it into .safetensors with mgdn convert first."
         )
-    if path.exists():
+    if os.path.isfile(text):
         return path
+    if os.path.exists(text):
+        raise InputError(f"{text} is not a regular file; name a weight file.")
     if path.suffix or os.sep in text or (os.altsep and os.altsep in text):
-        raise InputError(f"{text} does not exist; check the path of the weight file.")
-    raise InputError(f"there is no model {text!r}; {nearest(text, known)} (a file needs its path).")
+        raise InputError(f"{shown} does not exist; check the path of the weight file.")
+    raise InputError(
+        f"there is no model {shown!r}; {nearest(text, known)} (a file needs its path)."
+    )

@@ -61,7 +61,7 @@ def test_networks_of_one_name_share_a_row(tables, root, monkeypatch):
             self.preparation = SimpleNamespace(scale=scale)
 
         def __call__(self, low, rgb, *, limits):
-            return SimpleNamespace(depth=tables.BASELINES["bicubic"](low, rgb, limits))
+            return SimpleNamespace(warnings=(), depth=tables.BASELINES["bicubic"](low, rgb, limits))
 
     monkeypatch.setattr(tables.DepthUpsampler, "load", lambda file: Fake(int(file[1:])))
     words = ["--data", str(root), "--set", "lu6", "--scales", "4", "8", "--network", "net=f4,f8"]

@@ -45,7 +45,10 @@ def test_measured_rows_and_printed_ones(tables, root, monkeypatch):
         return SimpleNamespace(radiance=tables.MERGES["reference_or_short"](x, times) * 0.99)
 
     taken = []
-    made = SimpleNamespace(predict=lambda x, t: merged(x, t).radiance, merge=merged)
+    made = SimpleNamespace(
+        predict=lambda x, t: merged(x, t).radiance,
+        in_use=lambda align: lambda x, t: merged(x, t, align).radiance,
+    )
     monkeypatch.setattr(tables, "Deghoster", lambda file: made)
     page = root / "page.md"
     page.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")

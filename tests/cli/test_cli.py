@@ -101,7 +101,7 @@ BAD = {
     "fly": "invalid choice",
     "models --fast": "unrecognized arguments",
     "models none.safetensors": "none.safetensors does not exist",
-    "models m.safetensors foreign.safetensors": "foreign.safetensors is no weight file of this",
+    "models m.safetensors foreign.safetensors": "foreign.safetensors: was not written by mgdn_jax",
     "models mgdn-mfx": "there is no model 'mgdn-mfx'; did you mean 'mgdn-mff'?",
     "models old.pth": "mgdn convert",
 }

@@ -77,12 +77,13 @@ def test_json_is_one_object(capsys):
     (result,) = report["results"]
     assert result["inputs"] == ["low.png", "rgb.jpg"]
     assert (result["output"], result["preview"]) == ("high.png", "look.png")
-    assert (result["width"], result["height"], result["unit"]) == (48, 40, "m")
+    assert (result["width"], result["height"], result["unit"]) == (48, 40, "mm")
     assert (result["missing"], result["tiles"]) == (16, 12)
     assert [step["step"] for step in result["steps"]] == ["holes", "size", "file"]
     assert result["steps"][0]["count"] == 1
     assert result["steps"][1]["scale"] == 4
-    assert "cut off" in result["warnings"][0]  # 900 m and more are too many millimetres
+    assert "metres; if these are millimetres or levels, give the unit" in result["warnings"][0]
+    assert "cut off" in result["warnings"][1]  # 900 m and more are too many millimetres
     assert "cut off" in said.err
 
 

@@ -158,6 +158,24 @@ def test_bad_input_is_one_sentence_and_writes_nothing(command, message, capsys):
     assert message in refused(command, capsys)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "hdr a.png b.png c.png -o o.exr",
+        "hdr a.png b.png c.png -o o.exr --ev 0,2",
+        "hdr a.png -o o.exr --ev 1",
+        "hdr a.png b.png -o o.exr --ev 1,1",
+        "hdr a.png none.png -o o.exr --ev 0,2",
+    ],
+)
+def test_bad_input_is_said_before_a_network_is_loaded(command, capsys, monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("a network was loaded")
+
+    monkeypatch.setattr("mgdn_jax.fusing.deghosting.load", load)
+    refused(command, capsys)
+
+
 def test_half_that_overflows_writes_nothing(capsys):
     command = "hdr a.png b.png c.png -o o.exr --half --scale 1e8 --ev -2,0,2 --preview o.png"
     assert "half holds values up to 65504" in refused(command, capsys)

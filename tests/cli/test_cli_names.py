@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_cli import everything, mgdn, save_model, save_pictures
+from PIL import Image
 
 import mgdn_jax
-from mgdn_jax import data
+from mgdn_jax import data, evaluation
 from mgdn_jax import metrics as ruler
+from mgdn_jax.cli import main as cli
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import files
 
@@ -139,3 +141,99 @@ def test_preparing_says_how_many_and_by_which_rule(capsys):
     assert mgdn(command) == 2
     said = capsys.readouterr().err
     assert "ir/day/ir2.png has no partner in vi (1 such files in day)" in said
+
+
+ESCAPE, FOREIGN = "\x1b[31mred\x07", "caf\udce9"
+
+
+@pytest.mark.parametrize("name", [ESCAPE, FOREIGN, "1²", "line\nbreak"])
+def test_names_of_any_bytes_in_every_output(name, capfd):
+    save_pictures(*(f"{place}/{name}.png" for place in ("ir", "vi")), shape=(64, 64, 3))
+    save_pictures("ir/2.png", "vi/2.png", shape=(64, 64, 3))
+    words = ["fuse", "ir", "vi", "-o", "out", "--model", "m.safetensors", "--trust-system"]
+    pair = ["fuse", f"ir/{name}.png", f"vi/{name}.png", "-o", f"one/{name}.png", *words[5:]]
+    ends = {"csv": "csv", "json": "json", "latex": "tex", "markdown": "md"}
+    targets = [*(f"--{option}=s.{end}" for option, end in ends.items()), "--report=page"]
+    for command in (
+        words,
+        pair,
+        [*pair, "--json"],
+        ["eval", "out", "ir", "vi", "--metrics", "EN", *targets],
+        ["eval", f"out/{name}.png", f"ir/{name}.png", f"vi/{name}.png", "--metrics", "EN,SSIM"],
+        ["eval", "--compare", "s.csv", "t.csv"],
+        ["data", "prepare", "pairs", "--source", ".", "--folders", "ir", "vi"],
+    ):
+        if "--compare" in command:
+            Path("t.csv").write_bytes(Path("s.csv").read_bytes())
+        assert cli.main(command) == 0
+        said = "".join(capfd.readouterr())
+        assert not set(said.replace("\n", "")) & set(map(chr, range(32)))
+    assert os.path.exists(f"out/{name}.png")
+    assert len(next(iter(evaluation.read_tables("s.csv").values())).rows) == 2
+    # What is wrong is said without them, too.
+    for command in (
+        ["fuse", f"{name}.png", "x.png", "-o", "c.png"],
+        ["fuse", "ir/2.png", "vi/2.png", "-o", "c.png", "--model", name],
+        ["models", name],
+        ["depth", name, name, "-o", "c.png"],
+        ["hdr", name, name, "-o", "c.hdr"],
+        ["eval", name, name, name],
+        ["eval", "--compare", name, name],
+        ["data", "prepare", "pairs", "--source", name],
+        ["train", f"--config={name}", "--workdir=w"],
+        ["train", f"--{name}"],
+        [name],
+        ["fuse", f"--{name}"],
+    ):
+        assert cli.main(command) == 2
+        said = "".join(capfd.readouterr())
+        assert said.startswith("mgdn: error: ")
+        assert said.count("\n") == 1
+        assert not set(said[:-1]) & set(map(chr, range(32)))
+
+
+def test_names_too_long_and_folders_that_are_gone(tmp_path, monkeypatch, capsys):
+    save_pictures("a.png", "b.png")
+    long = "x" * 5000
+    for words in (
+        ["fuse", "a.png", "b.png", "-o", "c.png", "--model", long],
+        ["fuse", "a.png", "b.png", "-o", "c.png", "--model", f"{long}.safetensors"],
+        ["fuse", "a.png", "b.png", "-o", f"{long}.png"],
+        ["fuse", f"{long}.png", "b.png", "-o", "c.png"],
+        ["fuse", long, long, "-o", "c"],
+        ["eval", "a.png", "a.png", "b.png", "--csv", f"{long}.csv"],
+        ["eval", "--compare", long, long],
+        ["depth", long, "a.png", "-o", "c.npy"],
+        ["data", "prepare", "pairs", "--source", long],
+        ["models", long],
+    ):
+        assert cli.main(words) == 2
+        assert capsys.readouterr().err.startswith("mgdn: error: ")
+    place = tmp_path / "gone"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    place.rmdir()
+    for words in (["models"], ["fuse", "a.png", "b.png", "-o", "c.png"], ["train"]):
+        assert cli.main(words) == 2
+        assert "the working folder does not exist any more" in capsys.readouterr().err
+
+
+def test_warnings_of_python_are_said_and_in_json(capsys):
+    save_pictures("ir/1.png", "vi/1.png", "ir/day/2.png", "vi/day/2.png", shape=(64, 64, 3))
+    pages = [Image.fromarray(np.full((64, 64), 40 * k, np.uint8)) for k in range(3)]
+    pages[0].save("ir/3.png", save_all=True, append_images=pages[1:])
+    pages[0].save("vi/3.tif", save_all=True, append_images=pages[1:])
+    command = "eval ir ir vi --metrics EN --no-baselines"
+    assert mgdn(f"{command} --json") == 0
+    said = capsys.readouterr()
+    content = json.loads(said.out)
+    assert sum("of which the first was read" in text for text in content["warnings"]) == 2
+    assert any("subfolders are left out" in text for text in content["warnings"])
+    for text in content["warnings"]:
+        assert said.err.count(f"mgdn: warning: {text}\n") == 1
+    assert mgdn(f"{command} --quiet --json s.json --jobs 2") == 0
+    assert capsys.readouterr().err == ""
+    assert sorted(json.loads(Path("s.json").read_text())["warnings"]) == sorted(content["warnings"])
+    assert mgdn("data prepare pairs --source . --folders ir vi --json") == 0
+    said = capsys.readouterr()
+    assert sorted(json.loads(said.out)["warnings"]) == sorted(content["warnings"])

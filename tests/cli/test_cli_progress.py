@@ -141,13 +141,13 @@ def test_a_single_pair_and_other_commands_say_that_they_are_at_work(slow, monkey
     lines = capsys.readouterr().err.splitlines()
     assert lines
     assert set(lines) <= {f"mgdn: measured {k} of 1 pairs" for k in (0, 1)}
-    check = builders.decode_image
+    check = builders._size
 
     def slowly(*arguments):
         time.sleep(0.02)
         return check(*arguments)
 
-    monkeypatch.setattr(builders, "decode_image", slowly)
+    monkeypatch.setattr(builders, "_size", slowly)
     command = "data prepare pairs --source . --folders x y --out sets"
     assert mgdn(command) == 0
     said = capsys.readouterr()

@@ -67,9 +67,9 @@ def test_gray_that_was_saved_as_colour_is_read():
     ("content", "reason"),
     [
         (encode_png(PHOTO), "no depth map"),
-        (packed(np.save, np.array(["far"])), "no depth map"),
+        (packed(np.save, np.array(["far"])), "holds <U3 values and no numbers"),
         (packed(np.savez, a=METRES, b=METRES), "holds the arrays a, b; call the depth map 'depth'"),
-        (packed(np.save, np.array([{}]), allow_pickle=True), "no depth map but holds object"),
+        (packed(np.save, np.array([{}]), allow_pickle=True), "holds object values and no numbers"),
         (FILES["metres.npz"][0][:500], "damaged"),
         (packed(np.save, np.zeros((0, 4))), "no pixels"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from golden import Golden
 from PIL import Image
 
-from mgdn_jax.errors import InputError
+from mgdn_jax.errors import FusionWarning, InputError
 from mgdn_jax.evaluation import depth as d
 from mgdn_jax.evaluation import upsampling
 from mgdn_jax.io import files
@@ -106,19 +106,21 @@ def test_networks_see_no_zero_that_is_no_hole():
 
     def upsampler(low, rgb, *, limits):
         calls.append((low, limits))
-        return SimpleNamespace(depth=quantity.enlarge(low, rgb.shape[:2]))
+        return SimpleNamespace(depth=quantity.enlarge(low, rgb.shape[:2]), warnings=("dark.",))
 
     method = d.method_of(upsampler)
     low = np.array([[0, 3], [4, 8]], np.float32)
     limits = quantity.Limits(-1.0, 9.0)
-    result = method(low, np.zeros((8, 8, 3), np.uint8), limits)
+    with pytest.warns(FusionWarning, match="dark"):
+        result = method(low, np.zeros((8, 8, 3), np.uint8), limits)
     moved, around = calls[0]
     assert (moved > 0).all()
     np.testing.assert_allclose(
         quantity.normalised(moved, around), quantity.normalised(low, limits), atol=1e-6
     )
     np.testing.assert_allclose(result, quantity.enlarge(low, (8, 8)), atol=1e-5)
-    method(low + 1, np.zeros((8, 8, 3), np.uint8), limits)
+    with pytest.warns(FusionWarning, match="dark"):
+        method(low + 1, np.zeros((8, 8, 3), np.uint8), limits)
     np.testing.assert_array_equal(calls[1][0], low + 1)
     assert calls[1][1] == limits
 

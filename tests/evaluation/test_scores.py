@@ -79,7 +79,7 @@ def test_anchors_round_trip(tmp_path):
     ("text", "message"),
     [
         ("name,EN\nx,1\n", "first columns must be dataset,method,n"),
-        ("", "first columns"),
+        ("\n", "first columns"),
         ("dataset,method,n,EN\nS,x,20,seven\n", "line 2"),
         ("dataset,method,n,EN\nS,x,20,7\nS\n", "line 3"),
     ],
@@ -156,7 +156,7 @@ def test_several_tables_share_a_file(tmp_path):
         ("image,EN\nx,1,5\n", "decimals need points"),
         ("image,EN,EN\nx,1,2\n", "two columns of one title"),
         ("image,SSIM\nx,1\n", "call it SSIM_dr255 or SSIM_dr2"),
-        ("", "no table of scores"),
+        ("\n", "no table of scores"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, text, message):

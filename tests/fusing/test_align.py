@@ -85,6 +85,14 @@ def test_other_scenes_are_refused():
         align.align(scene(1), np.full(SIZE, 0.5, np.float32))
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_pictures_without_any_detail_are_refused(value):
+    flat = np.full(SIZE, value, np.float32)
+    for reference, moving in ((flat, scene()), (scene(), flat), (flat, flat)):
+        with pytest.raises(InputError, match=r"cannot be aligned: .* correlate by 0\.\d\d"):
+            align.align(reference, moving)
+
+
 def test_nothing_is_better_than_no_motion_for_a_picture_itself():
     found = align.align(scene(), scene())
     assert found.shift < 1e-3

@@ -86,6 +86,17 @@ def test_alpha_and_gray_are_no_obstacle(merge, scenery):
     np.testing.assert_allclose(found[:, :20, 0], whole[:, :20], atol=1e-6)
 
 
+def test_gray_exposures_have_gray_radiance(scenery, monkeypatch):
+    tint = np.float32([0.9, 1.0, 1.2])
+    plain = Deghoster._run
+    monkeypatch.setattr(Deghoster, "_run", lambda *args: plain(*args) * tint)
+    merge = Deghoster(fuser())
+    merged = merge.merge([x[..., 0] for x in scenery[1]], ev=STOPS)
+    assert np.ptp(merged.radiance, axis=-1).max() == 0
+    assert "gray" in {step["step"] for step in merged.report.steps}
+    assert np.ptp(merge.merge(scenery[1], ev=STOPS).radiance, axis=-1).max() > 0
+
+
 def test_tiles_agree_and_published_ones_do_not(scenery):
     exposures = scenery[1]
     merge = Deghoster(fuser(bias=0.3))
@@ -241,6 +252,8 @@ def test_exposures_that_contradict_their_times(merge, scenery):
         merge(exposures, ev=(2, 0, -2))  # the wrong way round
     assert "-2.0 EV more light" in str(caught[0].message)
     assert merge.merge(exposures, ev=(2, 0, -2), checks=False).warnings == ()
+    # Far exposures have little in common, and cameras are no powers: a stop and a third is allowed.
+    assert merge.merge(exposures, ev=(0, 3.4, 6)).warnings == ()
     bright = [np.maximum(x, 255 * (np.arange(84) < 20)[None, :, None]) for x in exposures]
     said = merge.merge([x.astype(np.uint8) for x in bright], ev=STOPS).warnings
     assert any("% of image 1 is saturated" in sentence for sentence in said)

@@ -1,5 +1,6 @@
 """Depth maps through a network: sizes, holes, limits, and what is said."""
 
+import dataclasses
 import functools
 
 import fake_depth
@@ -11,10 +12,12 @@ from helpers import filled
 
 import mgdn_jax
 from mgdn_jax.errors import InputError
+from mgdn_jax.fusing import depth as upsampling
 from mgdn_jax.fusing.depth import DEFAULT, DepthUpsampler, route
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.io import depth as depth_files
 from mgdn_jax.io import files
+from mgdn_jax.io.depth import Depth
 from mgdn_jax.quantities import depth as quantity
 from mgdn_jax.systems import registry
 
@@ -106,7 +109,9 @@ def test_holes_are_filled_for_the_network_and_are_there_again():
     np.testing.assert_allclose(result.depth[~expected], inside[~expected], atol=1e-5)
     assert "8 values of the depth map (6.7 %) are missing" in said(result, "holes")
     sparse = np.where(np.arange(120).reshape(10, 12) % 3 == 0, low, 0)
-    assert "67 % of the depth map is missing" in DepthUpsampler(network())(sparse, rgb).warnings[0]
+    assert (
+        "66.7 % of the depth map is missing" in DepthUpsampler(network())(sparse, rgb).warnings[0]
+    )
     with pytest.raises(InputError, match="empty"):
         DepthUpsampler(network())(np.zeros((10, 12)), rgb)
 
@@ -117,6 +122,41 @@ def test_a_map_of_full_size_is_refined_as_it_is():
     np.testing.assert_allclose(result.depth, low, atol=1e-6)
     assert "has the size of the photograph already" in said(result, "size")
     assert "nothing was enlarged" in said(result, "size")
+    assert "redrawn as if it had been enlarged" in result.warnings[0]
+
+
+def test_units_that_no_sensor_measures_in():
+    low, rgb = scene()
+    enlarge = DepthUpsampler(network())
+    metres = Depth(low * (2000 / low.max()), "m", "low.npy")
+    assert (
+        enlarge(metres, rgb)
+        .warnings[0]
+        .startswith(
+            "low.npy reaches 2000 metres; if these are millimetres or levels, give the unit"
+        )
+    )
+    close = dataclasses.replace(metres, values=low * (9 / low.max()), unit="mm")
+    assert "ends at 9 millimetres; if these are metres" in enlarge(close, rgb).warnings[0]
+    for unit in ("m", "levels", None):
+        assert enlarge(dataclasses.replace(close, unit=unit), rgb).warnings == ()
+    assert enlarge(dataclasses.replace(metres, unit="mm"), rgb).warnings == ()
+
+
+def test_limits_of_another_unit_are_refused():
+    low, rgb = scene()
+    message = "the limits .* leave out all of the depth map, .* give limits in the same unit"
+    for limits in ((low.max(), 2 * low.max()), (low.min() / 2000, low.max() / 1000)):
+        with pytest.raises(InputError, match=message):
+            DepthUpsampler(network())(low, rgb, limits=limits)
+
+
+def test_a_map_that_is_nearly_all_missing():
+    low, rgb = scene()
+    one = np.zeros_like(low)
+    one[5, 5] = 1234
+    result = DepthUpsampler(network())(one, rgb)
+    assert "119 values of the depth map (99.2 %) are missing" in said(result, "holes")
 
 
 def test_a_constant_map_stays_as_it_is():
@@ -278,7 +318,8 @@ def test_16_bit_depth_beside_an_8_bit_photograph(tmp_path, monkeypatch):
     assert metres.unit == "m"
     assert said(metres, "unit") == ""
     assert "cut off" in metres.save("far.png").warnings[0]
-    assert "cut off" in metres.warnings[0]
+    assert "reaches 2991 metres" in metres.warnings[0]
+    assert "cut off" in metres.warnings[1]
     again = mgdn_jax.upsample_depth(depth_files.read_depth("low.png"), rgb, model=network())
     assert (again.unit, said(again, "unit")) == ("mm", said(result, "unit"))
 
@@ -331,3 +372,22 @@ def test_the_network_of_mgdn_takes_a_map():
     assert limits.low <= result.depth.min() < result.depth.max() <= limits.high
     swapped = upsampler(low, rgb[:, ::-1])
     assert not np.allclose(swapped.depth, result.depth)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [((60, 80), "mgdn-gdsr4"), ((20, 30), "mgdn-gdsr4"), ((11, 14), "mgdn-gdsr4"),
+     ((10, 13), "mgdn-gdsr8"), ((7, 10), "mgdn-gdsr8"), ((2, 3), "mgdn-gdsr8")],
+)  # fmt: skip
+def test_the_usual_network_is_the_nearest(given, name):
+    assert upsampling.usual(given, (60, 80)) == name
+
+
+def test_one_call_takes_the_usual_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(upsampling, "DepthUpsampler", lambda model: lambda low, rgb, **_: model)
+    files.write_image(tmp_path / "rgb.png", np.zeros((64, 80, 3), np.uint8))
+    low = np.ones((8, 10), np.float32)
+    assert upsampling.upsample_depth(low, tmp_path / "rgb.png") == "mgdn-gdsr8"
+    assert upsampling.upsample_depth(low.repeat(2, 0).repeat(2, 1), np.zeros((64, 80, 3))) == (
+        "mgdn-gdsr4"
+    )

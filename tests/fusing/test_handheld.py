@@ -1,11 +1,14 @@
 """Exposures by a camera that moved, of scenes in which things move more."""
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers_scenes import scene, to
 from scipy import ndimage
 
-from mgdn_jax.fusing import geometry, handheld, resampling
+from mgdn_jax.fusing import geometry, handheld, resampling, shifts
+from mgdn_jax.fusing.exposures import Exposure, check_places
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.transforms import Transform
@@ -65,6 +68,18 @@ def test_a_thing_that_moves_does_not_take_the_camera_along():
     turned = handheld.align_exposures(lambda n: exposures[order[n]], 3, anchor=2)
     for number, alignment in zip(order, turned, strict=True):
         assert off(alignment.transform, found[number].transform) < 1e-6
+
+
+def test_a_thing_that_moves_is_no_shift_that_is_left():
+    still, moved = shots(STILL), shots((pose(6, 0, 0), *STILL[1:]))
+    assert any(shifts.shift(*pair).is_noticeable for pair in itertools.pairwise(still))
+    assert handheld.lie_on_each_other(still.__getitem__, 3)
+    assert not handheld.lie_on_each_other(moved.__getitem__, 3)
+    assert not handheld.lie_on_each_other(shots().__getitem__, 3)
+    parts = {k: Exposure(x, None) for k, x in enumerate(still)}
+    report = Report()
+    check_places(parts, ["1", "2", "3"], False, report)
+    assert report.warnings == []
 
 
 @pytest.mark.parametrize("model", ["translation", "euclidean"])

@@ -174,6 +174,32 @@ def test_a_rim_that_is_missing_leaves_no_seam():
     assert np.abs(np.diff(difference[:56], axis=1)).max() < 12
 
 
+@pytest.mark.parametrize("stops", [(-2.5, 0, 2.5), (-2, 2)])
+def test_a_large_hole_changes_its_surroundings_alone(stops):
+    pictures = scenes.bracket(stops, 0, 160, 200)[1]
+    count = len(pictures)
+
+    def mertens(smalls):
+        return np.moveaxis(np.stack(blending.normalised(blending.mertens(smalls))), 0, -1)
+
+    whole = sets.fuse(Scene(count, pictures.__getitem__), mertens, dtype=UINT8)
+    whole, cover = whole.picture.astype(int), np.ones((160, 200), bool)
+    cover[:, :60] = False  # 30 %
+    for index in range(count):
+        results = []
+        for hidden in (0, 255):
+            holed, covers = list(pictures), [None] * count
+            holed[index] = np.where(cover[..., None], pictures[index], np.uint8(hidden))
+            covers[index] = cover
+            scene = Scene(count, holed.__getitem__, covers.__getitem__)
+            results.append(sets.fuse(scene, mertens, dtype=UINT8, has_depth=True))
+        np.testing.assert_array_equal(results[0].picture, results[1].picture)
+        assert index not in results[0].depth[:, :60]  # it is not there, whatever fills the hole
+        difference = np.abs(results[0].picture - whole)
+        assert difference[:, 90:].max() <= 4
+        assert difference[:, :60].mean() < 4
+
+
 def test_alpha_is_a_hole():
     pictures = bracket()
     alpha = np.full((64, 80, 1), 255, np.uint8)
@@ -232,6 +258,14 @@ def test_stretch_and_values():
     assert np.abs(255 * np.clip(values, 0, 1) - fuser(*pictures)).max() <= 0.51
     stretched = fuser(*pictures, stretch="minmax")
     assert (stretched.min(), stretched.max()) == (0, 255)
+
+
+def test_a_set_is_a_bracket_whatever_its_card_says():
+    fuser = Fuser("fake_blend", fake_blend.Config(kind="set"), {"gain": np.ones((), np.float32)})
+    assert fuser.task.name == "exposure"
+    assert make().task is fuser.task
+    steps = fuser.fuse(*bracket(3)[::-1], order="brightness").report.steps
+    assert "order" in {step["step"] for step in steps}
 
 
 def test_one_picture_is_no_set():

@@ -195,7 +195,9 @@ def test_usual_files_of_matrices_are_read(tmp_path):
     ("text", "message"),
     [
         ("no numbers", "no transform that can be read"),
-        ("", "no transform that can be read"),
+        (" ", "no transform that can be read"),
+        ("[[true, 0, 0], [0, 1, 0], [0, 0, 1]]", "no transform that can be read"),
+        ('{"H": [["1", 0, 0], [0, 1, 0], [0, 0, 1]]}', "no matrix of numbers"),
         ("1 2\n3 4", "shape"),
         ("1 0 0\n0 1 0\n0 0 0", "infinity"),
         ("{}", "no transform that can be read"),
@@ -208,5 +210,5 @@ def test_bad_files_are_refused_by_name(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=rf"bad\.txt: .*{message}"):
         transforms.read_transforms(path)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="does not exist"):
         transforms.read_transforms(tmp_path / "none.txt")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import codec, depth, files, guard, previews
+from mgdn_jax.io import codec, depth, files, guard, opening, previews
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_the_type_says_the_unit_by_convention(array, suffix, unit):
     stated = depth.read_depth(f"x{suffix}", "levels")
     assert (stated.unit, stated.basis) == ("levels", "")
     # As stored: what is missing stays what it was.
-    raw = depth.decode_depth(files.read_bytes(f"x{suffix}"), "x")
+    raw = depth.decode_depth(opening.read_bytes(f"x{suffix}"), "x")
     np.testing.assert_array_equal(raw, array.astype(np.float32))
 
 
@@ -145,7 +145,7 @@ def test_archives_of_numpy():
     assert depth.read_depth("odd.npz").unit == "m"
     for name, said in {
         "several": "holds the arrays z, mask; call the depth map 'depth'",
-        "objects": "is no depth map but holds object values",
+        "objects": "holds object values and no numbers",
         "none": "holds no arrays",
     }.items():
         with pytest.raises(InputError, match=said):
@@ -166,7 +166,7 @@ def test_gray_in_three_channels_is_a_map_and_colour_is_not():
 def test_damaged_files_are_one_sentence(values):
     for suffix in depth.WRITABLE:
         depth.write_depth(f"x{suffix}", values, "m")
-        whole = files.read_bytes(f"x{suffix}")
+        whole = opening.read_bytes(f"x{suffix}")
         for data in (whole[: len(whole) // 2], whole[:12]):
             with pytest.raises(InputError) as complaint:
                 depth.decode_depth(data, "x")
@@ -211,7 +211,7 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(values):
 
 def test_the_text_chunk_is_a_valid_one(values):
     depth.write_depth("x.png", values, "m")
-    data = files.read_bytes("x.png")
+    data = opening.read_bytes("x.png")
     at = data.index(b"tEXt")
     length = int.from_bytes(data[at - 4 : at], "big")
     body, check = data[at : at + 4 + length], data[at + 4 + length :][:4]

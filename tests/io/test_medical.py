@@ -339,7 +339,7 @@ def test_volumes_that_cannot_be_read_or_written(tmp_path, monkeypatch):
     header.set_data_shape((1000, 1000, 1000))
     (tmp_path / "bomb.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(1000)))
     monkeypatch.setattr(guard, "MAX_BYTES", 10**8)
-    with pytest.raises(InputError, match=r"bomb\.nii\.gz has more than"):
+    with pytest.raises(InputError, match=r"bomb\.nii\.gz takes .* GiB when it is unpacked"):
         files.read_picture(tmp_path / "bomb.nii.gz")
 
 
@@ -362,9 +362,9 @@ def test_a_file_in_memory_is_read_too(tmp_path):
     volume(tmp_path / "t1.nii.gz", np.uint8)
     for name in ("t1.nii.gz",):
         data = (tmp_path / name).read_bytes()
-        np.testing.assert_array_equal(
-            codec.decode_image(data, name), files.read_image(tmp_path / name)
-        )
+        with pytest.warns(FusionWarning, match="4 slices of which the first was read"):
+            pixels = files.read_image(tmp_path / name)
+        np.testing.assert_array_equal(codec.decode_image(data, name), pixels)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

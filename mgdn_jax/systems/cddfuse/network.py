@@ -94,8 +94,10 @@ class Config(SystemConfig):
     system: ClassVar[str] = "cddfuse"
 
     def __post_init__(self):
+        super().__post_init__()
         demand = self.demand
         self.demand_whole("features", "blocks", "heads", "detail_nodes", "fusion_nodes")
+        self.demand_blocks(2 * self.blocks + self.detail_nodes + self.fusion_nodes)
         self.demand_positive("expansion", "norm_floor")
         demand(self.features % self.heads == 0, "features must be divisible by heads")
         demand(self.features % 2 == 0, "features must be even: the detail branch halves them")

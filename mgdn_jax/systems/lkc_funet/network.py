@@ -91,6 +91,7 @@ class Config(SystemConfig):
     system: ClassVar[str] = "lkc_funet"
 
     def __post_init__(self):
+        super().__post_init__()
         demand = self.demand
         self.demand_whole("features", "multiplier", "norm_groups")
         odd = all(type(k) is int and k > 0 and k % 2 for k in self.kernels)

@@ -1,5 +1,7 @@
 """MGDN's redundancy penalty: mutual information of filtered branches outside shared structure."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -92,7 +94,7 @@ def masked_nmi(
     Args:
         stages: per stage the filtered branch features, at the (padded) feature size.
         mask_images: target, or sources, at the image size; padding counts as masked.
-        reference: branch that is paired with each other one (HDR); None pairs the first two.
+        reference: branch that is paired with each other one (HDR); None pairs each with each.
     """
     mask = structure_mask(mask_images)
     h, w = stages[0][0].shape[1:3]
@@ -100,7 +102,7 @@ def masked_nmi(
     loss = None
     for branches in stages:
         if reference is None:
-            pairs = [(branches[0], branches[1])]
+            pairs = list(itertools.combinations(branches, 2))
         else:
             pairs = [
                 (branch, branches[reference]) for i, branch in enumerate(branches) if i != reference

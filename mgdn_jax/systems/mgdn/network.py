@@ -93,6 +93,7 @@ class Config(SystemConfig):
     system: ClassVar[str] = "mgdn"
 
     def __post_init__(self):
+        super().__post_init__()
         demand = self.demand
         self.demand_whole("inputs", "out_channels", "features", "window", "patch")
         for name in ("in_channels", "depths", "heads"):
@@ -102,6 +103,7 @@ class Config(SystemConfig):
         for name in ("mlp_ratio", "drop_path", "stem_gain"):
             value = getattr(self, name)
             demand(isinstance(value, float | int), f"{name} must be a number")
+        self.demand_blocks(sum(self.depths))
         demand(self.mlp_ratio > 0, "mlp_ratio must be positive")
         demand(len(self.in_channels) == self.inputs, "in_channels needs one entry per input")
         demand(len(self.depths) == len(self.heads), "depths and heads must have the same length")

@@ -36,8 +36,8 @@ class Settings:
             errors of bright parts count that the mu-law hides.
         edges: weight of the L1 distance of differences between neighbouring pixels, to the target.
         ssim: weight of 1 - SSIM (to the target; unsupervised: mean over the sources).
-        gradient: weight of the gradient-max term over the sources.
-        intensity: weight of the distance to the maximum or mean of the sources.
+        gradient: weight of the gradient-max term over all sources.
+        intensity: weight of the distance to the maximum or mean of all sources.
         intensity_rule: ``"max"`` or ``"mean"``.
         focus: weight of the direct supervision of the blend weights (blend head with target): the
             squared error of each source to the target, weighted by the blend, relative to the
@@ -162,11 +162,9 @@ class Recipe(BaseRecipe):
         if settings.mef:
             terms["mef"] = 1 - losses.mef_ssim(fused, images, scales=3)
         if settings.gradient:
-            terms["gradient"] = losses.gradient_max(fused, images[0], images[1])
+            terms["gradient"] = losses.gradient_max(fused, *images)
         if settings.intensity:
-            terms["intensity"] = losses.intensity(
-                fused, images[0], images[1], rule=settings.intensity_rule
-            )
+            terms["intensity"] = losses.intensity(fused, *images, rule=settings.intensity_rule)
         if settings.nmi:
             masks = [self._compared(batch["target"])] if settings.supervised else images
             masks = [blockwise_mean(mask, self.model_config.patch) for mask in masks]

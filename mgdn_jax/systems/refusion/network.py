@@ -81,8 +81,10 @@ class Config(SystemConfig):
     system: ClassVar[str] = "refusion"
 
     def __post_init__(self):
+        super().__post_init__()
         demand = self.demand
         self.demand_whole("features", "blocks", "heads")
+        self.demand_blocks(3 * self.blocks)
         self.demand_positive("expansion", "norm_floor")
         demand(self.features % self.heads == 0, "features must be divisible by heads")
         demand(self.features * self.expansion >= 1, "expansion leaves no hidden channel")

@@ -9,6 +9,7 @@ What is ReFusion's and what is this project's: docs/systems/refusion.md.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,7 +123,7 @@ class Settings:
         modes = ("auto", *bilevel.MODES)
         demand(self.mode in modes, "mode", f"one of {', '.join(modes)}")
         texts = isinstance(self.trainable, tuple | list)
-        texts = texts and all(isinstance(e, str) for e in self.trainable)
+        texts = texts and all(_is_expression(e) for e in self.trainable)
         demand(texts, "trainable", "a tuple of regular expressions, () for all parameters")
 
     @property
@@ -131,6 +132,14 @@ class Settings:
         if self.mode != "auto":
             return self.mode
         return "mixed_product" if self.inner_steps == 1 else "unrolled"
+
+
+def _is_expression(text: Any) -> bool:
+    """Whether it is a regular expression."""
+    try:
+        return isinstance(text, str) and bool(re.compile(text))
+    except (re.error, RecursionError, OverflowError):
+        return False
 
 
 class Recipe(BaseRecipe, MetaRecipe):
