@@ -165,7 +165,8 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         make_folder(self.folder)
         self._ocp = ocp
-        logging.getLogger("absl").addFilter(_is_news)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
         if sys.unraisablehook is not _hook:
             _hooks.append(sys.unraisablehook)
             sys.unraisablehook = _hook
@@ -370,7 +371,9 @@ class Checkpoints:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """Orbax logs errors with their traces, each several times, before it raises them."""
-    return record.levelno < logging.ERROR or f"{os.sep}orbax{os.sep}" not in record.pathname
+    is_error = record.levelno >= logging.ERROR
+    # Its own path, or that of what it was writing.
+    return not (is_error and ("orbax" in record.pathname or "orbax" in record.getMessage()))
 
 
 _hooks: list[Callable[..., Any]] = []

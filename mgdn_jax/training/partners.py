@@ -32,7 +32,7 @@ from mgdn_jax.training.doors import Doors, Line
 EXIT_LOST = 3
 PULSE = 0.5
 """Seconds between two signs of life."""
-SILENCE = 40.0
+SILENCE = 35.0
 """Seconds without one after which a process is lost."""
 GRACE = 10.0
 """Seconds that the main thread has to end by itself after that, a save under way with it."""

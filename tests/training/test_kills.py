@@ -128,7 +128,7 @@ def test_a_full_disk_ends_it_in_one_sentence_and_it_resumes(sets, tmp_path):
         if not mounted:
             pytest.skip("this user may not mount a tmpfs; the next test does it by a limit")
         run = Run(sets, tmp_path / "disk" / "run", **fields(steps))
-        for moment in (5, 12, 19):
+        for moment in (5, 9, 12, 14, 19):
             (process,) = run.start()
             run.wait_for(moment, process)
             fill(tmp_path / "disk")
@@ -145,7 +145,7 @@ def test_a_limit_on_files_ends_it_in_one_sentence_and_it_resumes(sets, tmp_path)
     steps = 40
     Run(sets, tmp_path / "whole", **fields(steps)).finish()
     run = Run(sets, tmp_path / "limited", **fields(steps))
-    for moment in (5, 12, 19):
+    for moment in (5, 9, 12, 14, 19):
         (process,) = run.start()
         run.wait_for(moment, process)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, 0))
@@ -217,12 +217,17 @@ def test_thousands_of_steps_take_no_more_than_hundreds(sets, tmp_path):
     process.stdout.close()
     process.stderr.close()
     early = [value for step, value in seen.items() if step < 600]
-    late = [value for step, value in seen.items() if step < steps]
-    for name, number in (("MB", 0), ("threads", 1), ("files", 2), ("compiled programs", 3)):
-        first, worst = (max(value[number] for value in part) for part in (early, late))
-        say(f"{name}: {seen[min(seen)][number]:.0f} at step {min(seen)}, at most {first:.0f} up to"
-            f" step 600, at most {worst:.0f} up to step {steps}")  # fmt: skip
-        assert worst <= 1.05 * first + (2 if number in (1, 2) else 0), name
+    late = [value for step, value in seen.items() if step > steps - 600]
+    for name, number in (("threads", 1), ("files", 2), ("compiled programs", 3)):
+        # A save in the background takes some of its own: what is there without counts.
+        first, last = (min(value[number] for value in part) for part in (early, late))
+        say(f"{name}: {first} up to step 600, {last} in the last 600 of {steps}")
+        assert last <= first + 2, name
+    memory = [value[0] for value in seen.values()]
+    first, worst = max(value[0] for value in early), max(memory)
+    say(f"MB: {memory[0]:.0f} at step {min(seen)}, at most {first:.0f} up to step 600, at most"
+        f" {worst:.0f} up to step {steps}")  # fmt: skip
+    assert worst <= 1.05 * memory[0]
     left = sorted(path.name for path in run.workdir.iterdir())
     assert left == ["checkpoints", "config.json", "grids", "log.jsonl", "mgdn-smoke.md",
                     "mgdn-smoke.safetensors", "tensorboard"]  # fmt: skip
