@@ -90,6 +90,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SUB",
         help="subfolders in order: image labels, a b [target] or rgb depth (else by usual names)",
     )
+    prepare.add_argument(
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="PATTERN",
+        help="only examples of such names, as 'msrs_*'; '!PATTERN' leaves them out",
+    )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)

@@ -99,6 +99,7 @@ def prepare(arguments: argparse.Namespace) -> int:
             arguments.out,
             folders=arguments.folders,
             name=arguments.name,
+            only=arguments.only,
             progress=checked,
         )
     manifest = read_manifest(folder)

@@ -88,22 +88,42 @@ class Jitter:
       clip: every other source has its levels spread: values up to one uniform in 0 .. clip become
         black, those from another one in 1 - clip .. 1 on white; 0 turns it off. Empty black (a cold
         sky) and white (a lamp) become frequent, where noise and file compression left none.
+      exposure: one of the sources, drawn for each example, is multiplied by a gain log-uniform in
+        1 / exposure .. exposure, and what passes white is white; 1 turns it off.
+      contrast: the same source is drawn towards a level uniform in 0 .. 1, by a part uniform in
+        0 .. contrast of the way, so that it fills a part of the range only; 0 turns it off.
+      polarity: share of the examples whose source "a" is inverted, as infrared cameras that show
+        heat as black; 0 turns it off.
     """
 
     scale: float = 1.0
     gamma: float = 1.0
     noise: float = 0.0
     clip: float = 0.0
+    exposure: float = 1.0
+    contrast: float = 0.0
+    polarity: float = 0.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        for name in ("scale", "gamma"):
+        for name in ("scale", "gamma", "exposure"):
             if not 1 <= getattr(self, name) <= 16:
                 raise InputError(f"jitter.{name} is {getattr(self, name)}; use 1 (off) to 16.")
         if not 0 <= self.noise <= 1:
             raise InputError(f"jitter.noise is {self.noise}; use 0 (off) to 1, in full scales.")
         if not 0 <= self.clip < 0.5:
             raise InputError(f"jitter.clip is {self.clip}; use 0 (off) to less than 0.5.")
+        if not 0 <= self.contrast < 1:
+            raise InputError(f"jitter.contrast is {self.contrast}; use 0 (off) to less than 1.")
+        if not 0 <= self.polarity <= 1:
+            raise InputError(f"jitter.polarity is {self.polarity}; use 0 (off) to 1, a share.")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Fields that part a source from a target, where they are on."""
+        off = Jitter()
+        names = ("gamma", "clip", "exposure", "contrast", "polarity")
+        return tuple(name for name in names if getattr(self, name) != getattr(off, name))
 
     def side(self, rng: np.random.Generator, shape: Sequence[int], crop: int) -> int:
         """Side of the window that becomes a crop: crop .. scale * crop, within (H, W)."""
@@ -115,7 +135,7 @@ class Jitter:
     def sources(
         self, images: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Tone, noise and levels of "a" and "b", each drawn by itself; others pass through.
+        """Tone, noise and levels of "a" and "b"; others pass through.
 
         Args:
           images: (h, w, C) float32 in [0, 1].
@@ -125,6 +145,11 @@ class Jitter:
           The images, float32 in [0, 1].
         """
         result = dict(images)
+        if self.polarity and rng.random() < self.polarity:
+            result["a"] = 1 - result["a"]
+        if self.exposure > 1 or self.contrast:
+            role = "a" if rng.random() < 0.5 else "b"
+            result[role] = self._exposed(result[role], rng)
         for role in ("a", "b"):
             image = result[role]
             if self.gamma > 1:
@@ -140,3 +165,13 @@ class Jitter:
                 image = (image - np.float32(black)) * np.float32(1 / (white - black))
             result[role] = image.clip(0, 1)
         return result
+
+    def _exposed(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Too dark, too bright or too flat."""
+        if self.exposure > 1:
+            limit = math.log(self.exposure)
+            image = (image * np.float32(math.exp(rng.uniform(-limit, limit)))).clip(0, 1)
+        if self.contrast:
+            level, part = np.float32(rng.uniform()), np.float32(rng.uniform(0, self.contrast))
+            image = image + part * (level - image)
+        return image

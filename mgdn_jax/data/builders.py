@@ -7,6 +7,7 @@ shards that are read at random without TensorFlow.
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import hashlib
 import io
 import json
@@ -128,6 +129,7 @@ def prepare(
     *,
     folders: Sequence[str] | None = None,
     name: str | None = None,
+    only: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Checks a folder of images and writes it as a TFDS set of ArrayRecord files.
@@ -143,6 +145,8 @@ def prepare(
       folders: names of the subfolders in the order image, labels or a, b[, target] or rgb,
         depth; found by their usual names if None.
       name: what the set is called under `out`; `set_name` if None.
+      only: patterns of names, as ``"msrs_*"``; an example is taken that fits any of them, and with
+        none all are. A leading "!" leaves out what fits. Capitals matter.
       progress: called with (examples checked, examples in all).
 
     Returns:
@@ -159,6 +163,7 @@ def prepare(
         raise InputError(f"the name {name!r} of a set must not be a path; use --out for the place.")
     source, out = Path(source), Path(out).expanduser() if out is not None else data_root()
     roles, files, rule = _entries(set_name, source, folders)
+    files = _fitting(files, only, source)
     fingerprint = _fingerprint(roles, files)
     final = out / name
     if final.is_file() or (final.is_dir() and any(final.iterdir())):
@@ -260,6 +265,28 @@ def _entries(
         raise InputError(f"the set {set_name!r} has no folders to name; leave --folders out.")
     files = _FINDERS[set_name](source)
     return tuple(role for role in files[0] if role != "name"), files, ""
+
+
+def _fitting(
+    files: list[dict[str, Any]], patterns: Sequence[str], source: Path
+) -> list[dict[str, Any]]:
+    """The entries that patterns of names let through."""
+    if isinstance(patterns, str):
+        raise InputError(f"only is {patterns!r}; give a list of patterns.")
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    fitting = [
+        entry
+        for entry in files
+        if any(fnmatch.fnmatchcase(entry["name"], pattern) for pattern in wanted)
+        and not any(fnmatch.fnmatchcase(entry["name"], pattern) for pattern in left_out)
+    ]
+    if not fitting:
+        names = f"{files[0]['name']} to {files[-1]['name']}"
+        raise InputError(
+            f"no name in {source} fits {' '.join(patterns)}; there are {len(files)}, {names}."
+        )
+    return fitting
 
 
 def _match(roles: Sequence[str], where: Sequence[Path]) -> tuple[list[dict[str, Any]], str]:

@@ -68,17 +68,17 @@ def make_draw(
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
-        for name, off in (("gamma", 1), ("clip", 0)):
-            if getattr(vary, name) != off and "target" in manifest["roles"]:
-                raise InputError(
-                    f"jitter.{name} would part the sources from their target; set it to {off} for "
-                    "pairs with targets."
-                )
+        if vary.parts and "target" in manifest["roles"]:
+            name = vary.parts[0]
+            raise InputError(
+                f"jitter.{name} would part the sources from their target; set it to "
+                f"{getattr(Jitter(), name):g} for pairs with targets."
+            )
         return lambda *args: _draw_pair(manifest["roles"], channels, vary, *args)
     if vary != Jitter():
         raise InputError(
-            f"jitter belongs to task 'pairs'; for {task!r} set its scale and gamma to 1, and its "
-            "noise and clip to 0."
+            f"jitter belongs to task 'pairs'; for {task!r} set its scale, gamma and exposure to 1, "
+            "and its noise, clip, contrast and polarity to 0."
         )
     kind, synthesise = _SYNTHESES[task]
     spec = kind(**_fields("synthesis", synthesis, kind))

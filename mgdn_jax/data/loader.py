@@ -3,21 +3,21 @@
 Example i of the endless shuffled stream depends on (seed, i) alone. Global batch t holds the
 examples t B .. (t + 1) B - 1, of which process p of P loads every P-th one from the p-th on: so
 the batch is the same set however many processes share it, and the state of the stream is one
-number.
+number. Several sets in one stream (`mixture`) are counted in the same way.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
 
 from mgdn_jax.data.augmentation import Jitter
-from mgdn_jax.data.builders import open_set
 from mgdn_jax.data.examples import finish, make_draw, preparation, views
+from mgdn_jax.data.mixture import Chained, Interleaved, Part, Slots, open_parts
 from mgdn_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
@@ -31,7 +31,8 @@ class Loader:
     A batch is a dict of "a", "b" and, where known, "target": (B / P, crop, crop, C) float32 in
     [0, 1], and "_index": (B / P,) uint32, each example's position in the global stream (modulo
     2**32). `dataset` is the sequence of stored examples, `len(loader.dataset)` of them an epoch;
-    `preparation` is what was done to the files (`examples.preparation`).
+    `preparation` is what was done to the files (`examples.preparation`). Of several sets, `sets`
+    holds the names, and batches have "_set": (B / P,) uint32, the number of each example's set.
     Not for use by several threads at once. Close it, or use it in a `with` statement.
     """
 
@@ -45,11 +46,21 @@ class Loader:
         threads: int,
         prefetch: int,
         preparation: Mapping[str, Any] | None = None,
+        parts: Sequence[Part] = (),
+        slots: Slots | None = None,
     ):
         self.dataset = dataset
         self.preparation = dict(preparation or {})
         self.batch_size = batch_size
-        self._identity = {"version": 1, "seed": seed, "dataset_size": len(dataset)}
+        self.sets = tuple(part.name for part in parts if part.name)
+        self._parts, self._slots = tuple(parts), slots
+        self._identity: dict[str, Any] = {
+            "version": 1,
+            "seed": seed,
+            "dataset_size": len(dataset),
+        }
+        if self.sets:
+            self._identity["sets"] = {part.name: len(part.source) for part in parts}
         self._stream = stream
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         self._iterator = iter(stream.to_iter_dataset(options))
@@ -64,18 +75,26 @@ class Loader:
         """Batches an epoch, a fraction where the batch does not divide it."""
         return len(self.dataset) / self.batch_size
 
+    def passes(self, batches: int) -> dict[str, float]:
+        """How often each of several sets was gone through in so many batches; {} of one set."""
+        if self._slots is None:
+            return {}
+        counts = self._slots.counts(batches * self.batch_size)
+        pairs = zip(self._parts, counts, strict=True)
+        return {part.name: count / len(part.source) for part, count in pairs}
+
     def __iter__(self) -> Loader:
         return self
 
     def __next__(self) -> Batch:
         return next(self._iterator)
 
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """Position of the next batch, as plain JSON; the same on every process."""
         done = self._iterator.get_state()["next_index"] * self.batch_size
         return {**self._identity, "examples": done}
 
-    def restore(self, state: Mapping[str, int]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Continues where `state()` was taken, with any number of processes.
 
         Raises:
@@ -116,11 +135,16 @@ class EvalLoader:
 
     Batches are as those of `Loader` and have "_mask": (B / P,) float32, 1 for examples, 0 for the
     repeated ones that fill the last batch of a size. "_index" is the example's position in the
-    split.
+    split. Of several sets, `shares` holds their weights by name, each batch is of one set, and
+    "_set" says which, by its number.
     """
 
-    def __init__(self, plan: grain.MapDataset, dataset: Any, *, threads: int):
+    def __init__(
+        self, plan: grain.MapDataset, dataset: Any, *, threads: int, parts: Sequence[Part] = ()
+    ):
         self.dataset = dataset
+        self.shares = {part.name: part.weight for part in parts if part.name}
+        self.sets = tuple(self.shares)
         self._plan = plan
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
 
@@ -142,9 +166,10 @@ class EvalLoader:
 
 
 def make_loader(
-    dataset: str | os.PathLike[str],
+    dataset: str | os.PathLike[str] = "",
     *,
     batch_size: int,
+    mix: Mapping[str, float] | None = None,
     task: str = "mff",
     crop: int = 96,
     augment: bool | str = True,
@@ -159,11 +184,13 @@ def make_loader(
     synthesis: Mapping[str, Any] | None = None,
     jitter: Jitter | Mapping[str, float] | None = None,
 ) -> Loader:
-    """Training batches from a prepared set.
+    """Training batches from a prepared set, or a mixture of several.
 
     Args:
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
+      mix: in place of `dataset`, weights by set: ``{"ivf": 1, "train2": 2}`` takes two examples of
+        train2 for each of ivf, however many either has. Task, split and all else are common.
       task: "mff", "mef": multi-focus pairs in random order, or exposures (under before over; with
         ``synthesis={"count": 3}`` three, "c" as well, in random order), synthesised from pictures
         with segmentations; "pairs": the stored pairs.
@@ -174,7 +201,7 @@ def make_loader(
       split: TFDS split.
       seed: of shuffling, crops and synthesis; 0 <= seed < 2**31.
       epochs: passes over the split, then the stream ends; None: endless. The last partial batch
-        is dropped.
+        is dropped. A pass over a mixture is as many examples as its sets have together.
       process_index: of this process.
       process_count: processes that share each batch.
       threads: reading threads; the result does not depend on it.
@@ -197,14 +224,10 @@ def make_loader(
         raise InputError(f"augment is {augment!r}; use True, False or 'flips'.")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; give 1 or more, or None for an endless stream.")
-    source, manifest = open_set(dataset, split)
-    draw = make_draw(task, manifest, channels, synthesis, jitter)
-
-    def example(index: int, record: Mapping[str, Any]) -> Batch:
-        return finish(draw(record, _rng(seed, _TRAIN, index), crop, augment), index)
-
-    stream = grain.MapDataset.source(source).shuffle(seed=seed).repeat(epochs)
-    stream = stream.map_with_index(example)
+    parts = open_parts(
+        dataset, mix, split, lambda manifest: make_draw(task, manifest, channels, synthesis, jitter)
+    )
+    stream, source, slots = _stream(parts, seed, crop, augment)
     if epochs is not None:
         whole = len(source) * epochs // batch_size
         if not whole:
@@ -224,13 +247,41 @@ def make_loader(
         threads=threads,
         prefetch=prefetch,
         preparation=preparation(task, synthesis),
+        parts=parts,
+        slots=slots,
     )
 
 
+def _stream(
+    parts: Sequence[Part], seed: int, crop: int, augment: bool | str
+) -> tuple[grain.MapDataset, Any, Slots | None]:
+    """The endless stream of examples, the stored ones, and of a mixture what stands where."""
+    shuffled = [
+        grain.MapDataset.source(part.source).shuffle(seed=seed).repeat(None) for part in parts
+    ]
+    if not parts[0].name:
+        draw = parts[0].draw
+
+        def example(index: int, record: Mapping[str, Any]) -> Batch:
+            return finish(draw(record, _rng(seed, _TRAIN, index), crop, augment), index)
+
+        return shuffled[0].map_with_index(example), parts[0].source, None
+
+    def of_set(index: int, item: tuple[int, Mapping[str, Any]]) -> Batch:
+        number, record = item
+        drawn = parts[number].draw(record, _rng(seed, _TRAIN, index), crop, augment)
+        return {**finish(drawn, index), "_set": np.asarray(number, np.uint32)}
+
+    slots = Slots([part.weight for part in parts])
+    stream = grain.MapDataset.source(Interleaved(shuffled, slots)).map_with_index(of_set)
+    return stream, Chained([part.source for part in parts]), slots
+
+
 def make_eval_loader(
-    dataset: str | os.PathLike[str],
+    dataset: str | os.PathLike[str] = "",
     *,
     batch_size: int,
+    mix: Mapping[str, float] | None = None,
     task: str = "mff",
     crop: int | None = None,
     channels: int = 3,
@@ -249,13 +300,15 @@ def make_eval_loader(
     Args:
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
+      mix: in place of `dataset`, weights by set, as in `make_loader`; every example of every set
+        comes once, whatever the weights. They say how the sets' figures make one.
       task: as in `make_loader`.
       crop: side of the centre crop; None: whole images, batched with others of their size
         (order within a size is kept).
       channels: 3 or 1.
       split: TFDS split.
       seed: of the synthesis; example i depends on (seed, i) alone.
-      limit: use the first so many examples only.
+      limit: use the first so many examples only; of a mixture, of each set.
       process_index: of this process.
       process_count: processes that share each batch.
       threads: reading threads.
@@ -270,18 +323,22 @@ def make_eval_loader(
     _check_arguments(batch_size, channels, seed, process_index, process_count, threads, crop)
     if (crop is not None and crop < 1) or (limit is not None and limit < 1):
         raise InputError(f"crop {crop} and limit {limit} must be 1 or more, or None.")
-    source, manifest = open_set(dataset, split)
-    draw = make_draw(task, manifest, channels, synthesis, None)
-    # Whole pictures have one view each.
-    count = len(source) * (1 if crop is None else views(task, manifest))
-    count = min(count, limit or count)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index in range(count):
-        if crop is None:
-            size = (int(source[index]["height"]), int(source[index]["width"]))
-        else:
-            size = (crop, crop)
-        groups.setdefault(size, []).append(index)
+    parts = open_parts(
+        dataset, mix, split, lambda manifest: make_draw(task, manifest, channels, synthesis, None)
+    )
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    places: list[tuple[int, int]] = []  # set and stored example, by position in the split
+    for number, part in enumerate(parts):
+        # Whole pictures have one view each.
+        total = len(part.source) * (1 if crop is None else views(task, part.manifest))
+        for index in range(min(total, limit or total)):
+            stored = index % len(part.source)
+            if crop is not None:
+                size = (crop, crop)
+            else:
+                size = (int(part.source[stored]["height"]), int(part.source[stored]["width"]))
+            groups.setdefault((number, *size), []).append(len(places))
+            places.append((number, stored))
     plan: list[list[tuple[int, float]]] = []
     for members in groups.values():
         entries = [(index, 1.0) for index in members]
@@ -291,11 +348,17 @@ def make_eval_loader(
     def load(entries: list[tuple[int, float]]) -> Batch:
         examples = []
         for index, mask in entries[process_index::process_count]:
-            drawn = draw(source[index % len(source)], _rng(seed, _EVAL, index), crop, None)
-            examples.append({**finish(drawn, index), "_mask": np.asarray(mask, np.float32)})
+            number, stored = places[index]
+            part = parts[number]
+            drawn = part.draw(part.source[stored], _rng(seed, _EVAL, index), crop, None)
+            example = {**finish(drawn, index), "_mask": np.asarray(mask, np.float32)}
+            if part.name:
+                example["_set"] = np.asarray(number, np.uint32)
+            examples.append(example)
         return {key: np.stack([e[key] for e in examples]) for key in examples[0]}
 
-    return EvalLoader(grain.MapDataset.source(plan).map(load), range(count), threads=threads)
+    stream = grain.MapDataset.source(plan).map(load)
+    return EvalLoader(stream, range(len(places)), threads=threads, parts=parts)
 
 
 def _rng(seed: int, purpose: int, index: int) -> np.random.Generator:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -139,6 +139,34 @@ class PreparingLoader(Loader, Protocol):
     """
 
     preparation: Mapping[str, Any]
+
+
+@runtime_checkable
+class MixedLoader(Loader, Protocol):
+    """A loader that may read several data sets; the log says how often each was gone through.
+
+    Attributes:
+        sets: their names; () where there is one. Batches of several have ``"_set"``, (B,), the
+            number of each example's.
+    """
+
+    sets: Sequence[str]
+
+    def passes(self, batches: int) -> Mapping[str, float]:
+        """How often each of several sets was gone through in so many batches; {} of one set."""
+
+
+@runtime_checkable
+class MixedEvaluation(Protocol):
+    """Validation batches of several data sets, each batch of one, which ``"_set"`` numbers.
+
+    Attributes:
+        shares: how much each set counts in the figures of all, by name; {} where there is one.
+    """
+
+    shares: Mapping[str, float]
+
+    def __iter__(self) -> Iterator[Mapping[str, np.ndarray]]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -370,10 +370,14 @@ class Checkpoints:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Orbax logs errors with their traces, each several times, before it raises them."""
-    is_error = record.levelno >= logging.ERROR
+    """Orbax logs errors with their traces, each several times, before it raises them.
+
+    It also warns of a checkpoint that a kill left half-written, which `newest_whole` passes over.
+    """
+    message = record.getMessage()
+    is_told = record.levelno >= logging.ERROR or "Metadata file does not exist" in message
     # Its own path, or that of what it was writing.
-    return not (is_error and ("orbax" in record.pathname or "orbax" in record.getMessage()))
+    return not (is_told and ("orbax" in record.pathname or "orbax" in message))
 
 
 _hooks: list[Callable[..., Any]] = []

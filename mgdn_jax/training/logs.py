@@ -20,6 +20,7 @@ import numpy as np
 from mgdn_jax.errors import InputError, printable
 from mgdn_jax.io import codec, objects
 from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
+from mgdn_jax.systems.contract import MixedEvaluation
 
 SILENCE = 10.0
 """Seconds without a word after which a step is shown, though no log line is due."""
@@ -62,6 +63,44 @@ class Window:
         means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in names}
         timed, self.timed, self._rows = self.timed, 0, []
         return means, timed
+
+
+class Figures:
+    """Means over the validation batches; of several data sets also each one's own.
+
+    Args:
+        loader: what gives the batches.
+    """
+
+    def __init__(self, loader: Any):
+        self._shares = dict(loader.shares) if isinstance(loader, MixedEvaluation) else {}
+        self._totals: dict[str, dict[str, float]] = {}
+
+    def add(self, batch: Mapping[str, np.ndarray], sums: Mapping[str, Any]) -> None:
+        """The sums of a batch, "count" among them."""
+        name = list(self._shares)[int(batch["_set"][0])] if self._shares else ""
+        totals = self._totals.setdefault(name, {})
+        for figure, value in sums.items():
+            totals[figure] = totals.get(figure, 0.0) + float(value)
+
+    def means(self) -> dict[str, float]:
+        """Means by figure; of several sets the means of their means, each by its share, first."""
+        own = {name: self._mean(totals) for name, totals in self._totals.items()}
+        if not self._shares:
+            return own[""]
+        whole = sum(self._shares.values())
+        mixed = {
+            figure: sum(self._shares[name] * means[figure] for name, means in own.items()) / whole
+            for figure in own[next(iter(own))]
+        }
+        parts = {f"{figure}.{name}": value for name, means in own.items()
+                 for figure, value in means.items()}  # fmt: skip
+        return mixed | parts
+
+    @staticmethod
+    def _mean(totals: Mapping[str, float]) -> dict[str, float]:
+        count = max(totals["count"], 1.0)
+        return {figure: value / count for figure, value in totals.items() if figure != "count"}
 
 
 class Clock:

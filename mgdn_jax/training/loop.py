@@ -21,12 +21,13 @@ import numpy as np
 
 from mgdn_jax.errors import printable
 from mgdn_jax.io.disk import WriteError, reason
+from mgdn_jax.systems.contract import MixedLoader
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
 from mgdn_jax.training.checkpoints import Checkpoints, newest_whole
 from mgdn_jax.training.lock import TakenOverError
-from mgdn_jax.training.logs import Clock, Log, Window, drop_output, grid_rows
+from mgdn_jax.training.logs import Clock, Figures, Log, Window, drop_output, grid_rows
 from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.setup import AXIS, Setup, meta_recipe, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
@@ -359,7 +360,11 @@ class _Loop:
     def _feed(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """(B, ...) -> (devices, B / devices, ...); raises where pmap would silently use fewer."""
         count = len(self.setup.devices)
-        return {k: v.reshape(count, len(v) // count, *v.shape[1:]) for k, v in batch.items()}
+        return {
+            name: value.reshape(count, len(value) // count, *value.shape[1:])
+            for name, value in batch.items()
+            if name != "_set"
+        }
 
     def _announce(self, what: str) -> None:
         """Says what the next call compiles, for that may take longer than anybody waits."""
@@ -388,6 +393,9 @@ class _Loop:
         network = stretch.trains[0]
         updates = run_plan.updates(self.setup.plan, network, step)
         means["learning_rate"] = float(self.setup.schedules[network](updates - 1))
+        if isinstance(self.setup.loader, MixedLoader):
+            passes = self.setup.loader.passes(step)
+            means |= {f"passes.{name}": value for name, value in passes.items()}
         pace = self._pace(step, steps, self.clock.lap() if steps else math.nan)
         self.log.train(step, means, **pace)
 
@@ -414,17 +422,15 @@ class _Loop:
             )
             self._announce(f"the validation of phase {phase!r}")
         params = state.ema or state.params
-        totals: dict[str, float] = {}
+        figures = Figures(setup.eval_loader)
         rows: list[list[np.ndarray]] = []
         for batch in setup.eval_loader:
             sums, pictures = self._evaluators[phase](params, state.stats, self._feed(batch))
-            for name, value in jax.device_get(sums).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+            figures.add(batch, jax.device_get(sums))
             if setup.chief and len(rows) < _GRID_ROWS:
                 flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
                 rows += grid_rows(setup.recipe.display(batch, flat), batch)
-        count = max(totals.pop("count"), 1.0)
-        self.metrics = {name: value / count for name, value in totals.items()}
+        self.metrics = figures.means()
         shown = "  ".join(f"{name} {value:.5g}" for name, value in self.metrics.items())
         self.log.say(f"step {step}/{setup.total}  validation  {shown}")
         self.log.record(step, "validation", self.metrics)
