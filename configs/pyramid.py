@@ -1,0 +1,103 @@
+"""Pyramid: learned gains on Laplacian details, for infrared and visible (ivf) and medical (mif).
+
+    for camera in msrs m3fd fmb llvip kaist flir pv tno; do
+        mgdn data prepare pairs --source DIR/ivf/train2 --name $camera --only "${camera}*"
+    done
+    mgdn data prepare pairs --source DIR/ivf/train --name ivf
+    python train.py --config=configs/pyramid.py:ivf --workdir=runs/fusion-ivf
+
+It learns from luminance, without targets, from a mixture of cameras. The network is small enough
+for a CPU as it is. smoke is ivf shrunk until a step takes milliseconds, for tests.
+"""
+
+import ml_collections
+
+TASKS = ("ivf", "mif")
+PRESETS = (*TASKS, "smoke")
+CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
+"""Examples of each camera for 32 of all."""
+
+
+def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
+    """The config of a preset, one of `PRESETS`."""
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    medical = preset == "mif"
+    config = ml_collections.ConfigDict(
+        {
+            "name": "fusion-mif" if medical else "fusion-ivf",
+            "recipe": {
+                "name": "pyramid",
+                "edges": 1.0,
+                "fidelity": 0.3,
+                "ssim": 0.5,
+                "differences": 0.3,
+                "contrast": 0.5,
+                "stretch": 1.0,
+                "tone": 2.0,
+                "tone_rule": "sum",
+                "tone_share": 0.4,
+                "gradient": 1.0,
+                "sharpness": 1.1,
+                "range": 10.0,
+            },
+            "model": {"preset": "mif" if medical else "ivf"},
+            "data": {
+                "loader": "mgdn_jax.data",
+                "dataset": "mif" if medical else "",
+                "mix": {} if medical else dict(CAMERAS),
+                "task": "pairs",
+                "channels": 1,
+                "train": {
+                    "split": "train[:85%]",
+                    "crop": 128,
+                    "threads": 2,
+                    "jitter": {
+                        "scale": 2.5,
+                        "gamma": 1.6,
+                        "noise": 0.02,
+                        "clip": 0.3,
+                        "exposure": 2.0,
+                        "contrast": 0.5,
+                        "polarity": 0.05,
+                    },
+                },
+                "validation": {"split": "train[85%:]", "crop": 192, "limit": 6},
+            },
+            "optimiser": {
+                "name": "muon",
+                "learning_rate": 5e-3,
+                "schedule": "cosine",
+                "warmup": 20,
+                "end_factor": 0.01,
+                "milestones": (0.5, 0.8),
+                "gamma": 0.5,
+                "weight_decay": 0.0,
+                "clip_norm": 1.0,
+            },
+            "train": {
+                "batch": 4,
+                "steps": 3000,  # exactly one of steps, epochs, examples; the others 0
+                "epochs": 0.0,
+                "examples": 0,
+                "accumulate": 1,
+                "ema": 0.995,
+                "seed": 0,
+                "log_every": 25,
+                "eval_every": 250,
+                "save_every": 250,
+                "keep": 2,
+                "best": "",  # a figure of validation; "": psnr, or else loss
+                "devices": 0,
+                "init": "",  # weights to start from: a bundled name or a file
+            },
+        }
+    )
+    if preset == "smoke":
+        config.model.update({"features": 4, "convolutions": 1, "levels": 2})
+        config.data.train.update({"crop": 48, "threads": 1})
+        config.data.validation.update({"crop": 48, "limit": 2})
+        config.optimiser.warmup = 2
+        config.train.update({"batch": 2, "steps": 6, "ema": 0.9})
+        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    return config

@@ -1,0 +1,1 @@
+"""Pyramid: learned gains on the details of Laplacian pyramids; this project's own."""

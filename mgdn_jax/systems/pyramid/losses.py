@@ -1,0 +1,111 @@
+"""What a fused picture has of both sources, as losses: the field's figures with a gradient.
+
+Each is the figure of `mgdn_jax.metrics` on pictures in [0, 1]; its test says how closely.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mgdn_jax.image import gaussian_window, sobel
+from mgdn_jax.losses import Image, PerExample, _filtered, same_shape
+
+_STILL = 1e-4
+"""Slopes below it, of full scale, have no direction."""
+
+
+def _edge(image: Image) -> tuple[Array, Array]:
+    """Strength of Sobel slopes (of full scale a pixel, not divided by 8), and their direction."""
+    gx, gy = sobel(image, border="zero")
+    gx, gy = 8.0 * gx, 8.0 * gy
+    square = gx * gx + gy * gy
+    still = square < _STILL**2
+    strength = jnp.sqrt(jnp.where(still, _STILL**2, square))
+    # A direction in -pi/2 .. pi/2: slopes that are turned round have one.
+    turned = jnp.where(gx < 0, -1.0, 1.0)
+    angle = jnp.arctan2(jnp.where(still, 0.0, turned * gy), jnp.where(still, 1.0, turned * gx))
+    return jnp.where(still, 0.0, strength), angle
+
+
+def edge_transfer(fused: Image, a: Image, b: Image) -> PerExample:
+    """Qabf, how much of the sources' edges the result has; 0 to 0.9753.
+
+    Xydeas and Petrovic 2000, as `metrics.edge_preservation`, but that equal strengths count as
+    equal whatever they are.
+    """
+    same_shape(fused, a, b)
+    strength, angle = _edge(fused)
+    kept = weights = jnp.zeros(fused.shape[0], fused.dtype)
+    for source in (a, b):
+        wanted, direction = _edge(source)
+        ratio = jnp.minimum(wanted, strength) / (jnp.maximum(wanted, strength) + 1e-6)
+        alike = 1 - jnp.abs(direction - angle) / (jnp.pi / 2)
+        quality = 0.9994 * jax.nn.sigmoid(15 * (ratio - 0.5))
+        quality = quality * 0.9879 * jax.nn.sigmoid(22 * (alike - 0.8))
+        kept = kept + jnp.sum(quality * wanted, (1, 2, 3))
+        weights = weights + jnp.sum(wanted, (1, 2, 3))
+    return kept / (weights + 1e-6)
+
+
+_SIZES = (17, 9, 5, 3)
+_NOISE = 2.0 / 255**2
+_LEAST = 1e-10
+
+
+def fidelity(fused: Image, a: Image, b: Image) -> PerExample:
+    """VIF, visual information of both sources that the result carries; 2 where all are equal.
+
+    Sheikh and Bovik 2006 in pixels, as `metrics.visual_information_fidelity`. Sides of 41 or more.
+    """
+    same_shape(fused, a, b)
+    count = fused.shape[0]
+    planes = jnp.concatenate([fused, a, b])
+    carried = available = jnp.zeros((2, count), fused.dtype)
+    for k, size in enumerate(_SIZES):
+        taps = [float(t) for t in gaussian_window(size, size / 5)]
+        if k:
+            planes = _filtered(planes, taps)[:, ::2, ::2]
+        f, x, y = planes[:count], planes[count : 2 * count], planes[2 * count :]
+        moments = _filtered(jnp.concatenate([planes, planes**2, f * x, f * y]), taps)
+        means, squares = moments[: 3 * count], moments[3 * count : 6 * count]
+        variances = jnp.maximum(squares - means**2, 0)
+        seen = variances[:count]
+        for i in (0, 1):
+            mean = means[(i + 1) * count : (i + 2) * count]
+            variance = variances[(i + 1) * count : (i + 2) * count]
+            product = moments[(6 + i) * count : (7 + i) * count]
+            gain = jnp.maximum((product - means[:count] * mean) / (variance + _LEAST), 0)
+            residual = jnp.maximum(seen - gain**2 * variance, _LEAST)
+            part = jnp.sum(jnp.log1p(gain**2 * variance / (residual + _NOISE)), (1, 2, 3))
+            carried = carried.at[i].add(part)
+            available = available.at[i].add(jnp.sum(jnp.log1p(variance / _NOISE), (1, 2, 3)))
+    return jnp.sum(carried / (available + 1e-6), 0)
+
+
+def _correlation(x: Image, y: Image) -> PerExample:
+    x, y = (z - jnp.mean(z, (1, 2, 3), keepdims=True) for z in (x, y))
+    sums = functools.partial(jnp.sum, axis=(1, 2, 3))
+    return sums(x * y) / jnp.sqrt(sums(x * x) * sums(y * y) + 1e-6)
+
+
+def differences(fused: Image, a: Image, b: Image) -> PerExample:
+    """SCD, how far what the result adds to a source is the other one; -2 to 2.
+
+    Aslantas and Bendes 2015, as `metrics.sum_of_correlations_of_differences`.
+    """
+    same_shape(fused, a, b)
+    return _correlation(a, fused - b) + _correlation(b, fused - a)
+
+
+def deviation(image: Image) -> PerExample:
+    """Standard deviation of an image."""
+    return jnp.sqrt(jnp.var(image, (1, 2, 3)) + 1e-8)
+
+
+def low(image: Image, side: int) -> Float[Array, "b y x c"]:
+    """Means of whole ``side x side`` blocks; what is left at the far edges is left out."""
+    h, w = (n // side for n in image.shape[1:3])
+    image = image[:, : h * side, : w * side]
+    return jnp.mean(image.reshape(len(image), h, side, w, side, -1), (2, 4))

@@ -1,0 +1,184 @@
+"""Pyramid: a small network decides, scale by scale, what a fusion rule would decide by magnitude.
+
+Both pictures become Laplacian pyramids (Burt and Adelson 1983). From the coarsest scale to the
+finest, one convolutional cell, shared by all scales, sees the details and the intensities of both
+pictures and what it thought of the scale below, and says for each pixel how much of the detail is
+the first picture's (choice) and how strongly it shall stand in the result (gain). At the coarsest
+scale it chooses between the intensities and moves them by a bounded amount. It starts as the rule:
+the larger detail, the mean of the intensities half-way to their maximum.
+
+A result is made of what the pictures have. Nothing looks at the whole picture: what happens in one
+corner moves nothing in another one, beyond some pixels of the coarsest scale.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mgdn_jax.layers import pyramid
+from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.systems.config import DTYPES, SystemConfig
+
+Maps = Float[Array, "b h w c"]
+
+_FLOOR = 2e-3
+"""Of full scale: details below it are noise, between which nothing is chosen at the start."""
+_SHARPNESS = 4.0
+"""How sharply the larger detail is chosen at the start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(SystemConfig):
+    """What determines the network.
+
+    Attributes:
+        levels: scales of detail; pictures that are too small for them have fewer.
+        features: channels of the cell.
+        convolutions: 3x3 convolutions of the cell before its last one.
+        gain: details stand in the result with 1 / gain to gain times their strength.
+        shift: by how much of full scale the coarsest intensities are moved at most.
+        dtype: compute dtype; parameters stay float32.
+        in_channels: channels of the two pictures, fixed: luminance.
+        out_channels: channels of the result, fixed: luminance.
+    """
+
+    levels: int = 5
+    features: int = 24
+    convolutions: int = 2
+    gain: float = 1.5
+    shift: float = 0.25
+    dtype: str = "float32"
+    in_channels: tuple[int, ...] = (1, 1)
+    out_channels: int = 1
+
+    system: ClassVar[str] = "pyramid"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.demand_whole("levels", "features", "convolutions")
+        self.demand_blocks(self.convolutions)
+        self.demand(self.levels <= 12, "levels is at most 12")
+        self.demand_positive("gain")
+        self.demand(self.gain >= 1, "gain is 1 (none) or more")
+        self.demand(0 <= self.shift <= 1, "shift is in [0, 1]")
+        self.demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
+        self.demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
+        self.demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+
+
+PRESETS: dict[str, Config] = {name: Config() for name in ("ivf", "mif")}
+
+_SEEN = 6  # maps of a scale that the cell sees beside its features of the scale below
+_SAID = 2  # maps that it says
+
+
+class Cell(nnx.Module):
+    """Convolutions shared by all scales, each of which has a bias and a scale of its own."""
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        c = config.features
+        widths = [_SEEN + c, *[c] * config.convolutions]
+        self.convs = nnx.List(
+            [Conv2d(n, c, 3, rngs=rngs) for n in widths[:-1]]
+        )
+        self.last = Conv2d(c, _SAID, 3, rngs=rngs)
+        self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
+        self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
+        # One row a scale, the coarsest intensities last.
+        self.scale_bias = nnx.Param(jnp.zeros((config.levels + 1, c), jnp.float32))
+        self.scale_gain = nnx.Param(jnp.ones((config.levels + 1, c), jnp.float32))
+
+    def __call__(self, seen: Maps, below: Maps, scale: int) -> tuple[Maps, Maps]:
+        """Features of this scale, and what is said of it: ``(features, (B, h, w, 2))``."""
+        x = jnp.concatenate([seen, below], -1)
+        gain, bias = (p[...][scale].astype(x.dtype) for p in (self.scale_gain, self.scale_bias))
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if i == 0:
+                x = gain * x + bias
+            x = jax.nn.leaky_relu(x, 0.2)
+        return x, self.last(x)
+
+
+class Network(nnx.Module):
+    """The whole network; see the module's text."""
+
+    takes: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, config: Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.cell = Cell(config, rngs=rngs)
+
+    def __call__(
+        self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"]
+    ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
+        """Fuse.
+
+        Args:
+            a: first picture (infrared, or CT, PET, SPECT), (B, H, W, 1) in [0, 1], any H and W.
+            b: second picture (visible, or MRI), likewise.
+
+        Returns:
+            ``(fused, aux)``: fused (B, H, W, 1) float32, neither clipped nor otherwise bound to
+            [0, 1]; aux has ``choice`` and ``strength``, a map a scale, the finest first, of how
+            much of the detail is the first picture's and how strongly it stands, and ``base``,
+            the coarsest intensities of the result.
+
+        Raises:
+            ValueError: channels or shapes differ.
+        """
+        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 1:
+            raise ValueError(f"expected two (b, h, w, 1) of one shape, got {a.shape}, {b.shape}")
+        config = self.config
+        count = min(config.levels, pyramid.depth(*a.shape[1:3]))
+        stack = jnp.concatenate([a, b], -1).astype(jnp.promote_types(a.dtype, jnp.float32))
+        whole, details = [stack], []
+        for _ in range(count):
+            small = pyramid.shrunk(whole[-1])
+            details.append(whole[-1] - pyramid.expanded(small, *whole[-1].shape[1:3]))
+            whole.append(small)
+        dtype = jnp.dtype(config.dtype)
+        coarsest = whole[-1]
+        none = jnp.zeros((*coarsest.shape[:3], config.features), dtype)
+        # There is no detail left: the cell sees how far the intensities lie from mid-grey.
+        features, said = self.cell(
+            _seen(coarsest - 0.5, coarsest).astype(dtype), none, config.levels
+        )
+        fused = self._base(coarsest, said.astype(stack.dtype))
+        aux: dict[str, Any] = {"base": fused, "choice": [], "strength": []}
+        for scale in range(count - 1, -1, -1):
+            detail, size = details[scale], details[scale].shape[1:3]
+            below = pyramid.expanded(features, *size)
+            features, said = self.cell(
+                _seen(detail * 2.0**2, whole[scale]).astype(dtype), below, scale
+            )
+            choice, strength = self._chosen(detail, said.astype(stack.dtype))
+            mixed = choice * detail[..., :1] + (1 - choice) * detail[..., 1:]
+            fused = pyramid.expanded(fused, *size) + strength * mixed
+            aux["choice"].insert(0, choice)
+            aux["strength"].insert(0, strength)
+        return fused, aux
+
+    def _base(self, coarsest: Maps, said: Maps) -> Maps:
+        """The coarsest intensities: between mean and maximum at the start, then moved a little."""
+        a, b = coarsest[..., :1], coarsest[..., 1:]
+        choice = jax.nn.sigmoid(said[..., :1] + 8.0 * (a - b))
+        shift = self.config.shift * jnp.tanh(said[..., 1:])
+        return choice * a + (1 - choice) * b + shift
+
+    def _chosen(self, detail: Maps, said: Maps) -> tuple[Maps, Maps]:
+        """How much of a detail is the first picture's, and how strongly it stands."""
+        a, b = (jnp.abs(detail[..., i : i + 1]) for i in (0, 1))
+        larger = _SHARPNESS * (a - b) / (a + b + _FLOOR)
+        choice = jax.nn.sigmoid(larger + said[..., :1])
+        strength = jnp.exp(jnp.log(self.config.gain) * jnp.tanh(said[..., 1:]))
+        return choice, strength
+
+
+def _seen(detail: Maps, whole: Maps) -> Maps:
+    """What the cell sees of a scale: details, their magnitudes, intensities about mid-grey."""
+    return jnp.concatenate([detail, jnp.abs(detail), whole - 0.5], -1)
