@@ -31,27 +31,34 @@ def along(matrix: np.ndarray, x: Map, axis: int) -> Map:
     return jnp.einsum(sums[axis], values, x, precision=lax.Precision.HIGHEST)
 
 
-def shrunk(x: Map) -> Map:
-    """Low-pass and every second line: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
+def shrunk(x: Map, *, replicated: bool = False) -> Map:
+    """Low-pass and every second line: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C).
+
+    Args:
+        x: map.
+        replicated: beyond the edge, the border pixels are repeated; else reflected.
+    """
     for axis in (1, 2):
-        x = along(_shrinking(x.shape[axis]), x, axis)
+        x = along(_shrinking(x.shape[axis], replicated), x, axis)
     return x
 
 
-def expanded(x: Map, height: int, width: int) -> Map:
+def expanded(x: Map, height: int, width: int, *, replicated: bool = False) -> Map:
     """The partner of `shrunk`: (B, ceil(H/2), ceil(W/2), C) -> (B, H, W, C).
 
     Args:
         x: the smaller map.
         height: rows of the result, twice those of `x` or one less.
         width: columns of the result, likewise.
+        replicated: as in `shrunk`.
 
     Raises:
         ValueError: `x` is no map of half that size.
     """
     if x.shape[1:3] != ((height + 1) // 2, (width + 1) // 2):
         raise ValueError(f"a map of {x.shape[1:3]} is not half of {(height, width)}")
-    return along(_expanding(width), along(_expanding(height), x, 1), 2)
+    x = along(_expanding(height, replicated), x, 1)
+    return along(_expanding(width, replicated), x, 2)
 
 
 def blend(
@@ -105,25 +112,28 @@ def _mixed(stack: Map, count: int, coarse: Map | None = None) -> Map:
 
 
 @functools.cache
-def _shrinking(length: int) -> np.ndarray:
-    """(ceil(length/2), length): 1 4 6 4 1 over 16, reflected at the ends."""
+def _shrinking(length: int, replicated: bool) -> np.ndarray:
+    """(ceil(length/2), length): 1 4 6 4 1 over 16."""
     matrix = np.zeros(((length + 1) // 2, length), np.float32)
     for line, row in enumerate(matrix):
         for offset, tap in zip(range(-2, 3), (1, 4, 6, 4, 1), strict=True):
-            row[_reflected(2 * line + offset, length)] += tap / 16
+            place = 2 * line + offset
+            place = min(max(place, 0), length - 1) if replicated else _reflected(place, length)
+            row[place] += tap / 16
     return matrix
 
 
 @functools.cache
-def _expanding(length: int) -> np.ndarray:
-    """(length, ceil(length/2)): the last line stands for two, the first one for itself."""
+def _expanding(length: int, replicated: bool) -> np.ndarray:
+    """(length, ceil(length/2)): the last line stands for two, the first one for itself or two."""
     half = (length + 1) // 2
     matrix = np.zeros((length, half), np.float32)
     for line, row in enumerate(matrix):
         near = line // 2
         taps = {0: 0.5, 1: 0.5} if line % 2 else {-1: 0.125, 0: 0.75, 1: 0.125}
         for offset, tap in taps.items():
-            row[min(abs(near + offset), half - 1)] += tap
+            place = max(near + offset, 0) if replicated else abs(near + offset)
+            row[min(place, half - 1)] += tap
     return matrix
 
 

@@ -21,12 +21,15 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.layers.padding import Extent, replicated, zeroed
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 
 Maps = Float[Array, "b h w c"]
 
 _FLOOR = 2e-3
 """Of full scale: details below it are noise, between which nothing is chosen at the start."""
+_LOUDNESS = 4.0
+"""Of details before the cell: most are below a tenth of full scale."""
 _SHARPNESS = 4.0
 """How sharply the larger detail is chosen at the start."""
 
@@ -36,7 +39,7 @@ class Config(SystemConfig):
     """What determines the network.
 
     Attributes:
-        levels: scales of detail; pictures that are too small for them have fewer.
+        levels: scales of detail; the coarsest ones of small pictures are single pixels.
         features: channels of the cell.
         convolutions: 3x3 convolutions of the cell before its last one.
         gain: details stand in the result with 1 / gain to gain times their strength.
@@ -82,9 +85,7 @@ class Cell(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         c = config.features
         widths = [_SEEN + c, *[c] * config.convolutions]
-        self.convs = nnx.List(
-            [Conv2d(n, c, 3, rngs=rngs) for n in widths[:-1]]
-        )
+        self.convs = nnx.List([Conv2d(n, c, 3, rngs=rngs) for n in widths[:-1]])
         self.last = Conv2d(c, _SAID, 3, rngs=rngs)
         self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
         self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
@@ -92,35 +93,37 @@ class Cell(nnx.Module):
         self.scale_bias = nnx.Param(jnp.zeros((config.levels + 1, c), jnp.float32))
         self.scale_gain = nnx.Param(jnp.ones((config.levels + 1, c), jnp.float32))
 
-    def __call__(self, seen: Maps, below: Maps, scale: int) -> tuple[Maps, Maps]:
+    def __call__(self, seen: Maps, below: Maps, scale: int, extent: Extent) -> tuple[Maps, Maps]:
         """Features of this scale, and what is said of it: ``(features, (B, h, w, 2))``."""
         x = jnp.concatenate([seen, below], -1)
         gain, bias = (p[...][scale].astype(x.dtype) for p in (self.scale_gain, self.scale_bias))
         for i, conv in enumerate(self.convs):
-            x = conv(x)
+            x = conv(zeroed(x, extent))
             if i == 0:
                 x = gain * x + bias
             x = jax.nn.leaky_relu(x, 0.2)
-        return x, self.last(x)
+        return x, self.last(zeroed(x, extent))
 
 
 class Network(nnx.Module):
     """The whole network; see the module's text."""
 
-    takes: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[frozenset[str]] = frozenset({"extent"})
 
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         self.cell = Cell(config, rngs=rngs)
 
     def __call__(
-        self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"]
+        self, a: Float[Array, "b h w 1"], b: Float[Array, "b h w 1"], *, extent: Extent = None
     ) -> tuple[Float[Array, "b h w 1"], dict[str, Any]]:
         """Fuse.
 
         Args:
             a: first picture (infrared, or CT, PET, SPECT), (B, H, W, 1) in [0, 1], any H and W.
             b: second picture (visible, or MRI), likewise.
+            extent: (B, 2) height and width of the pictures in the upper left corners, the rest
+                being padding that changes nothing in them; None where they fill everything.
 
         Returns:
             ``(fused, aux)``: fused (B, H, W, 1) float32, neither clipped nor otherwise bound to
@@ -133,32 +136,34 @@ class Network(nnx.Module):
         """
         if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 1:
             raise ValueError(f"expected two (b, h, w, 1) of one shape, got {a.shape}, {b.shape}")
-        config = self.config
-        count = min(config.levels, pyramid.depth(*a.shape[1:3]))
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
         stack = jnp.concatenate([a, b], -1).astype(jnp.promote_types(a.dtype, jnp.float32))
-        whole, details = [stack], []
-        for _ in range(count):
-            small = pyramid.shrunk(whole[-1])
-            details.append(whole[-1] - pyramid.expanded(small, *whole[-1].shape[1:3]))
+        whole, details, extents = [replicated(stack, extent)], [], [extent]
+        for _ in range(config.levels):
+            small = pyramid.shrunk(whole[-1], replicated=True)
+            extents.append(None if extents[-1] is None else (extents[-1] + 1) // 2)
+            small = replicated(small, extents[-1])
+            details.append(whole[-1] - _expanded(small, whole[-1]))
             whole.append(small)
-        dtype = jnp.dtype(config.dtype)
         coarsest = whole[-1]
-        none = jnp.zeros((*coarsest.shape[:3], config.features), dtype)
         # There is no detail left: the cell sees how far the intensities lie from mid-grey.
         features, said = self.cell(
-            _seen(coarsest - 0.5, coarsest).astype(dtype), none, config.levels
+            _seen(coarsest - 0.5, coarsest).astype(dtype),
+            jnp.zeros((*coarsest.shape[:3], config.features), dtype),
+            config.levels,
+            extents[-1],
         )
-        fused = self._base(coarsest, said.astype(stack.dtype))
+        fused = replicated(self._base(coarsest, said.astype(stack.dtype)), extents[-1])
         aux: dict[str, Any] = {"base": fused, "choice": [], "strength": []}
-        for scale in range(count - 1, -1, -1):
-            detail, size = details[scale], details[scale].shape[1:3]
-            below = pyramid.expanded(features, *size)
+        for scale in range(config.levels - 1, -1, -1):
+            detail, within = details[scale], extents[scale]
+            below = _expanded(replicated(features, extents[scale + 1]), detail)
             features, said = self.cell(
-                _seen(detail * 2.0**2, whole[scale]).astype(dtype), below, scale
+                _seen(_LOUDNESS * detail, whole[scale]).astype(dtype), below, scale, within
             )
             choice, strength = self._chosen(detail, said.astype(stack.dtype))
             mixed = choice * detail[..., :1] + (1 - choice) * detail[..., 1:]
-            fused = pyramid.expanded(fused, *size) + strength * mixed
+            fused = replicated(_expanded(fused, detail) + strength * mixed, within)
             aux["choice"].insert(0, choice)
             aux["strength"].insert(0, strength)
         return fused, aux
@@ -177,6 +182,11 @@ class Network(nnx.Module):
         choice = jax.nn.sigmoid(larger + said[..., :1])
         strength = jnp.exp(jnp.log(self.config.gain) * jnp.tanh(said[..., 1:]))
         return choice, strength
+
+
+def _expanded(x: Maps, like: Maps) -> Maps:
+    """A map at the size of the next finer scale."""
+    return pyramid.expanded(x, *like.shape[1:3], replicated=True)
 
 
 def _seen(detail: Maps, whole: Maps) -> Maps:

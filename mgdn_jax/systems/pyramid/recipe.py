@@ -6,6 +6,7 @@ the stronger source, values that a screen can show.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -126,3 +127,18 @@ class Recipe(BaseRecipe):
         metrics = {name: jnp.mean(value) for name, value in terms.items()}
         total = sum(getattr(settings, name) * value for name, value in metrics.items())
         return jnp.asarray(total), (stats, metrics)
+
+    def judge(
+        self, params: Networks, stats: Networks, batch: Batch
+    ) -> tuple[Metrics, Sequence[jax.Array]]:
+        """Qabf, VIF, SSIM (the sum over the sources), SCD and the standard deviation, of 255."""
+        a, b = self.sources(batch)
+        fused = jnp.clip(self.fuse(params, stats, a, b), 0, 1)
+        figures = {
+            "qabf": edge_transfer(fused, a, b),
+            "vif": fidelity(fused, a, b),
+            "ssim": losses.ssim(fused, a) + losses.ssim(fused, b),
+            "scd": differences(fused, a, b),
+            "sd": 255 * deviation(fused),
+        }
+        return {name: jnp.mean(value) for name, value in figures.items()}, []
