@@ -99,6 +99,33 @@ def differences(fused: Image, a: Image, b: Image) -> PerExample:
     return _correlation(a, fused - b) + _correlation(b, fused - a)
 
 
+_BINS = 32
+
+
+def information(fused: Image, a: Image, b: Image) -> PerExample:
+    """Mutual information of the result with each source, in bits, as a sum.
+
+    Joint histograms of 32 x 32 bins, to the two nearest of which each pixel counts by its distance,
+    from every second pixel along both axes. `metrics`' MI has 256 x 256 bins and hence more bits.
+    """
+    same_shape(fused, a, b)
+    first, second, result = (_binned(x[:, ::2, ::2]) for x in (a, b, fused))
+    return _mutual(result, first) + _mutual(result, second)
+
+
+def _binned(image: Image) -> Float[Array, "b n k"]:
+    """Shares of each pixel in each bin."""
+    values = jnp.clip(image, 0, 1).reshape(len(image), -1, 1) * (_BINS - 1)
+    return jnp.maximum(1 - jnp.abs(values - jnp.arange(_BINS)[None, None]), 0)
+
+
+def _mutual(x: Float[Array, "b n k"], y: Float[Array, "b n k"]) -> PerExample:
+    joint = jnp.einsum("bni,bnj->bij", x, y) / x.shape[1]
+    apart = jnp.sum(joint, 2, keepdims=True) * jnp.sum(joint, 1, keepdims=True)
+    parts = joint * (jnp.log2(joint + 1e-9) - jnp.log2(apart + 1e-9))
+    return jnp.sum(parts, (1, 2))
+
+
 def deviation(image: Image) -> PerExample:
     """Standard deviation of an image."""
     return jnp.sqrt(jnp.var(image, (1, 2, 3)) + 1e-8)

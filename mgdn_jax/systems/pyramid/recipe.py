@@ -1,6 +1,6 @@
 """Training of Pyramid: it starts as a rule, and learns what the figures of the field reward.
 
-Seven terms; the first four are those figures themselves (`losses`), the others hold the result to
+Nine terms; the first five are those figures themselves (`losses`), the others hold the result to
 what people expect of a fused picture: tones between the sources' maximum and their sum, slopes of
 the stronger source, values that a screen can show.
 """
@@ -22,6 +22,7 @@ from mgdn_jax.systems.pyramid.losses import (
     differences,
     edge_transfer,
     fidelity,
+    information,
     low,
 )
 
@@ -35,6 +36,7 @@ class Settings:
         fidelity: weight of 2 - VIF.
         ssim: weight of 2 - SSIM to each source.
         differences: weight of 2 - SCD.
+        information: weight of 2 - MI.
         contrast: weight of the part by which the standard deviation of the result falls short of
             `stretch` times that of the tones it shall have.
         stretch: see `contrast`.
@@ -48,20 +50,22 @@ class Settings:
     """
 
     edges: float = 1.0
-    fidelity: float = 0.3
-    ssim: float = 0.5
-    differences: float = 0.3
-    contrast: float = 0.5
-    stretch: float = 1.0
+    fidelity: float = 0.4
+    ssim: float = 0.4
+    differences: float = 0.6
+    information: float = 0.1
+    contrast: float = 1.0
+    stretch: float = 1.1
     tone: float = 2.0
     tone_rule: str = "sum"
-    tone_share: float = 0.4
+    tone_share: float = 0.7
     gradient: float = 1.0
-    sharpness: float = 1.1
+    sharpness: float = 1.25
     range: float = 10.0
 
     def __post_init__(self):
-        weights = ("edges", "fidelity", "ssim", "differences", "contrast", "tone", "gradient")
+        weights = ("edges", "fidelity", "ssim", "differences", "information")
+        weights += ("contrast", "tone", "gradient")
         for name in (*weights, "range", "stretch", "sharpness"):
             if getattr(self, name) < 0:
                 raise InputError(f"recipe.{name} is {getattr(self, name)} and must be 0 or more")
@@ -119,6 +123,7 @@ class Recipe(BaseRecipe):
             "fidelity": 2 - fidelity(fused, a, b),
             "ssim": 2 - losses.ssim(fused, a) - losses.ssim(fused, b),
             "differences": 2 - differences(fused, a, b),
+            "information": 2 - information(fused, a, b),
             "contrast": jax.nn.relu(wanted - deviation(fused)) / (wanted + 0.02),
             "tone": losses.l1(low(fused, 8), low(target, 8)),
             "gradient": 0.1 * losses.gradient_signed_max(fused, *sharper),
@@ -131,7 +136,7 @@ class Recipe(BaseRecipe):
     def judge(
         self, params: Networks, stats: Networks, batch: Batch
     ) -> tuple[Metrics, Sequence[jax.Array]]:
-        """Qabf, VIF, SSIM (the sum over the sources), SCD and the standard deviation, of 255."""
+        """Qabf, VIF, SSIM (the sum over the sources), SCD, MI, and the deviation, of 255."""
         a, b = self.sources(batch)
         fused = jnp.clip(self.fuse(params, stats, a, b), 0, 1)
         figures = {
@@ -139,6 +144,7 @@ class Recipe(BaseRecipe):
             "vif": fidelity(fused, a, b),
             "ssim": losses.ssim(fused, a) + losses.ssim(fused, b),
             "scd": differences(fused, a, b),
+            "mi": information(fused, a, b),
             "sd": 255 * deviation(fused),
         }
         return {name: jnp.mean(value) for name, value in figures.items()}, []
