@@ -88,7 +88,7 @@ def test_both_commands_do_the_same(tmp_path, monkeypatch, calls):
 def test_configs_come_with_the_program(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     assert train.parse([*words, "--workdir=w"]).config.name == "refusion-smoke"
-    assert set(train.shipped_configs()) == {"cddfuse", "lkc_funet", "mgdn", "refusion"}
+    assert set(train.shipped_configs()) == {"cddfuse", "lkc_funet", "mgdn", "pyramid", "refusion"}
 
 
 def test_a_file_of_ones_own_goes_first(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_recipe_beside_the_config_is_found(tmp_path, monkeypatch):
         (
             ["--config=nope", "--workdir=w"],
             "--config=nope: there is no such config file, and none that comes with the program"
-            " (cddfuse, lkc_funet, mgdn, refusion); usage",
+            " (cddfuse, lkc_funet, mgdn, pyramid, refusion); usage",
         ),
         (
             ["--config=mgdn:smoke", "--workdir=w", "--config.train.stepz=1"],

@@ -17,6 +17,7 @@ from mgdn_jax.layers import functional, restormer
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.mgdn import blocks
 from mgdn_jax.systems.mgdn import network as mgdn
+from mgdn_jax.systems.pyramid import network as pyramid
 
 # Without running statistics; all kinds of norm that look at the image.
 _lkc_funet = registry.network("lkc_funet").Config(**LKC_FUNET, norm_maf="instance")
@@ -31,6 +32,7 @@ SYSTEMS = {
     "lkc_funet": _lkc_funet,
     "mgdn": dataclasses.replace(_small, head="blend"),
     "mgdn hdr": _mgdn_hdr,
+    "pyramid": pyramid.Config(levels=2, features=6, convolutions=1),
 }
 
 
@@ -60,6 +62,7 @@ def exact(system):
         ("mgdn", blocks._STRIP_PIXELS, 1e-6),
         ("mgdn", 30, 1e-6),
         ("mgdn hdr", blocks._STRIP_PIXELS, 1e-6),
+        ("pyramid", 1, 2e-6),
     ],
 )
 def test_padding_changes_nothing_and_compiles_nothing(system, pixels, bound, monkeypatch):

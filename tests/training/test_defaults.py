@@ -88,7 +88,7 @@ def test_a_loader_of_ones_own_may_have_blocks_and_strange_hints():
     assert "train.batch" not in known.fields
 
 
-@pytest.mark.parametrize("system", ["mgdn", "cddfuse", "lkc_funet", "refusion"])
+@pytest.mark.parametrize("system", ["mgdn", "cddfuse", "lkc_funet", "pyramid", "refusion"])
 def test_none_stands_for_the_default(system):
     compare({"train": {"init": None, "keep": None}}, {"train": {}}, system)
     compare({"optimiser": {"gamma": None}}, {"optimiser": {"gamma": 0.5}}, system)

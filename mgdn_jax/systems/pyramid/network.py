@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
-from mgdn_jax.layers.padding import Extent, replicated, zeroed
+from mgdn_jax.layers.padding import Extent, match_rank, replicated, zeroed
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 
 Maps = Float[Array, "b h w c"]
@@ -100,7 +100,7 @@ class Cell(nnx.Module):
         for i, conv in enumerate(self.convs):
             x = conv(zeroed(x, extent))
             if i == 0:
-                x = gain * x + bias
+                x = match_rank(gain, x) * x + match_rank(bias, x)
             x = jax.nn.leaky_relu(x, 0.2)
         return x, self.last(zeroed(x, extent))
 
