@@ -4,6 +4,9 @@
         mgdn data prepare pairs --source DIR/ivf/train2 --name $camera --only "${camera}*"
     done
     mgdn data prepare pairs --source DIR/ivf/train --name ivf
+    for scanner in ct pet spect; do
+        mgdn data prepare pairs --source DIR/mif/train/${scanner}_mri --name $scanner
+    done
     python train.py --config=configs/pyramid.py:ivf --workdir=runs/fusion-ivf
 
 It learns from luminance, without targets, from a mixture of cameras. The network is small enough
@@ -16,6 +19,8 @@ TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, "smoke")
 CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
 """Examples of each camera for 32 of all."""
+
+SCANNERS = {"ct": 1, "pet": 1, "spect": 1}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -45,8 +50,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "model": {"preset": "mif" if medical else "ivf"},
             "data": {
                 "loader": "mgdn_jax.data",
-                "dataset": "mif" if medical else "",
-                "mix": {} if medical else dict(CAMERAS),
+                "dataset": "",
+                "mix": dict(SCANNERS if medical else CAMERAS),
                 "task": "pairs",
                 "channels": 1,
                 "train": {
@@ -94,6 +99,11 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             },
         }
     )
+    if medical:  # half of a slice is black, and stays so
+        config.recipe.update({"information": 0.2, "stretch": 1.0, "tone_share": 0.3})
+        config.recipe.sharpness = 1.15
+        config.data.train.jitter.update({"scale": 2.0, "noise": 0.0, "clip": 0.0})
+        config.data.train.jitter.update({"exposure": 1.5, "contrast": 0.0, "polarity": 0.0})
     if preset == "smoke":
         config.model.update({"features": 4, "convolutions": 1, "levels": 2})
         config.data.train.update({"crop": 48, "threads": 1})
