@@ -118,6 +118,14 @@ SETS = {
             (_TESTS, _GIFNET),
             "RoadScene",
         ),
+        TestSet(
+            "MSRS5",
+            "infrared and visible, three by day and two by night; 00537D alone is of MSRS's test "
+            "split, the other four are of its training split, from which no network here learned",
+            ("ivf/msrs5/ir", "ivf/msrs5/vi"),
+            "infrared",
+            (),
+        ),
         *(
             TestSet(
                 f"MRI_{kind}",

@@ -34,15 +34,15 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "recipe": {
                 "name": "pyramid",
                 "edges": 1.0,
-                "fidelity": 0.4,
-                "ssim": 0.4,
-                "differences": 0.6,
-                "information": 0.1,
+                "fidelity": 0.3,
+                "ssim": 0.6,
+                "differences": 0.8,
+                "information": 0.2,
                 "contrast": 1.0,
                 "stretch": 1.1,
                 "tone": 2.0,
-                "tone_rule": "sum",
-                "tone_share": 0.7,
+                "tone_rule": "screen",
+                "tone_share": 0.5,
                 "gradient": 1.0,
                 "sharpness": 1.25,
                 "range": 10.0,
@@ -56,10 +56,10 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "channels": 1,
                 "train": {
                     "split": "train[:85%]",
-                    "crop": 128,
+                    "crop": 224,
                     "threads": 2,
                     "jitter": {
-                        "scale": 2.5,
+                        "scale": 2.0,
                         "gamma": 1.6,
                         "noise": 0.02,
                         "clip": 0.3,
@@ -68,7 +68,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                         "polarity": 0.05,
                     },
                 },
-                "validation": {"split": "train[85%:]", "crop": 192, "limit": 6},
+                "validation": {"split": "train[85%:]", "crop": 304, "limit": 6},
             },
             "optimiser": {
                 "name": "muon",
@@ -82,7 +82,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "clip_norm": 1.0,
             },
             "train": {
-                "batch": 4,
+                "batch": 2,
                 "steps": 3000,  # exactly one of steps, epochs, examples; the others 0
                 "epochs": 0.0,
                 "examples": 0,
@@ -100,9 +100,10 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         }
     )
     if medical:  # half of a slice is black, and stays so
-        config.recipe.update({"information": 0.2, "stretch": 1.0, "tone_share": 0.3})
-        config.recipe.sharpness = 1.15
-        config.data.train.jitter.update({"scale": 2.0, "noise": 0.0, "clip": 0.0})
+        config.recipe.update({"stretch": 1.0, "tone_rule": "max", "sharpness": 1.15})
+        config.data.train.crop = 192
+        config.data.validation.crop = 256
+        config.data.train.jitter.update({"scale": 1.3, "noise": 0.0, "clip": 0.0})
         config.data.train.jitter.update({"exposure": 1.5, "contrast": 0.0, "polarity": 0.0})
     if preset == "smoke":
         config.model.update({"features": 4, "convolutions": 1, "levels": 2})

@@ -53,7 +53,7 @@ class Config(SystemConfig):
     features: int = 24
     convolutions: int = 2
     gain: float = 1.5
-    shift: float = 0.25
+    shift: float = 0.15
     dtype: str = "float32"
     in_channels: tuple[int, ...] = (1, 1)
     out_channels: int = 1

@@ -50,15 +50,15 @@ class Settings:
     """
 
     edges: float = 1.0
-    fidelity: float = 0.4
-    ssim: float = 0.4
-    differences: float = 0.6
-    information: float = 0.1
+    fidelity: float = 0.3
+    ssim: float = 0.6
+    differences: float = 0.8
+    information: float = 0.2
     contrast: float = 1.0
     stretch: float = 1.1
     tone: float = 2.0
-    tone_rule: str = "sum"
-    tone_share: float = 0.7
+    tone_rule: str = "screen"
+    tone_share: float = 0.5
     gradient: float = 1.0
     sharpness: float = 1.25
     range: float = 10.0
