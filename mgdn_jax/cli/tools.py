@@ -51,6 +51,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
         "system": f"{about['system']}, {about['parameters']:,} parameters",
         "inputs": _plain(card.get("inputs", about["config"].get("inputs", ""))),
         "trained on": _plain(card.get("trained_on", "")),
+        "verdict": _plain(card.get("verdict", "")),
         "figures": _plain(card.get("figures", "")),
     }
 
