@@ -13,7 +13,6 @@ picture is that of the lowest Qabf on any set.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tables import JPEG, SETS, TestSet, foreign_of, ranked_rows  # noqa: E402
-from mgdn_jax.evaluation.scores import MEAN  # noqa: E402
+from mgdn_jax.evaluation.scores import read_tables  # noqa: E402
 from mgdn_jax.evaluation.summaries import Summary, read_summaries  # noqa: E402
 from mgdn_jax.fusing.tasks import TASKS  # noqa: E402
 from mgdn_jax.io.disk import write_atomically  # noqa: E402
@@ -98,11 +97,9 @@ def worst_picture(method: str, kind: str, scores: Path | None) -> str:
         path = Path(scores or "") / test.name / f"{method}.csv"
         if not path.is_file():
             continue
-        with path.open(encoding="utf-8", newline="") as text:
-            for row in csv.DictReader(text):
-                if row["image"] != MEAN and row.get("method", method) == method:
-                    candidate = (float(row["Qabf"]), f"{test.name} {row['image']}")
-                    lowest = min(lowest or candidate, candidate)
+        for name, row in read_tables(path)[method].rows.items():
+            candidate = (row["Qabf"], f"{test.name} {name}")
+            lowest = min(lowest or candidate, candidate)
     return "" if lowest is None else f"{lowest[1]} ({lowest[0]:.2f})"
 
 
