@@ -30,7 +30,7 @@ from rich.progress import Progress
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Fuse, Method, Pair, Rule, evaluate_methods
-from mgdn_jax.evaluation.baselines import BASELINES, EXPOSURE_RULES, FOCUS_RULES
+from mgdn_jax.evaluation.baselines import BASELINES, EXPOSURE_RULES, FOCUS_RULES, INFRARED_RULES
 from mgdn_jax.evaluation.scores import Table, mean_ranks, write_tables
 from mgdn_jax.evaluation.standing import Row, rank_rows
 from mgdn_jax.evaluation.summaries import ANCHOR_NAMES, Summary, read_summaries, write_summaries
@@ -196,6 +196,8 @@ def methods_of(test: TestSet, models: Mapping[str, Fuse]) -> dict[str, Method]:
         if name in FOCUS_RULES and test.task != "multi-focus":
             continue
         if name in EXPOSURE_RULES and test.task != "multi-exposure":
+            continue
+        if name in INFRARED_RULES and test.task not in ("infrared", "medical"):
             continue
         rows[name] = Rule(rule)
         if test.jpeg:

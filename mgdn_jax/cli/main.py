@@ -279,8 +279,8 @@ def _add_eval(commands) -> None:
         default=[],
         metavar="NAME|FILE",
         help="fuse with these networks (see mgdn models) or rules (base_mean, base_max, "
-        "base_laplacian, base_focus_guided, base_focus_evidence, base_mertens) and score the "
-        "results",
+        "base_laplacian, base_focus_guided, base_focus_evidence, base_mertens, "
+        "base_hybrid_multiscale) and score the results",
     )
     add_trust(command)
     command.add_argument(

@@ -15,7 +15,12 @@ import numpy as np
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import Method, Pair, Rule, Stored
 from mgdn_jax.evaluation.album import SOURCES
-from mgdn_jax.evaluation.baselines import BASELINES, EXPOSURE_RULES, FOCUS_RULES
+from mgdn_jax.evaluation.baselines import (
+    BASELINES,
+    EXPOSURE_RULES,
+    FOCUS_RULES,
+    INFRARED_RULES,
+)
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.io import files
 from mgdn_jax.io.pairing import find_results, pair_folders
@@ -178,8 +183,9 @@ def _places(
 
 
 def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
-    """The rules that every table carries; those for one task where the task is that."""
-    folders = {Path(s).name.lower() for s in sources}
+    """The rules that every table carries; those for one task where the task may be that."""
+    inside = _inside(Path(sources[0])) if len(sources) == 1 else None
+    folders = {Path(s).name.lower() for s in inside or sources}
     focus, exposures = {"near", "far"} <= folders, {"under", "over"} <= folders
     for name in (_named(word)[1] for word in models):
         if name in zoo.bundled():
@@ -187,6 +193,8 @@ def _default_rules(sources: Sequence[str], models: Sequence[str]) -> list[str]:
             focus |= "focus" in task
             exposures |= "exposure" in task
     left_out = (() if focus else FOCUS_RULES) + (() if exposures else EXPOSURE_RULES)
+    if focus or exposures:
+        left_out += INFRARED_RULES
     return [name for name in BASELINES if name not in left_out]
 
 

@@ -108,6 +108,7 @@ def test_printed_rows_stand_in_a_table_of_their_own(tables, root, capsys):
     first, second = text.split("### TNO25 beside")
     assert "CDDFuse (" not in first
     assert "base_focus_guided" not in text
+    assert "base_hybrid_multiscale" in text
     assert "| CDDFuse (paper, README) ‡ | 0.77 | 0.77 |" in second
     assert "Else" not in text
     assert "SSIM_dr2 ↑" in second

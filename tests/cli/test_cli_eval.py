@@ -59,6 +59,7 @@ def surroundings(tmp_path, monkeypatch):
     Path("sets.csv").write_text("dataset,method,n,EN,PSNR\nS,far,3,7.5,20\nT,near,3,7.4,21\n")
 
 
+PLAIN = ("base_mean", "base_max", "base_laplacian")
 PAIR = "set/ir/p0.png set/vi/p0.png"
 BAD = {
     f"eval small.png {PAIR}": "small.png is 20x15 but set/ir/p0.png is 50x48; pictures to compare "
@@ -261,7 +262,7 @@ def test_three_files(capsys):
     said = capsys.readouterr().out
     rows = lines(said)
     assert rows["method"][:3] == ["EN ↑", "SD ↑", "SF ↑"]
-    assert list(rows) == ["method", "p0", "base_mean", "base_max", "base_laplacian"]
+    assert list(rows) == ["method", "p0", *PLAIN, "base_hybrid_multiscale"]
     fused, a, b = (files.read_image(p) for p in ("ours/p0.png", *PAIR.split()))
     wanted = ruler.evaluate(fused, a, b)
     assert rows["p0"][:8] == [f"{v:.4f}" for v in wanted.values()]
@@ -314,7 +315,8 @@ def test_a_network_over_folders_and_a_prepared_set(capsys):
         command = f"eval --model m.safetensors base_max --data {place} --metrics EN,MI --json"
         assert mgdn(command) == 0
         results.append(json.loads(capsys.readouterr().out)["methods"])
-    assert list(results[0]) == ["m", "base_max", "base_mean", "base_laplacian"]
+    wanted = ["m", "base_max", "base_mean", "base_laplacian", "base_hybrid_multiscale"]
+    assert list(results[0]) == wanted
     for methods in results[1:]:
         assert {n: m["images"] for n, m in methods.items()} == {
             n: m["images"] for n, m in results[0].items()
@@ -334,8 +336,11 @@ def test_networks_and_pictures_in_one_table(capsys):
 def test_the_focus_rule_joins_for_near_and_far(capsys):
     os.rename("set/ir", "set/near")
     os.rename("set/vi", "set/far")
-    assert mgdn("eval ours set/near set/far --metrics EN") == 0
-    assert "base_focus_guided" in lines(capsys.readouterr().out)
+    for places in ("set/near set/far", "--data set"):
+        assert mgdn(f"eval ours {places} --metrics EN") == 0
+        rows = lines(capsys.readouterr().out)
+        assert "base_focus_guided" in rows
+        assert "base_hybrid_multiscale" not in rows
 
 
 def test_the_exposure_rule_joins_for_under_and_over(capsys):
@@ -345,6 +350,7 @@ def test_the_exposure_rule_joins_for_under_and_over(capsys):
     rows = lines(capsys.readouterr().out)
     assert "base_mertens" in rows
     assert "base_focus_guided" not in rows
+    assert "base_hybrid_multiscale" not in rows
 
 
 def test_ground_truth(capsys):
@@ -365,7 +371,7 @@ def test_rows_measured_elsewhere(capsys):
     command = "eval ours set/ir set/vi --metrics EN,PSNR --variant cddfuse --beside sets.csv"
     assert mgdn(f"{command} --dataset T") == 0
     said = capsys.readouterr().out
-    assert lines(said)["near †"][:3] == ["7.4000", "21.0000", "3.00"]
+    assert lines(said)["near †"][:3] == ["7.4000", "21.0000", "3.50"]
     assert "†: measured elsewhere (sets.csv, T)" in said
     # The standard variant has another PSNR: the foreign one is not shown under its name.
     assert mgdn(f"{command.replace('cddfuse', 'standard')} --dataset T") == 0
@@ -387,8 +393,8 @@ def test_report(capsys, place):
     page = Path("page/index.html").read_text()
     for part in ("theirs has no picture called p1", f"mgdn {command}", "not 2: not ranked"):
         assert part in page
-    # Two sources, two folders, a network and three rules on three pairs; one picture lacks.
-    assert page.count("data:image/jpeg;base64,") == 3 * (2 + 3 + 3) - 1
+    # Two sources, two folders, a network and four rules on three pairs; one picture lacks.
+    assert page.count("data:image/jpeg;base64,") == 3 * (2 + 3 + 4) - 1
 
 
 def test_sources_may_be_called_as_they_like(capsys):

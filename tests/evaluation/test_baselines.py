@@ -146,6 +146,70 @@ def test_mertens_is_that_of_opencv(size):
     assert np.percentile(np.abs(baselines.mertens(*gray) - wanted), 99) < 2
 
 
+def infrared(size=(96, 128), spot=230):
+    """A cold infrared picture with a warm disc, and where the disc is."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    inside = (rows - 60) ** 2 + (columns - 40) ** 2 < 8**2
+    return np.where(inside, spot, 40).astype(np.uint8), inside
+
+
+def photograph(size=(96, 128)):
+    return scenes.to(np.uint8, 0.2 + 0.5 * scenes.scene(1, *size))
+
+
+def test_the_visible_picture_comes_back_beside_an_infrared_one_without_edges():
+    visible = photograph()
+    for level in (0, 90, 255):
+        flat = np.full_like(visible, level)
+        assert np.array_equal(baselines.hybrid_multiscale(flat, visible), visible)
+    assert np.all(baselines.hybrid_multiscale(flat[:1, :1], visible[:1, :1]) == visible[0, 0])
+
+
+def test_a_hot_spot_stays_and_so_does_visible_texture():
+    visible = photograph()[..., 1]
+    warm, inside = infrared()
+    fused = baselines.hybrid_multiscale(warm, visible).astype(int)
+    core, far = ndimage.binary_erosion(inside, iterations=3), slice(90, None)
+    assert fused[core].min() > visible[core].max() + 60
+    assert fused[core].mean() > 2 * fused[~inside].mean()
+    assert np.std(np.diff(fused[:, far])) > 0.9 * np.std(np.diff(visible[:, far].astype(int)))
+    assert np.corrcoef(fused[:, far].ravel(), visible[:, far].ravel())[0, 1] > 0.97
+    # What is the infrared picture is not what is the visible one.
+    other = baselines.hybrid_multiscale(visible, warm).astype(int)
+    assert np.abs(other - fused).mean() > 10
+
+
+def test_a_flat_sky_stays_flat():
+    # The infrared sky has weak clouds: taken here and there they would be dark blobs.
+    rng = np.random.default_rng(0)
+    clouds = ndimage.gaussian_filter(rng.normal(size=(96, 128)), 10)
+    clouds *= 4 / clouds.std()
+    above = np.arange(96)[:, None] < 60
+    sky = np.where(above, 235, photograph()[..., 1])
+    cold = np.where(above, 20 + clouds, infrared()[0])
+    fused = baselines.hybrid_multiscale(cold.astype(np.uint8), sky.astype(np.uint8))
+    assert fused[:40].std() < 2 * cold[:40].std()
+
+
+def test_channels_share_the_infrared_weight():
+    visible = photograph()
+    warm, inside = infrared()
+    fused = baselines.hybrid_multiscale(np.stack([warm] * 3, -1), visible).astype(int)
+    core = ndimage.binary_erosion(inside, iterations=3)
+    assert np.all(fused[core].mean(0) > visible[core].mean(0) + 50)
+    tints = [(x[:, 90:, 0].astype(int) - x[:, 90:, 2]).ravel() for x in (fused, visible)]
+    assert np.corrcoef(tints)[0, 1] > 0.97
+
+
+def test_hybrid_multiscale_golden():
+    # Stored from the version that was measured on the test sets.
+    warm, _ = infrared()
+    fused = baselines.hybrid_multiscale(warm, photograph()[..., 1]).astype(float)
+    numbers = [fused.mean(), fused.std(), fused[60, 40], fused[10, 100], fused[80, 20]]
+    assert numbers[:2] == pytest.approx([104.844, 30.497], abs=0.01)
+    assert numbers[2:] == [255, 121, 98]
+
+
 def test_laplacian_prefers_the_first_on_ties():
     x = np.full((8, 8), 100, np.uint8)
     a, b = x.copy(), x.copy()
