@@ -59,12 +59,12 @@ def commands(data: Path, out: Path, chosen: list[str], cpu: bool, more: list[str
     trainings = []
     for system, preset in kept:
         config = importlib.import_module(f"configs.{system}").get_config(preset)
-        name = config.data.dataset
-        kind = "pairs" if config.data.task == "pairs" else name
-        source = data / name
-        if source.is_dir():
-            sets[name] = [sys.executable, "-m", "mgdn_jax", "data", "prepare", kind, "--source",
-                          str(source), "--name", name]  # fmt: skip
+        for name in config.data.mix or [config.data.dataset]:
+            kind = "pairs" if config.data.task == "pairs" else name
+            source = data / name
+            if source.is_dir():
+                sets[name] = [sys.executable, "-m", "mgdn_jax", "data", "prepare", kind, "--source",
+                              str(source), "--name", name]  # fmt: skip
         workdir = out / f"{system}-{preset.removesuffix('_cpu')}"
         trainings.append([sys.executable, str(ROOT / "train.py"),
                           f"--config={ROOT}/configs/{system}.py:{preset}",

@@ -28,7 +28,10 @@ import ml_collections
 TASKS = ("ivf", "mif")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif"}
-JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}  # of stored pairs: off
+JITTER = {  # of stored pairs: off
+    **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
+    **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
+}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -53,6 +56,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": DATASETS[task],
+                "mix": {},  # in its place weights by set: {"ivf": 1, "train2": 2}
                 "task": "pairs",
                 "channels": 1,
                 "train": {

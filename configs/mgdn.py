@@ -98,12 +98,16 @@ def _multi_focus() -> ml_collections.ConfigDict:
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": "natural",
+                "mix": {},  # in its place weights by set: {"ivf": 1, "train2": 2}
                 "task": "mff",
                 "train": {
                     "split": "train[:95%]",
                     "crop": 128,
                     "threads": 4,
-                    "jitter": {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
+                    "jitter": {  # of stored pairs
+                        **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
+                        **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
+                    },
                 },
                 "validation": {"split": "train[95%:]", "crop": 128, "limit": 32},
             },

@@ -35,7 +35,10 @@ TASKS = ("ivf", "mif", "mff", "mef")
 VARIANTS = ("ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
-JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
+JITTER = {  # of stored pairs: off
+    **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
+    **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
+}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -75,6 +78,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": DATASETS[task],
+                "mix": {},  # in its place weights by set: {"ivf": 1, "train2": 2}
                 "task": "mff" if task == "mff" else "pairs",
                 "channels": 1,
                 "train": {"split": "train[:95%]", "crop": 128, "threads": 4, "jitter": JITTER},

@@ -93,9 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--only",
         nargs="+",
-        default=(),
         metavar="PATTERN",
-        help="only examples of such names, as 'msrs_*'; '!PATTERN' leaves them out",
+        help="only names that fit, as 'msrs_*'; '!PATTERN' leaves out those that fit",
     )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")

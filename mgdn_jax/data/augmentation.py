@@ -88,11 +88,11 @@ class Jitter:
       clip: every other source has its levels spread: values up to one uniform in 0 .. clip become
         black, those from another one in 1 - clip .. 1 on white; 0 turns it off. Empty black (a cold
         sky) and white (a lamp) become frequent, where noise and file compression left none.
-      exposure: one of the sources, drawn for each example, is multiplied by a gain log-uniform in
+      exposure: one of the sources, another for each example, is multiplied by a gain log-uniform in
         1 / exposure .. exposure, and what passes white is white; 1 turns it off.
-      contrast: the same source is drawn towards a level uniform in 0 .. 1, by a part uniform in
+      contrast: the same source moves towards a level uniform in 0 .. 1, by a part uniform in
         0 .. contrast of the way, so that it fills a part of the range only; 0 turns it off.
-      polarity: share of the examples whose source "a" is inverted, as infrared cameras that show
+      polarity: share of the examples whose source "a" is inverted, as by infrared cameras that show
         heat as black; 0 turns it off.
     """
 
@@ -119,8 +119,8 @@ class Jitter:
             raise InputError(f"jitter.polarity is {self.polarity}; use 0 (off) to 1, a share.")
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Fields that part a source from a target, where they are on."""
+    def parting(self) -> tuple[str, ...]:
+        """Fields that are on and part the sources from a target."""
         off = Jitter()
         names = ("gamma", "clip", "exposure", "contrast", "polarity")
         return tuple(name for name in names if getattr(self, name) != getattr(off, name))
@@ -135,7 +135,7 @@ class Jitter:
     def sources(
         self, images: Mapping[str, np.ndarray], rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
-        """Tone, noise and levels of "a" and "b"; others pass through.
+        """Polarity, exposure, tone, noise and levels of "a" and "b"; others pass through.
 
         Args:
           images: (h, w, C) float32 in [0, 1].
@@ -167,7 +167,7 @@ class Jitter:
         return result
 
     def _exposed(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Too dark, too bright or too flat."""
+        """Darker or brighter, then flatter."""
         if self.exposure > 1:
             limit = math.log(self.exposure)
             image = (image * np.float32(math.exp(rng.uniform(-limit, limit)))).clip(0, 1)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
 from mgdn_jax.data.scenes import (
     BRACKET,
@@ -129,7 +130,7 @@ def prepare(
     *,
     folders: Sequence[str] | None = None,
     name: str | None = None,
-    only: Sequence[str] = (),
+    only: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Checks a folder of images and writes it as a TFDS set of ArrayRecord files.
@@ -145,16 +146,16 @@ def prepare(
       folders: names of the subfolders in the order image, labels or a, b[, target] or rgb,
         depth; found by their usual names if None.
       name: what the set is called under `out`; `set_name` if None.
-      only: patterns of names, as ``"msrs_*"``; an example is taken that fits any of them, and with
-        none all are. A leading "!" leaves out what fits. Capitals matter.
+      only: patterns of names: ``["msrs_*", "mfnet_*"]`` takes what fits one of them,
+        ``["!msrs_*"]`` leaves out what fits; None takes all. Capitals matter.
       progress: called with (examples checked, examples in all).
 
     Returns:
       The set's own folder, `out/name`.
 
     Raises:
-      InputError: no such set or folder, a file without partner, sizes that differ, a picture that
-        cannot be read, or a target folder in the way.
+      InputError: no such set or folder, a file without partner, no name that fits, sizes that
+        differ, a picture that cannot be read, or a target folder in the way.
     """
     if set_name not in SETS:
         raise InputError(f"there is no set {set_name!r}; choose one of {', '.join(SETS)}.")
@@ -268,23 +269,25 @@ def _entries(
 
 
 def _fitting(
-    files: list[dict[str, Any]], patterns: Sequence[str], source: Path
+    files: list[dict[str, Any]], patterns: Sequence[str] | None, source: Path
 ) -> list[dict[str, Any]]:
-    """The entries that patterns of names let through."""
-    if isinstance(patterns, str):
-        raise InputError(f"only is {patterns!r}; give a list of patterns.")
+    """The entries whose names fit."""
+    patterns = () if patterns is None else patterns
+    is_list = isinstance(patterns, Sequence) and not isinstance(patterns, str)
+    if not is_list or not all(isinstance(pattern, str) for pattern in patterns):
+        raise InputError(f"only is {shown(patterns)}; give a list of patterns, as ['msrs_*'].")
+    without = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
-    left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     fitting = [
         entry
         for entry in files
         if any(fnmatch.fnmatchcase(entry["name"], pattern) for pattern in wanted)
-        and not any(fnmatch.fnmatchcase(entry["name"], pattern) for pattern in left_out)
+        and not any(fnmatch.fnmatchcase(entry["name"], pattern) for pattern in without)
     ]
     if not fitting:
-        names = f"{files[0]['name']} to {files[-1]['name']}"
         raise InputError(
-            f"no name in {source} fits {' '.join(patterns)}; there are {len(files)}, {names}."
+            f"{source} has {len(files)} names, {files[0]['name']} to {files[-1]['name']}, and none "
+            f"fits {' '.join(map(repr, patterns))}; write patterns like 'msrs_*' or '!msrs_*'."
         )
     return fitting
 

@@ -68,8 +68,8 @@ def make_draw(
     if task == "pairs":
         if synthesis:
             raise InputError("synthesis belongs to tasks 'mff' and 'mef'; stored pairs have none.")
-        if vary.parts and "target" in manifest["roles"]:
-            name = vary.parts[0]
+        if vary.parting and "target" in manifest["roles"]:
+            name = vary.parting[0]
             raise InputError(
                 f"jitter.{name} would part the sources from their target; set it to "
                 f"{getattr(Jitter(), name):g} for pairs with targets."

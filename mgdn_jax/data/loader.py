@@ -15,6 +15,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from mgdn_jax.arguments import shown
 from mgdn_jax.data.augmentation import Jitter
 from mgdn_jax.data.examples import finish, make_draw, preparation, views
 from mgdn_jax.data.mixture import Chained, Interleaved, Part, Slots, open_parts
@@ -23,6 +24,8 @@ from mgdn_jax.errors import InputError
 Batch = dict[str, np.ndarray]
 _MOST_PIXELS, _MOST_THREADS = 2**30, 1024
 _TRAIN, _EVAL = 0, 1  # keeps the random streams of training and evaluation apart
+# What a saved position belongs to; of a single set there are neither sets nor weights.
+_IDENTITY = ("version", "seed", "sets", "weights", "dataset_size")
 
 
 class Loader:
@@ -32,7 +35,7 @@ class Loader:
     [0, 1], and "_index": (B / P,) uint32, each example's position in the global stream (modulo
     2**32). `dataset` is the sequence of stored examples, `len(loader.dataset)` of them an epoch;
     `preparation` is what was done to the files (`examples.preparation`). Of several sets, `sets`
-    holds the names, and batches have "_set": (B / P,) uint32, the number of each example's set.
+    holds the names, and batches have "_set": (B / P,) uint32, which counts in this order.
     Not for use by several threads at once. Close it, or use it in a `with` statement.
     """
 
@@ -61,6 +64,7 @@ class Loader:
         }
         if self.sets:
             self._identity["sets"] = {part.name: len(part.source) for part in parts}
+            self._identity["weights"] = {part.name: part.weight for part in parts}
         self._stream = stream
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         self._iterator = iter(stream.to_iter_dataset(options))
@@ -76,12 +80,12 @@ class Loader:
         return len(self.dataset) / self.batch_size
 
     def passes(self, batches: int) -> dict[str, float]:
-        """How often each of several sets was gone through in so many batches; {} of one set."""
+        """How often each of several sets is gone through in so many batches; {} of one set."""
         if self._slots is None:
             return {}
         counts = self._slots.counts(batches * self.batch_size)
-        pairs = zip(self._parts, counts, strict=True)
-        return {part.name: count / len(part.source) for part, count in pairs}
+        shares = zip(self._parts, counts, strict=True)
+        return {part.name: count / len(part.source) for part, count in shares}
 
     def __iter__(self) -> Loader:
         return self
@@ -98,14 +102,20 @@ class Loader:
         """Continues where `state()` was taken, with any number of processes.
 
         Raises:
-          InputError: the state belongs to another seed, data set or batch size.
+          InputError: the state belongs to another seed, data set, mixture or batch size.
         """
-        for key, mine in self._identity.items():
-            if state.get(key) != mine:
-                raise InputError(
-                    f"the saved data position has {key} {state.get(key)}, this run has {mine}; "
-                    "resume with the settings of the saved run."
-                )
+        for key in _IDENTITY:
+            saved, current = state.get(key), self._identity.get(key)
+            if saved == current:
+                continue
+            if isinstance(saved, Mapping) and isinstance(current, Mapping):
+                names = sorted({*saved, *current})
+                name = next(name for name in names if saved.get(name) != current.get(name))
+                key, saved, current = f"{key}.{name}", saved.get(name), current.get(name)
+            raise InputError(
+                f"the saved data position has {key} {shown(saved)}, this run has {shown(current)}; "
+                "resume with the settings of the saved run."
+            )
         done = state.get("examples")
         if type(done) is not int or done % self.batch_size:
             raise InputError(
@@ -136,7 +146,7 @@ class EvalLoader:
     Batches are as those of `Loader` and have "_mask": (B / P,) float32, 1 for examples, 0 for the
     repeated ones that fill the last batch of a size. "_index" is the example's position in the
     split. Of several sets, `shares` holds their weights by name, each batch is of one set, and
-    "_set" says which, by its number.
+    "_set" counts in this order.
     """
 
     def __init__(
@@ -144,7 +154,6 @@ class EvalLoader:
     ):
         self.dataset = dataset
         self.shares = {part.name: part.weight for part in parts if part.name}
-        self.sets = tuple(self.shares)
         self._plan = plan
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2)
 
@@ -190,7 +199,8 @@ def make_loader(
       dataset: folder of a set made by `prepare`, or its name under `data_root()`.
       batch_size: examples in the global batch, over all processes.
       mix: in place of `dataset`, weights by set: ``{"ivf": 1, "train2": 2}`` takes two examples of
-        train2 for each of ivf, however many either has. Task, split and all else are common.
+        train2 for each of ivf, however many either has. Their order does not matter. Task, split
+        and all else are common.
       task: "mff", "mef": multi-focus pairs in random order, or exposures (under before over; with
         ``synthesis={"count": 3}`` three, "c" as well, in random order), synthesised from pictures
         with segmentations; "pairs": the stored pairs.

@@ -1,8 +1,8 @@
 """Several prepared sets in one stream: which set, and which of its examples, stands where.
 
-Weights become whole slots, and the slots of one period are spread evenly (smooth weighted round
-robin), so that any stretch of the stream has nearly the share of each set that its weight asks
-for. Position i alone says what stands there: a mixture is as resumable as a single set.
+Weights become whole slots of a period, and these are spread evenly (smooth weighted round robin),
+so that any stretch of the stream has nearly the share of each set that its weight asks for.
+Position i alone says what stands there: a mixture is as resumable as a single set.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax.arguments import shown
+from mgdn_jax.arguments import real, shown
 from mgdn_jax.data.builders import open_set
 from mgdn_jax.data.examples import Draw
 from mgdn_jax.errors import InputError
-from mgdn_jax.systems.fields import fault
 
 _SLOTS = 1000
 """Slots of a period, about: weights are rounded to so many parts."""
-_MOST_SETS = 256
+_MOST_SETS, _MOST_WEIGHT = 256, 1e6
 
 
 class Slots:
     """Places of sets in an endless stream.
+
+    Equal weights are kept exactly, others to about a thousandth of the whole: no set has less.
 
     Args:
       weights: one a set, above 0.
@@ -129,30 +130,70 @@ def open_parts(
 
     Args:
       dataset: folder or name of the only set; "" for a mixture.
-      mix: weights by folder or name; None or {} for one set.
+      mix: weights by folder or name; None or {} for one set. Their order does not matter.
       split: TFDS split, of each set.
       make: the task as a function of a record, for a manifest.
 
+    Returns:
+      The only set, or those of the mixture in the order of their names.
+
     Raises:
-      InputError: neither or both are given, a weight is no number above 0, or a set cannot be used.
+      InputError: neither or both are given, a weight is no number above 0, a set cannot be used, or
+        sets with and without targets are to be mixed.
     """
-    if mix is not None and not hasattr(mix, "items"):
-        raise InputError(f"mix is {shown(mix)}; give weights by set, as {{'ivf': 1, 'train2': 2}}.")
-    weights = dict(mix or {})
-    if bool(weights) == bool(os.fspath(dataset)):
-        found = f"dataset {os.fspath(dataset)!r} and mix {shown(weights)}"
+    name, weights = _text("dataset", dataset or ""), _weights(mix)
+    if name and weights:
         raise InputError(
-            f"give one of dataset and mix, and leave the other empty (found {found})."
-            if weights
-            else "there is no data set; give its name as dataset, or several with weights as mix."
+            f"there are both dataset {name!r} and mix {shown(weights)}; set one of them, and leave "
+            "the other empty."
         )
-    if len(weights) > _MOST_SETS:
-        raise InputError(f"mix has {len(weights)} sets; give {_MOST_SETS} at most.")
-    for name, weight in weights.items():
-        if fault(weight, float) is not None or not 0 < weight <= 1e6:
-            raise InputError(f"mix.{name} is {shown(weight)}; give a weight above 0, to 1e6.")
-    parts = []
-    for name, weight in list(weights.items()) or [(os.fspath(dataset), 1.0)]:
+    if not name and not weights:
+        raise InputError(
+            "there is no data set; give its name as dataset, or several with weights as mix."
+        )
+    if name:
         source, manifest = open_set(name, split)
-        parts.append(Part(name if weights else "", float(weight), source, manifest, make(manifest)))
+        return [Part("", 1.0, source, manifest, make(manifest))]
+    parts = [_part(name, weights[name], split, make) for name in sorted(weights)]
+    having = [part.name for part in parts if "target" in part.manifest["roles"]]
+    lacking = [part.name for part in parts if part.name not in having]
+    if having and lacking:
+        raise InputError(
+            f"mix.{having[0]} has targets and mix.{lacking[0]} has none; mix sets of one kind."
+        )
     return parts
+
+
+def _part(name: str, weight: float, split: str, make: Callable[..., Draw]) -> Part:
+    """A set of a mixture, which messages name."""
+    try:
+        source, manifest = open_set(name, split)
+        return Part(name, weight, source, manifest, make(manifest))
+    except InputError as error:
+        raise InputError(f"mix.{name}: {error}") from None
+
+
+def _weights(mix: Any) -> dict[str, float]:
+    """A mixture as plain weights by name."""
+    if mix is None:
+        return {}
+    try:
+        entries = dict(mix.items())  # an ml_collections.ConfigDict is no Mapping
+    except AttributeError:
+        raise InputError(
+            f"mix is {shown(mix)}; give weights by set, as {{'ivf': 1, 'train2': 2}}."
+        ) from None
+    if len(entries) > _MOST_SETS:
+        raise InputError(f"mix has {len(entries)} sets; give {_MOST_SETS} at most.")
+    named = {_text("a name of mix", name): weight for name, weight in entries.items()}
+    return {
+        name: real(f"mix.{name}", weight, above=0, most=_MOST_WEIGHT)
+        for name, weight in named.items()
+    }
+
+
+def _text(title: str, name: Any) -> str:
+    """A folder or name of a set as a text; the only one may be "", for none."""
+    if not isinstance(name, str | os.PathLike) or (title != "dataset" and not os.fspath(name)):
+        raise InputError(f"{title} is {shown(name)}; give the folder or the name of a set.")
+    return os.fsdecode(name)

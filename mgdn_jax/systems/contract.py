@@ -146,22 +146,23 @@ class MixedLoader(Loader, Protocol):
     """A loader that may read several data sets; the log says how often each was gone through.
 
     Attributes:
-        sets: their names; () where there is one. Batches of several have ``"_set"``, (B,), the
-            number of each example's.
+        sets: their names; () where there is one. Batches of several have ``"_set"``, (B,), which
+            counts in this order; recipes do not get it.
     """
 
     sets: Sequence[str]
 
     def passes(self, batches: int) -> Mapping[str, float]:
-        """How often each of several sets was gone through in so many batches; {} of one set."""
+        """How often each of several sets is gone through in so many batches; {} of one set."""
 
 
 @runtime_checkable
 class MixedEvaluation(Protocol):
-    """Validation batches of several data sets, each batch of one, which ``"_set"`` numbers.
+    """Validation batches that may be of several data sets, each batch of one.
 
     Attributes:
         shares: how much each set counts in the figures of all, by name; {} where there is one.
+            Batches of several have ``"_set"``, (B,), which counts in this order.
     """
 
     shares: Mapping[str, float]

@@ -375,9 +375,9 @@ def _is_news(record: logging.LogRecord) -> bool:
     It also warns of a checkpoint that a kill left half-written, which `newest_whole` passes over.
     """
     message = record.getMessage()
-    is_told = record.levelno >= logging.ERROR or "Metadata file does not exist" in message
+    is_noise = record.levelno >= logging.ERROR or "Metadata file does not exist" in message
     # Its own path, or that of what it was writing.
-    return not (is_told and ("orbax" in record.pathname or "orbax" in message))
+    return not (is_noise and ("orbax" in record.pathname or "orbax" in message))
 
 
 _hooks: list[Callable[..., Any]] = []

@@ -66,7 +66,7 @@ class Window:
 
 
 class Figures:
-    """Means over the validation batches; of several data sets also each one's own.
+    """Means over the validation batches; of several data sets each one's too.
 
     Args:
         loader: what gives the batches.
@@ -74,33 +74,44 @@ class Figures:
 
     def __init__(self, loader: Any):
         self._shares = dict(loader.shares) if isinstance(loader, MixedEvaluation) else {}
+        self._names = list(self._shares)
         self._totals: dict[str, dict[str, float]] = {}
 
+    @property
+    def sets(self) -> int:
+        """How many data sets there are."""
+        return max(1, len(self._names))
+
+    def name(self, batch: Mapping[str, np.ndarray]) -> str:
+        """The data set of a batch; "" for the only one."""
+        return self._names[int(batch["_set"][0])] if self._names else ""
+
     def add(self, batch: Mapping[str, np.ndarray], sums: Mapping[str, Any]) -> None:
-        """The sums of a batch, "count" among them."""
-        name = list(self._shares)[int(batch["_set"][0])] if self._shares else ""
-        totals = self._totals.setdefault(name, {})
+        """Takes the sums over a batch, "count" among them."""
+        totals = self._totals.setdefault(self.name(batch), {})
         for figure, value in sums.items():
             totals[figure] = totals.get(figure, 0.0) + float(value)
 
-    def means(self) -> dict[str, float]:
-        """Means by figure; of several sets the means of their means, each by its share, first."""
-        own = {name: self._mean(totals) for name, totals in self._totals.items()}
-        if not self._shares:
-            return own[""]
-        whole = sum(self._shares.values())
-        mixed = {
-            figure: sum(self._shares[name] * means[figure] for name, means in own.items()) / whole
-            for figure in own[next(iter(own))]
-        }
-        parts = {f"{figure}.{name}": value for name, means in own.items()
-                 for figure, value in means.items()}  # fmt: skip
-        return mixed | parts
+    def means(self) -> dict[str, dict[str, float]]:
+        """Means by figure, by data set; those of all come first, under "".
 
-    @staticmethod
-    def _mean(totals: Mapping[str, float]) -> dict[str, float]:
-        count = max(totals["count"], 1.0)
-        return {figure: value / count for figure, value in totals.items() if figure != "count"}
+        Of several sets they are the means of the sets' means, each weighted by its share.
+        """
+        means = {name: _means(totals) for name, totals in self._totals.items()}
+        if not self._shares:
+            return means
+        whole = sum(self._shares[name] for name in means)
+        mixed: dict[str, float] = {}
+        for name, figures in means.items():
+            for figure, value in figures.items():
+                mixed[figure] = mixed.get(figure, 0.0) + self._shares[name] / whole * value
+        return {"": mixed, **means}
+
+
+def _means(totals: Mapping[str, float]) -> dict[str, float]:
+    """Sums over examples -> means."""
+    count = max(totals["count"], 1.0)
+    return {figure: value / count for figure, value in totals.items() if figure != "count"}
 
 
 class Clock:

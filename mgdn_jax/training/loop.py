@@ -423,19 +423,25 @@ class _Loop:
             self._announce(f"the validation of phase {phase!r}")
         params = state.ema or state.params
         figures = Figures(setup.eval_loader)
-        rows: list[list[np.ndarray]] = []
+        rows: dict[str, list[list[np.ndarray]]] = {}
+        most = math.ceil(_GRID_ROWS / figures.sets)  # of each
         for batch in setup.eval_loader:
             sums, pictures = self._evaluators[phase](params, state.stats, self._feed(batch))
             figures.add(batch, jax.device_get(sums))
-            if setup.chief and len(rows) < _GRID_ROWS:
+            shown = rows.setdefault(figures.name(batch), [])
+            if setup.chief and len(shown) < most:
                 flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
-                rows += grid_rows(setup.recipe.display(batch, flat), batch)
-        self.metrics = figures.means()
-        shown = "  ".join(f"{name} {value:.5g}" for name, value in self.metrics.items())
-        self.log.say(f"step {step}/{setup.total}  validation  {shown}")
+                shown += grid_rows(setup.recipe.display(batch, flat), batch)
+        self.metrics = {}
+        for name, means in figures.means().items():
+            ending = f".{name}" if name else ""
+            self.metrics |= {f"{figure}{ending}": value for figure, value in means.items()}
+            line = "  ".join(f"{figure} {value:.5g}" for figure, value in means.items())
+            self.log.say(f"step {step}/{setup.total}  validation{ending}  {line}")
         self.log.record(step, "validation", self.metrics)
-        same = [row for row in rows if row[0].shape == rows[0][0].shape]
-        self.log.grid(setup.workdir / "grids", step, same[:_GRID_ROWS])
+        first = [row for several in rows.values() for row in several[:most]]
+        same = [row for row in first if row[0].shape == first[0][0].shape]
+        self.log.grid(setup.workdir / "grids", step, same)
 
     def _save(
         self, state: TrainState, step: int, stretch: run_plan.Stretch, *, validated: bool

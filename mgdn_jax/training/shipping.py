@@ -9,7 +9,7 @@ import jax
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.disk import write_atomically
-from mgdn_jax.systems.contract import PreparingLoader
+from mgdn_jax.systems.contract import MixedLoader, PreparingLoader
 from mgdn_jax.training.setup import Setup
 from mgdn_jax.training.state import TrainState
 from mgdn_jax.weights.card import card_text, versions
@@ -54,6 +54,7 @@ def ship(
     step = int(state.step)
     loader = setup.loader
     preparation = dict(loader.preparation) if isinstance(loader, PreparingLoader) else {}
+    passes = loader.passes(step) if isinstance(loader, MixedLoader) else {}
     card: dict[str, Any] = {
         "name": setup.run.name,
         "system": recipe.system,
@@ -65,6 +66,7 @@ def ship(
             "device": f"{jax.device_count()} x {setup.devices[0].device_kind}",
             "weights": f"moving average, decay {train.ema}" if train.ema else "last step",
             "dataset_size": len(setup.loader.dataset),
+            **({"passes": {k: round(v, 2) for k, v in passes.items()}} if passes else {}),
         },
         **({"preparation": preparation} if preparation else {}),
         "held_out": {key: round(value, 6) for key, value in metrics.items()},

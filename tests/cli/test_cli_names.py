@@ -137,6 +137,14 @@ def test_preparing_says_how_many_and_by_which_rule(capsys):
     stored = {example["name"].decode(): example["a"] for example in source}
     assert stored.keys() == {"day/1", "day/2", "day/3"}
     assert np.asarray(stored["day/2"]).item() == Path("ir/day/ir2.png").read_bytes()
+    assert mgdn(f"{command} --name odd --only day/* !*2") == 0
+    assert "holds   2 pairs\n" in capsys.readouterr().out
+    assert {e["name"].decode() for e in data.open_set("odd", "train")[0]} == {"day/1", "day/3"}
+    assert mgdn(f"{command} --name none --only night*") == 2
+    said = capsys.readouterr().err
+    assert "has 3 names, day/1 to day/3, and none fits 'night*'; write patterns like" in said
+    assert said.count("\n") == 1
+    assert not os.path.exists("sets/none")
     os.remove("vi/day/vis2.png")
     assert mgdn(command) == 2
     said = capsys.readouterr().err

@@ -231,3 +231,38 @@ def test_windows_outside_mirror_like_numpy(start, count, size):
     np.testing.assert_array_equal(mirror_index(start, count, size), expected)
     image = np.arange(size * 5).reshape(size, 5)
     np.testing.assert_array_equal(crop_around(image, start, 1, count, 3), image[expected, 1:4])
+
+
+def names_of(path):
+    return sorted(example["name"].decode() for example in data.open_set(path, "train")[0])
+
+
+def test_patterns_choose_the_examples(pairs, tmp_path):
+    put(pairs / "ir" / "Q.png", np.zeros((4, 4), np.uint8))
+    put(pairs / "vi" / "Q.png", np.zeros((4, 4), np.uint8))
+    for only, names in (
+        (["p*"], ["p0", "p1", "p2"]),
+        (("p1", "Q"), ["Q", "p1"]),
+        (["!p[12]"], ["Q", "p0"]),
+        (["p*", "!*1"], ["p0", "p2"]),
+        (["P*", "q", "Q"], ["Q"]),
+        ([], ["Q", "p0", "p1", "p2"]),
+        (None, ["Q", "p0", "p1", "p2"]),
+    ):
+        path = data.prepare("pairs", pairs, tmp_path / "out", only=only)
+        assert names_of(path) == names
+        # Other patterns that choose the same make the same set, which is there already.
+        before = (path / "prepared.json").stat().st_ino
+        data.prepare("pairs", pairs, tmp_path / "out", only=names)
+        assert (path / "prepared.json").stat().st_ino == before
+    for only, words in (
+        (["msrs_*", "!p1"], "4 names, Q to p2, and none fits 'msrs_*' '!p1'; write patterns like"),
+        (["!*"], "and none fits '!*'; write"),
+        ("p*", "only is 'p*'; give a list of patterns"),
+        ([1], "only is [1]; give a list of patterns"),
+        (3, "only is 3; give a list of patterns"),
+    ):
+        with pytest.raises(InputError) as caught:
+            data.prepare("pairs", pairs, tmp_path / "out", only=only)
+        assert words in str(caught.value)
+    assert names_of(path) == ["Q", "p0", "p1", "p2"]

@@ -14,7 +14,10 @@ from mgdn_jax.training import config as run_config
 from mgdn_jax.weights import zoo
 from mgdn_jax.weights.store import load_weights
 
-JITTER = {"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0}
+JITTER = {
+    **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
+    **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
+}
 MAKERS = {"train": data.make_loader, "validation": data.make_eval_loader}
 
 
@@ -28,9 +31,9 @@ def compare(before, now, system="lkc_funet"):
 
 
 def test_a_run_from_before_a_field_goes_on_while_that_is_off():
-    before = {"data": {"train": {"crop": 8}}}
+    before = {"data": {"dataset": "ivf", "train": {"crop": 8}}}
     off = {
-        "data": {"train": {"crop": 8, "jitter": JITTER}},
+        "data": {"dataset": "ivf", "mix": {}, "train": {"crop": 8, "jitter": JITTER}},
         "recipe": {"gradient_rule": "strength", "intensity_rule": "max", "intensity_share": 1.0},
         "optimiser": {"b1": 0.9, "milestones": (), "networks": {}},
         "train": {"init": "", "best": "", "accumulate": 1},
@@ -39,6 +42,10 @@ def test_a_run_from_before_a_field_goes_on_while_that_is_off():
     on = copy.deepcopy(off)
     on["data"]["train"]["jitter"] = {**JITTER, "noise": 0.1}
     with pytest.raises(InputError, match=r"started with data.train.jitter.noise=0.0 .* says 0.1"):
+        compare(before, on)
+    on = copy.deepcopy(off)
+    on["data"] |= {"dataset": "", "mix": {"ivf": 1}}
+    with pytest.raises(InputError, match=r"started with data.dataset='ivf' .* says ''"):
         compare(before, on)
     on = {**off, "recipe": {"gradient_rule": "signed"}}
     with pytest.raises(InputError, match=r"recipe.gradient_rule='strength' .* says 'signed'"):
@@ -105,6 +112,7 @@ def test_the_runs_of_the_bundled_networks_could_go_on(name):
     for field, value in fields.items():
         if value is not dataclasses.MISSING:
             now["recipe"].setdefault(field, value)
-    now["data"]["train"].setdefault("jitter", JITTER)
+    now["data"].setdefault("mix", {})
+    now["data"]["train"]["jitter"] = JITTER | (now["data"]["train"].get("jitter") or {})
     now["train"].setdefault("init", "")
     compare(stored, now, run.recipe["name"])
