@@ -64,6 +64,19 @@ NOTES: dict[str, dict[str, Any]] = {
         "trained_on": "brackets synthesised from {dataset_size} HDR pictures and BSDS500",
         "inference": {"padding": "network"},
     },
+    "fusion-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": "{dataset_size} pairs of RoadScene, MSRS, MFNet, M3FD, FMB, LLVIP, KAIST, "
+        "FLIR, TNO and a drone over solar panels, disjoint from the test sets",
+        "inference": _LINEAR,
+    },
+    "fusion-mif": {
+        "task": "medical: CT, PET or SPECT with MRI",
+        "inputs": "CT/PET/SPECT, MRI",
+        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
+        "inference": _LINEAR,
+    },
     "refusion-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",

@@ -64,8 +64,10 @@ class Settings:
     range: float = 10.0
 
     def __post_init__(self):
-        weights = ("edges", "fidelity", "ssim", "differences", "information")
-        weights += ("contrast", "tone", "gradient")
+        weights = (
+            *("edges", "fidelity", "ssim", "differences", "information"),
+            *("contrast", "tone", "gradient"),
+        )
         for name in (*weights, "range", "stretch", "sharpness"):
             if getattr(self, name) < 0:
                 raise InputError(f"recipe.{name} is {getattr(self, name)} and must be 0 or more")
