@@ -104,7 +104,7 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "multi-focus photographs",
         "inputs": "near, far",
         "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": _LINEAR | {"base": "focus"},
+        "inference": _LINEAR,
     },
     "refusion-mef": {
         "task": "multi-exposure photographs",

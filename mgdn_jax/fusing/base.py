@@ -85,7 +85,7 @@ def _by_focus(pictures: Sequence[np.ndarray]) -> np.ndarray:
             for part, picture in zip(parts, pictures, strict=True)
         )
 
-    strips.spread(work, *out.shape)
+    strips.spread(work, out.shape[0], out.shape[1])
     return out
 
 
