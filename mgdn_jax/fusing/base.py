@@ -76,7 +76,8 @@ def _low_pass(plane: np.ndarray) -> np.ndarray:
 def _by_focus(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """Luminance of the sources, each where it is sharp, (H, W) float32."""
     members = [evidence.Evidence(picture) for picture in pictures]
-    out = np.empty(pictures[0].shape[:2], np.float32)
+    height, width = pictures[0].shape[:2]
+    out = np.empty((height, width), np.float32)
 
     def work(rows: slice, columns: slice) -> None:
         parts = evidence.weights(members, rows, columns)
@@ -85,7 +86,7 @@ def _by_focus(pictures: Sequence[np.ndarray]) -> np.ndarray:
             for part, picture in zip(parts, pictures, strict=True)
         )
 
-    strips.spread(work, out.shape[0], out.shape[1])
+    strips.spread(work, height, width)
     return out
 
 
