@@ -16,6 +16,7 @@ from mgdn_jax import arguments, image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import (
     assembly,
+    base,
     brackets,
     buckets,
     jobs,
@@ -551,6 +552,10 @@ class Fuser:
         # Networks that choose between pictures have no tone of their own.
         return 0 if self.config.blends else masks.FEATHER
 
+    def _base(self, options: FuseOptions) -> str:
+        """Whose low frequencies a result has."""
+        return "network" if self.config.blends else str(options.base)
+
     @property
     def _makes_colour(self) -> bool:
         return self.config.out_channels == 3
@@ -710,7 +715,8 @@ class Fuser:
         options = job.options
         views = rendering.views(options.ensemble)
         is_stretched = options.stretch != "none" and dtype is not None
-        if not (self._fuses_luminance or is_stretched or len(views) > 1):
+        is_whole = self._fuses_luminance or is_stretched or self._base(options) != "network"
+        if not (is_whole or len(views) > 1):
             # Rows take their final type as they are completed: no second picture is held.
             return self._assemble(pictures, pictures, job, dtype)
         reduced = self._reduced(pictures)
@@ -731,7 +737,7 @@ class Fuser:
         sources = self._reduced(pictures) if self._fuses_luminance else None
         has_colour = any(x.shape[-1] == 3 for x in pictures)
         channels = 3 if has_colour and (self._fuses_luminance or self._makes_colour) else 1
-        mean = rendering.mean(parts)
+        mean = base.replaced(rendering.mean(parts), pictures, self._base(options))
         return rendering.picture(mean, sources, options, dtype, channels, contrast)
 
     def _assemble(

@@ -18,6 +18,7 @@ CONTEXTS = ("global", "local")
 CHROMAS = ("centred", "parity")
 STRETCHES = ("none", "minmax", "fill", "robust")
 ENSEMBLES = ("none", "flips")
+BASES = ("network", "focus", "exposure")
 MODELS = ("auto", "translation", "euclidean", "similarity", "affine", "homography")
 AREAS = ("common", "full")
 ORDERS = ("given", "brightness")
@@ -118,6 +119,11 @@ class FuseOptions:
             either axis and both, each turned back, before any stretch: four times the work, and
             two float pictures of the result's size (the geometric self-ensemble of EDSR, Lim et
             al. 2017, section 3.4, less its quarter turns). None is the card's, else none.
+        base: whose low frequencies of luminance the result has: ``"network"`` (its own), or those
+            of the sources blended by sharpness (``"focus"``) or by Mertens' weights
+            (``"exposure"``), before any stretch (`fusing.base`). Without effect on networks that
+            weigh their inputs (`Config.blends`), whose values are the sources'. None is the
+            card's, else network.
         bucket: an untiled picture is padded to multiples of so many pixels, which the network
             masks out, so that pictures of similar sizes share one compiled program; the result is
             the same up to rounding. 0 does not; without effect on networks that cannot
@@ -177,6 +183,11 @@ class FuseOptions:
     )
     ensemble: str | None = _option(
         "average over the mirrored pictures, four times the work (per model)", choices=ENSEMBLES
+    )
+    base: str | None = _option(
+        "low frequencies of luminance: the network's, or the sources', blended by sharpness or by"
+        " exposure (per model)",
+        choices=BASES,
     )
     bucket: int | None = _option(
         "pad to multiples of N pixels, which the network leaves out (where it can), so that fewer"
@@ -306,6 +317,7 @@ USUAL = FuseOptions(
     chroma="centred",
     stretch="none",
     ensemble="none",
+    base="network",
     bucket=0,
     range="type",
     align=False,

@@ -157,6 +157,7 @@ VALUES = {
     "chroma": "parity",
     "stretch": "fill",
     "ensemble": "flips",
+    "base": "focus",
     "bucket": 32,
     "range": "percentile",
     "window": "brain",
