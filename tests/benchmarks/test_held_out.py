@@ -51,7 +51,7 @@ def test_prints_and_writes_all_rows(held_out, pairs, tmp_path, capsys, monkeypat
     told = capsys.readouterr().out
     assert "2 pairs, enlarged 1.25" in told
     rows = (tmp_path / "rows.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * 5
+    assert len(rows) == 1 + 2 * 6
     ranks = [float(line.split(",")[-1]) for line in rows if ",net," in line]
     mean, name = told.splitlines()[-1].split()
     assert name == "net"
