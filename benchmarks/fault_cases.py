@@ -94,7 +94,9 @@ def blobs(name: str, listed: str, infrared: np.ndarray, visible: np.ndarray) -> 
     def measure(results: Planes) -> dict[str, float]:
         values = results[0][region]
         share = float((values < 225).mean())
-        return {"lowest": float(values.min()), "share below 225": share}
+        # A sky that is dull all over is another fault than one with holes.
+        depth = float(np.median(values) - values.min())
+        return {"lowest": float(values.min()), "share below 225": share, "hole": depth}
 
     return Case("blobs", listed, name, "ivf", [(infrared, visible)], measure, region)
 

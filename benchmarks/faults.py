@@ -5,7 +5,8 @@
         --weights ivf=runs/a/NAME.safetensors ivf=refusion-ivf:none
     python benchmarks/faults.py --data DATA --causes              # where each comes from
 
-blobs: gray in a white sky beside a dark infrared; the lowest level, and the share below 225.
+blobs: gray in a white sky beside a dark infrared; the lowest level, the share below 225, and how
+far the lowest lies below the median.
 sky: a sky of which one source is black; levels that the result lies below the mean of both.
 shadows: a dark place that the longest exposure shows; levels that are missing (goal 30).
 tone: low frequencies of a focus pair against the blend by sharpness, the mean (goal 3) and, where

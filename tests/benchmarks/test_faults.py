@@ -39,10 +39,10 @@ def test_blobs_are_looked_for_where_white_goes_on(fault_cases):
     assert not case.region[:14, 62:79].any()
     fused = np.full(visible.shape, 240.0)
     fused[30:] = 0  # not white before
-    assert case.measure([fused]) == {"lowest": 240, "share below 225": 0}
+    assert case.measure([fused]) == {"lowest": 240, "share below 225": 0, "hole": 0}
     fused[2:4, 10:20] = 170
     found = case.measure([fused])
-    assert found["lowest"] == 170
+    assert (found["lowest"], found["hole"]) == (170, 70)
     assert found["share below 225"] == pytest.approx(20 / case.region.sum())
 
 
