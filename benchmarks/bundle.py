@@ -117,7 +117,7 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "multi-focus photographs",
         "inputs": "near, far",
         "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": _LINEAR,
+        "inference": _LINEAR | {"base": "focus"},
     },
     "refusion-mef": {
         "task": "multi-exposure photographs",
