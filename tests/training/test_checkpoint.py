@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.training.checkpoints import Checkpoints, _check_header, newest_whole
+from mgdn_jax.training.checkpoints import Checkpoints, _check_header, _is_news, newest_whole
 from mgdn_jax.weights.store import load_weights, save_weights
 
 PARAMS = {
@@ -396,3 +397,19 @@ def test_killed_while_saving_leaves_the_checkpoint_before(folder, opened):
     assert (restored.step, restored.data) == (1, {"n": 1})
     np.testing.assert_array_equal(restored.trees["params"]["w"], np.ones(4))
     assert [p.name for p in folder.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("place", "level", "message", "is_news"),
+    [
+        ("orbax/manager.py", logging.ERROR, "Traceback", False),
+        ("asyncio/tasks.py", logging.ERROR, "while writing x.orbax-checkpoint-tmp", False),
+        ("orbax/manager.py", logging.WARNING, "Metadata file does not exist: checkpoints/4", False),
+        ("orbax/manager.py", logging.WARNING, "the disk is slow", True),
+        ("asyncio/tasks.py", logging.ERROR, "Traceback", True),
+        ("mine/reader.py", logging.WARNING, "Metadata file does not exist: x.json", True),
+    ],
+)
+def test_what_orbax_says_of_half_a_checkpoint_is_left_out(place, level, message, is_news):
+    record = logging.LogRecord("x", level, place, 1, "%s", (message,), None)
+    assert _is_news(record) == is_news
