@@ -25,7 +25,7 @@ LEVELS = 3
 """Halvings: what is coarser than about 2^3 pixels comes from the sources.
 
 Of 3 to 6, on twelve pairs of collages of training photographs, blurred by disks of radius 3 to 20
-(`benchmarks/photographs.scene`), 3 is nearest to the truth at every radius."""
+(`benchmarks/photographs.scene`), 3 is nearest to the truth by PSNR over the whole picture."""
 _BORDERS = pyramids.REFLECTED
 
 
