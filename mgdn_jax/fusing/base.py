@@ -20,6 +20,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mgdn_jax.fusing import blending, evidence, pyramids, strips
+from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.systems.config import SystemConfig
 
 LEVELS = 3
 """Halvings: what is coarser than about 2^3 pixels comes from the sources.
@@ -27,6 +29,11 @@ LEVELS = 3
 Of 3 to 6, on twelve pairs of collages of training photographs, blurred by disks of radius 3 to 20
 (`benchmarks/photographs.scene`), 3 is nearest to the truth by PSNR over the whole picture."""
 _BORDERS = pyramids.REFLECTED
+
+
+def chosen(options: FuseOptions, config: SystemConfig) -> str:
+    """Whose low frequencies a result has: networks that blend their sources keep their own."""
+    return "network" if config.blends else str(options.base)
 
 
 def replaced(fused: np.ndarray, pictures: Sequence[np.ndarray], base: str) -> np.ndarray:

@@ -552,14 +552,6 @@ class Fuser:
         # Networks that choose between pictures have no tone of their own.
         return 0 if self.config.blends else masks.FEATHER
 
-    def _base(self, options: FuseOptions) -> str:
-        """Whose low frequencies a result has."""
-        return "network" if self.config.blends else str(options.base)
-
-    @property
-    def _makes_colour(self) -> bool:
-        return self.config.out_channels == 3
-
     @property
     def _weighs_all(self) -> bool:
         """Whether the network's weights, not its picture, make the result, of all at once."""
@@ -715,8 +707,8 @@ class Fuser:
         options = job.options
         views = rendering.views(options.ensemble)
         is_stretched = options.stretch != "none" and dtype is not None
-        is_whole = self._fuses_luminance or is_stretched or self._base(options) != "network"
-        if not (is_whole or len(views) > 1):
+        is_based = base.chosen(options, self.config) != "network"
+        if not (self._fuses_luminance or is_stretched or is_based or len(views) > 1):
             # Rows take their final type as they are completed: no second picture is held.
             return self._assemble(pictures, pictures, job, dtype)
         reduced = self._reduced(pictures)
@@ -736,8 +728,9 @@ class Fuser:
         """The picture of a scene from the results of all views."""
         sources = self._reduced(pictures) if self._fuses_luminance else None
         has_colour = any(x.shape[-1] == 3 for x in pictures)
-        channels = 3 if has_colour and (self._fuses_luminance or self._makes_colour) else 1
-        mean = base.replaced(rendering.mean(parts), pictures, self._base(options))
+        makes_colour = self._fuses_luminance or self.config.out_channels == 3
+        channels = 3 if has_colour and makes_colour else 1
+        mean = base.replaced(rendering.mean(parts), pictures, base.chosen(options, self.config))
         return rendering.picture(mean, sources, options, dtype, channels, contrast)
 
     def _assemble(
@@ -787,7 +780,7 @@ class Fuser:
 
     def _keeps_channels(self, scene: Sequence[np.ndarray]) -> bool:
         """Whether all channels of the network's result are of use for this scene."""
-        return self._makes_colour and any(x.shape[-1] > 1 for x in scene)
+        return self.config.out_channels == 3 and any(x.shape[-1] > 1 for x in scene)
 
     def _channels(self, values: np.ndarray, scene: Sequence[np.ndarray]) -> np.ndarray:
         """The network's result, reduced to luminance where the scene is gray."""
