@@ -38,7 +38,8 @@ HEAD = """# Summary
 
 One row for each network and rule. **Places** are by mean rank among all rows of a set, in the order
 of the sets: 2/10 is the second of ten. Rules without learning (`base_*`) are among the rows, and so
-are methods measured elsewhere. *Worst picture* is that of the lowest Qabf. A row in bold is what
+are methods measured elsewhere. *Worst picture* is that of the lowest Qabf of all sets; it is empty
+where pictures were not scored one by one. A row in bold is what
 `mgdn fuse --task` takes. [Quality](quality.md) has the figures, [Depth maps](depth.md) and
 [Moving scenes](hdr.md) the other tasks.
 
