@@ -17,14 +17,14 @@ from mgdn_jax.arguments import whole
 from mgdn_jax.cli import jobs
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import sequences, stream, tasks
+from mgdn_jax.fusing import sequences, stream, tasks, timing
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import disk, files, medical
+from mgdn_jax.io import disk, files, kinds, medical
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.weights import zoo
 
@@ -45,7 +45,9 @@ class Settings:
       system: whose network a weight file holds, in place of the name in it.
       trust: whether a weight file's own module may run.
       batch: pictures of a folder that are fused at once; None for what is usual.
-      quality: of JPEG and WebP, 1 to 100.
+      frames: which part of videos or folders, or None.
+      offset: when videos began, or None.
+      quality: of JPEG, WebP and videos, 1 to 100.
       depth_map: file for the number of the sharpest picture at each pixel, or None.
       transforms: file for the transforms of an alignment, or None.
       has_scores: whether quality figures of the result are said.
@@ -61,6 +63,8 @@ class Settings:
     system: str | None
     trust: bool
     batch: int | None
+    frames: str | None
+    offset: str | None
     quality: int
     depth_map: str | None
     transforms: str | None
@@ -95,6 +99,8 @@ class Settings:
             system=arguments.system,
             trust=arguments.trust_system,
             batch=arguments.batch,
+            frames=arguments.frames,
+            offset=None if arguments.offset is None else ";".join(arguments.offset),
             quality=arguments.quality,
             depth_map=arguments.depth_map,
             transforms=arguments.save_transforms,
@@ -124,6 +130,10 @@ def fuse(arguments: argparse.Namespace) -> int:
     """
     started = time.perf_counter()
     settings = Settings.read(arguments)
+    if any(kinds.is_video(name) for name in settings.inputs):
+        from mgdn_jax.cli import video
+
+        return video.fuse(settings, started)
     work = jobs.plan(settings.inputs, settings.output)
     looked = _check(settings, work)
     weights = zoo.resolve(settings.model)
@@ -142,7 +152,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     voice = Voice(
         fuser,
         settings.model,
-        len(work.jobs),
+        len(_wanted(work, settings)),
         work.rule,
         is_json=settings.is_json,
         is_quiet=settings.is_quiet,
@@ -152,6 +162,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     with voice.lines():
         if work.has_many:
             fuser, options = _settled(work, fuser, options, voice)
+            work = dataclasses.replace(work, jobs=_wanted(work, settings))
         volume = _Volume(work.volume) if work.volume else None
         steps = _Work(work.jobs, fuser, options, settings, voice, volume)
         for result in _results(steps, looked):
@@ -178,6 +189,11 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     Raises:
       InputError: it cannot.
     """
+    if settings.offset is not None:
+        raise InputError("--offset is for videos; leave it out.")
+    if settings.frames is not None and not (work.has_many and work.volume is None):
+        raise InputError("--frames is for videos and folders of frames; leave it out.")
+    _wanted(work, settings)
     if settings.has_scores and len(work.jobs[0].sources) != 2:
         raise InputError("--score compares a result with exactly two sources; leave it out.")
     for option, place in (
@@ -198,6 +214,12 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     if work.has_many:
         return None
     return work.jobs[0].look(settings.options)
+
+
+def _wanted(work: jobs.Work, settings: Settings) -> list[jobs.Job]:
+    """The jobs of the part that is asked for."""
+    part = timing.stretch(settings.frames, len(work.jobs))
+    return [work.jobs[number] for number in part]
 
 
 def _settled(
