@@ -7,9 +7,10 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mgdn_jax.cli.output import print_json, tell
+from mgdn_jax.cli.settings import Settings
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import tasks
@@ -19,9 +20,6 @@ from mgdn_jax.fusing.preparation import Prepared
 from mgdn_jax.fusing.videos import Film, Footage, Production
 from mgdn_jax.io import guard, kinds
 from mgdn_jax.weights import zoo
-
-if TYPE_CHECKING:
-    from mgdn_jax.cli.fuse import Settings
 
 
 def fuse(settings: Settings, started: float) -> int:
