@@ -88,8 +88,6 @@ class Video:
                 large.
         """
         self.name = os.fspath(path)
-        opening.opened(self.name, "a video", MOST_BYTES).close()
-        self._place = "file:" + os.path.abspath(self.name)
         self.missing: set[int] = set()
         self.coloured_at: float | None = None
         self.remarks: tuple[str, ...] = ()
@@ -172,26 +170,13 @@ class Video:
     # ---------------------------------------------------------------------------- reading
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        with guard_reading(self.name):
-            try:
-                container = av.open(
-                    self._place,
-                    options={"format_whitelist": _CONTAINERS},
-                    metadata_errors="replace",
-                )
-            except av.error.EOFError:
-                raise InputError(f"{self.name} holds no frames; export it again.") from None
-            except av.error.ArgumentError:
-                raise InputError(
-                    f"{self.name} is of a kind that is not read; convert it to MP4 first (for "
-                    "instance `ffmpeg -i FILE out.mp4`)."
-                ) from None
-            streams = [s for s in container.streams.video if "attached_pic" not in _marks(s)]
-            if not streams:
-                container.close()
-                raise InputError(f"{self.name} holds no video stream; give a video.")
-            streams[0].thread_type = "AUTO"
-            return container, streams[0]
+        container = opened(self.name)
+        streams = [s for s in container.streams.video if "attached_pic" not in _marks(s)]
+        if not streams:
+            container.close()
+            raise InputError(f"{self.name} holds no video stream; give a video.")
+        streams[0].thread_type = "AUTO"
+        return container, streams[0]
 
     def _scan(self) -> tuple[np.ndarray, np.ndarray, float | None]:
         """Times of all frames, of key frames, and when the first is shown."""
@@ -364,6 +349,33 @@ def _further(container: InputContainer, name: str) -> tuple[str, ...]:
     if container.streams.subtitles:
         remarks.append(f"{name} has subtitles, which are not kept.")
     return tuple(remarks)
+
+
+def opened(path: str | os.PathLike[str]) -> InputContainer:
+    """A file of a kind that is read; nothing else is opened, whatever it refers to.
+
+    Args:
+        path: the file.
+
+    Raises:
+        InputError: it is missing, no regular file, of a kind that is not read, or damaged.
+    """
+    name = os.fspath(path)
+    opening.opened(name, "a video", MOST_BYTES).close()
+    with guard_reading(name):
+        try:
+            return av.open(
+                "file:" + os.path.abspath(name),
+                options={"format_whitelist": _CONTAINERS},
+                metadata_errors="replace",
+            )
+        except av.error.EOFError:
+            raise InputError(f"{name} holds no frames; export it again.") from None
+        except av.error.ArgumentError:
+            raise InputError(
+                f"{name} is of a kind that is not read; convert it to MP4 first (for instance "
+                "`ffmpeg -i FILE out.mp4`)."
+            ) from None
 
 
 def _marks(stream: VideoStream) -> list[str]:

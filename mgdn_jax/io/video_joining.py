@@ -14,8 +14,8 @@ import av
 from av.container import InputContainer, OutputContainer
 
 from mgdn_jax.errors import InputError
-from mgdn_jax.io import disk, opening, video_writing
-from mgdn_jax.io.video import MOST_BYTES, guard_reading
+from mgdn_jax.io import disk, video_writing
+from mgdn_jax.io.video import guard_reading, opened
 
 
 def join(parts: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> Path:
@@ -38,13 +38,13 @@ def join(parts: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]
     container = video_writing.container_of(output)
     disk.check_links(output)
     for name in names:
-        opening.opened(name, "a video", MOST_BYTES).close()
-        if os.path.exists(output) and os.path.samefile(name, output):
+        is_there = os.path.exists(name) and os.path.exists(output)
+        if is_there and os.path.samefile(name, output):
             raise InputError(f"{name} is one of the parts; name another output.")
     try:
         hidden = disk.hidden_beside(output)
         try:
-            with video_writing.opened(hidden, container) as joined:
+            with video_writing.created(hidden, container) as joined:
                 _copy(names, joined)
             disk.publish(hidden, output)
         finally:
@@ -59,9 +59,7 @@ def _copy(names: Sequence[str], joined: OutputContainer) -> None:
     start, first = Fraction(0), None
     streams: list[av.stream.Stream] = []
     for name in names:
-        with guard_reading(name):
-            part = av.open("file:" + os.path.abspath(name), metadata_errors="replace")
-        with part:
+        with opened(name) as part:
             if first is None:
                 first = _settings(part, name)
                 streams = [joined.add_stream_from_template(s) for s in _kept(part)]

@@ -22,7 +22,7 @@ from av.video.stream import VideoStream
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import disk, files, video_frames
 from mgdn_jax.io.pixels import from_float
-from mgdn_jax.io.video import Facts, guard_reading
+from mgdn_jax.io.video import Facts, guard_reading, opened
 
 LEAD = 0.25
 """Seconds of sound before the first frame that are kept: coders need some."""
@@ -118,7 +118,7 @@ def coder(path: str | os.PathLike[str], *, quality: int, is_gray: bool, bits: in
     return Coder(container, encoder, "yuv420p10le" if is_deep else "yuv420p", options)
 
 
-def opened(place: Path, container: str) -> OutputContainer:
+def created(place: Path, container: str) -> OutputContainer:
     """A new file to write to, which begins with its index where its kind has one.
 
     Args:
@@ -188,10 +188,7 @@ class Sound:
         """
         self._name, self._origin, self._start, self._end = path, origin, start, end
         self.lost: list[str] = []
-        with guard_reading(path):
-            self._container: InputContainer = av.open(
-                "file:" + os.path.abspath(path), metadata_errors="replace"
-            )
+        self._container: InputContainer = opened(path)
         self._streams: dict[int, av.AudioStream] = {}
         self._packets: Iterator[av.Packet] = iter(())
         self._waiting: av.Packet | None = None
@@ -291,7 +288,7 @@ class Writer:
         self._output: OutputContainer | None = None
         try:
             with self._guard():
-                self._output = opened(self._hidden, coding.container)
+                self._output = created(self._hidden, coding.container)
                 self._stream = self._made(self._output, facts, size)
                 self._output.metadata.update(metadata or {})
                 if sound is not None:
