@@ -5,6 +5,10 @@ from typing import Any
 _STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
 _LINEAR = _STRETCHED | {"stretch": "none"}
 _FILLED = _STRETCHED | {"stretch": "fill"}
+_CAMERAS = (
+    "{dataset_size} pairs of RoadScene, MSRS, MFNet, M3FD, FMB, LLVIP, KAIST, FLIR, TNO and a drone "
+    "over solar panels, disjoint from the test sets"
+)
 _DEPTH_MAPS = "{dataset_size} photographs with depth of RGB-D-D, of scenes that no test shows"
 NOTES: dict[str, dict[str, Any]] = {
     "mgdn-mff": {
@@ -40,8 +44,7 @@ NOTES: dict[str, dict[str, Any]] = {
     "fusion-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} pairs of RoadScene, MSRS, MFNet, M3FD, FMB, LLVIP, KAIST, "
-        "FLIR, TNO and a drone over solar panels, disjoint from the test sets",
+        "trained_on": _CAMERAS,
         "inference": _LINEAR,
     },
     "fusion-mif": {
@@ -53,8 +56,8 @@ NOTES: dict[str, dict[str, Any]] = {
     "refusion-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _STRETCHED,
+        "trained_on": _CAMERAS,
+        "inference": _LINEAR,
     },
     "refusion-mif": {
         "task": "medical: CT, PET or SPECT with MRI",
@@ -65,8 +68,8 @@ NOTES: dict[str, dict[str, Any]] = {
     "cddfuse-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _STRETCHED,
+        "trained_on": _CAMERAS,
+        "inference": _LINEAR,
     },
     "cddfuse-mif": {
         "task": "medical: CT, PET or SPECT with MRI",
@@ -77,8 +80,8 @@ NOTES: dict[str, dict[str, Any]] = {
     "lkc-funet-small-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _FILLED,
+        "trained_on": _CAMERAS,
+        "inference": _LINEAR,
     },
     "lkc-funet-small-mif": {
         "task": "medical: CT, PET or SPECT with MRI",

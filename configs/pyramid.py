@@ -43,20 +43,10 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         {
             "name": "fusion-mif" if medical else "fusion-ivf",
             "recipe": {
-                "name": "pyramid",
-                "edges": 1.0,
-                "fidelity": 0.3,
-                "ssim": 0.6,
-                "differences": 0.8,
-                "information": 0.2,
-                "contrast": 1.0,
-                "stretch": 1.1,
-                "tone": 2.0,
-                "tone_rule": "screen",
-                "tone_share": 0.5,
-                "gradient": 1.0,
-                "sharpness": 1.25,
-                "range": 10.0,
+                **{"name": "pyramid", "edges": 1.0, "fidelity": 0.3, "ssim": 0.8},
+                **{"differences": 0.8, "information": 0.3, "contrast": 1.0, "stretch": 1.15},
+                **{"tone": 0.5, "tone_rule": "screen", "tone_share": 0.0},
+                **{"gradient": 1.0, "sharpness": 1.4, "range": 10.0},
             },
             "model": {"preset": "mif" if medical else "ivf"},
             "data": {
@@ -70,13 +60,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                     "crop": 224,
                     "threads": 2,
                     "jitter": {
-                        "scale": 2.0,
-                        "gamma": 1.6,
-                        "noise": 0.02,
-                        "clip": 0.3,
-                        "exposure": 2.0,
-                        "contrast": 0.5,
-                        "polarity": 0.05,
+                        **{"scale": 2.0, "gamma": 1.6, "noise": 0.02, "clip": 0.2},
+                        **{"exposure": 1.5, "contrast": 0.5, "polarity": 0.05},
                     },
                 },
                 "validation": {"split": "train[85%:]", "crop": 304, "limit": 6},
@@ -111,7 +96,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         }
     )
     if medical:  # half of a slice is black, and stays so
-        config.recipe.update({"stretch": 1.0, "tone_rule": "max", "sharpness": 1.15})
+        config.recipe.update({"stretch": 1.05, "tone_rule": "max", "sharpness": 1.2})
         config.data.train.crop = 192
         config.data.validation.crop = 256
         config.data.train.jitter.update({"scale": 1.3, "noise": 0.0, "clip": 0.0})
