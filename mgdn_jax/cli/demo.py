@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
+import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from mgdn_jax.arguments import whole
 from mgdn_jax.cli.measures import add_trust
@@ -87,13 +91,40 @@ def demo(arguments: argparse.Namespace) -> int:
         import webbrowser
 
         webbrowser.open(host.url)
-    with contextlib.suppress(KeyboardInterrupt):
-        host.serve_forever()
-    is_done = host.stop()
+    with _temporary(), _ended_by_sigterm():
+        with contextlib.suppress(KeyboardInterrupt):
+            host.serve_forever()
+        is_done = host.stop()
     tell("stopped; nothing was kept.")
     if not is_done:
         # A program is being compiled or run in a thread, and nothing can interrupt it; there is no
-        # file that it could leave half-written.
+        # file of ours that it could leave behind.
         sys.stdout.flush()
         os._exit(0)
     return 0
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[None]:
+    """Keeps temporary files (of OpenEXR, of long stacks) in a folder that goes in any case."""
+    try:
+        folder = tempfile.mkdtemp(prefix="mgdn-demo-")
+    except OSError:  # there is no place for any
+        yield
+        return
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets what ends services and containers count as Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

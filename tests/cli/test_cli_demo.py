@@ -71,18 +71,25 @@ def test_what_cannot_be_served_is_one_sentence(capsys, words, sentence):
 
 
 @pytest.mark.process
-def test_ctrl_c_ends_it():
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it(end, tmp_path):
     command = [sys.executable, "-m", "mgdn_jax", "demo", "--port", "0", "--model", "refusion-ivf"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(TMPDIR=str(tmp_path)),
     ) as process:
         url = process.stdout.readline().split()[1]
         connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"))
         connection.request("GET", "/")
         assert b"refusion-ivf" in connection.getresponse().read()
         connection.close()
-        process.send_signal(signal.SIGINT)
+        assert [path.name[:10] for path in tmp_path.iterdir()] == ["mgdn-demo-"]
+        process.send_signal(end)
         out, err = process.communicate(timeout=60)
     assert out.endswith("stopped; nothing was kept.\n")
     assert err == ""
     assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []

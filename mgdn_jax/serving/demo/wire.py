@@ -1,7 +1,7 @@
 """What travels between the page and the server.
 
 A request is one line of JSON, then the files, one after the other. The answer is lines of JSON,
-one for each step; behind the last one follow its files. Nothing is written to a disk on the way.
+one for each step; behind the last one follow its files. All of it stays in memory.
 """
 
 from __future__ import annotations
