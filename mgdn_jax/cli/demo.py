@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from mgdn_jax.arguments import whole
 from mgdn_jax.cli.measures import add_trust
-from mgdn_jax.cli.output import tell, warn
 
 
 def add_demo(commands) -> None:
@@ -72,6 +71,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """
     megabytes = whole("--max-megabytes", arguments.max_megabytes, least=1, most=16 * 2**10)
     megapixels = whole("--max-megapixels", arguments.max_megapixels, least=1, most=1000)
+    from mgdn_jax.cli.output import tell, warn
     from mgdn_jax.serving.demo import page, server, studio, wire
 
     limits = wire.Limits(bytes=megabytes * 2**20, pixels=megapixels * 10**6)

@@ -311,7 +311,7 @@ def test_twenty_noisy_pairs_stay_below_15_megabytes(tmp_path, monkeypatch):
     share = 14_000_000 * 3 // 4 // 120
     one = album_room._compress(noise, share)  # 120 times the same work tells no more
     assert one.scale < 1
-    monkeypatch.setattr(album_room, "_compress", lambda pixels, budget: one)
+    monkeypatch.setattr(album_room, "_compress", lambda pixels, budget, labels: one)
     for image in images:
         for label in ("a", "b", *methods):
             album.add(image, label, noise)
