@@ -401,8 +401,9 @@ class _Loop:
 
     def _progress(self, step: int, metrics: Mapping[str, jax.Array], window: Window) -> None:
         """Shows a finished step, for those who have heard nothing for long."""
-        seconds = self.clock.elapsed() if window.timed else math.nan
-        self.log.progress(step, float(metrics["loss"]), **self._pace(step, window.timed, seconds))
+        done = window.timed - 1  # the newest one still runs
+        seconds = self.clock.elapsed() if done > 0 else math.nan
+        self.log.progress(step, float(metrics["loss"]), **self._pace(step, done, seconds))
 
     def _pace(self, step: int, steps: int, seconds: float) -> dict[str, float]:
         """Throughput over some steps and the time to the end; NaN where no step was timed."""

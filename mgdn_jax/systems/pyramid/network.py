@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.padding import Extent, match_rank, replicated, zeroed
-from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.config import SystemConfig
 
 Maps = Float[Array, "b h w c"]
 
@@ -68,9 +68,7 @@ class Config(SystemConfig):
         self.demand_positive("gain")
         self.demand(self.gain >= 1, "gain is 1 (none) or more")
         self.demand(0 <= self.shift <= 1, "shift is in [0, 1]")
-        self.demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
-        self.demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
-        self.demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+        self.demand_luminance()
 
 
 PRESETS: dict[str, Config] = {name: Config() for name in ("ivf", "mif")}
