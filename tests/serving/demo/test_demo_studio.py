@@ -13,7 +13,7 @@ import mgdn_jax
 from mgdn_jax.errors import InputError
 from mgdn_jax.evaluation import pages
 from mgdn_jax.fusing.tasks import TASKS
-from mgdn_jax.io import codec, profiles, reading
+from mgdn_jax.io import bitmaps, codec, profiles, reading
 from mgdn_jax.io.pictures import Labels
 from mgdn_jax.serving.demo import samples, studio, wire
 from mgdn_jax.serving.demo.proposal import propose
@@ -207,6 +207,19 @@ def test_pixels_are_bounded_one_by_one_and_together():
     assert len(studio.read([small, small], limits)) == 2
     with pytest.raises(InputError, match=r"0\.png brings the pictures to more than 0.002 meg"):
         studio.read([small, small, small], limits)
+
+
+def test_200_megapixels_are_refused_by_their_header(monkeypatch):
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("1", (20_000, 10_000)).save(stream, "PNG")
+    (small,) = uploads(np.zeros((30, 30), np.uint8))
+    large = Upload("large.png", stream.getvalue())
+    assert len(large.content) < 100_000
+    monkeypatch.setattr(bitmaps, "_pixels", lambda *arguments: pytest.fail("it was unpacked"))
+    with pytest.raises(InputError, match=r"^large\.png has more than 100 megapixels; scale or cut"):
+        studio.read([large, small], Limits())
 
 
 @pytest.mark.parametrize(
