@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import helpers_compiling
 import jaxtyping
@@ -50,7 +51,7 @@ MARKERS = {
         "test_mgdn_benchmark.py",
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
-    "browser": ("test_report.py",),
+    "browser": ("test_report.py", "test_demo_page.py"),
 }
 
 # Second derivatives of whole networks compile for minutes: for changes to them, and releases.
@@ -99,6 +100,25 @@ def compilation(request):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium or Chrome from the system; nothing is downloaded."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("the package playwright is not installed: the page is not opened in a browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(names)} is on the PATH: the page is not opened in one")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ RANKS = {
     "systems": 2,
     "weights": 3, "data": 3,
     "fusing": 4, "evaluation": 4, "training": 4,
-    "cli": 5, "__main__": 6, "__init__": 6,
+    "serving": 5,
+    "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 OWNERS = {
     "torch": "weights/conversion.py",

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mgdn_jax.arguments import shown
+from mgdn_jax.cli.demo import add_demo
 from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
 from mgdn_jax.errors import FusionWarning, InputError, printable
 from mgdn_jax.fusing.options import FuseOptions
@@ -56,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fuse(commands)
     _add_hdr(commands)
     _add_depth(commands)
+    add_demo(commands)
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
