@@ -167,11 +167,14 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="CSV of tables.py, depth.py or hdr.py")
     parser.add_argument("--anchors", type=Path, help="folder of CSVs of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
+    parser.add_argument("--command", help="that gives the same config, in place of the run's")
     parser.add_argument("--half", action="store_true", help="store them as float16")
     arguments = parser.parse_args()
     weights = load_weights(arguments.weights)
     card = described(weights, arguments.remark)
     name = card["name"]
+    if arguments.command:
+        card["training"]["command"] = arguments.command
     if arguments.card:
         save_weights(
             arguments.weights, **dataclasses.asdict(weights) | {"card": card}, half=arguments.half

@@ -13,8 +13,8 @@ _DEPTH_MAPS = "{dataset_size} photographs with depth of RGB-D-D, of scenes that 
 # What the sources of the data say about its use; most repositories state a licence for code alone.
 _THERMAL_TERMS = (
     "research material: LLVIP for non-commercial purposes; M3FD's repository has a GPL file, "
-    "those of MSRS, KAIST and TNO copies MIT files; RoadScene, FMB, FLIR, MFNet and the solar plant none; "
-    "RoadScene and FLIR derive from the FLIR ADAS data"
+    "those of MSRS, KAIST and TNO copies MIT files; RoadScene, FMB, FLIR, MFNet and the solar "
+    "plant none; RoadScene and FLIR derive from the FLIR ADAS data"
 )
 _MEDICAL_TERMS = "research material: no licence file; slices of the Harvard whole-brain atlas"
 _BSDS_TERMS = "research material: BSDS500 states no licence and asks to cite Arbelaez et al. 2011"

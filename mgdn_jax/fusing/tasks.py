@@ -59,7 +59,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "thermal",
                 ("infrared",),
-                "lkc-funet-small-ivf",
+                "fusion-ivf",
                 "a thermal picture and a photograph",
                 "warm things on the photograph, in its colours",
                 FuseOptions(range="auto"),

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import json
+import pathlib
 
 import fake_recipe
 import pytest
@@ -116,3 +118,22 @@ def test_the_runs_of_the_bundled_networks_could_go_on(name):
     now["data"]["train"]["jitter"] = JITTER | (now["data"]["train"].get("jitter") or {})
     now["train"].setdefault("init", "")
     compare(stored, now, run.recipe["name"])
+
+
+CAMERAS = {
+    "fusion-ivf": ("pyramid", "ivf_further"),
+    "refusion-ivf": ("refusion", "ivf_cameras"),
+    "lkc-funet-small-ivf": ("lkc_funet", "ivf_cameras"),
+}
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_the_command_of_a_card_gives_the_config_of_its_run(name):
+    module, preset = CAMERAS[name]
+    card = load_weights(zoo.resolve(name)).card
+    assert f"configs/{module}.py:{preset}" in card["training"]["command"]
+    config = importlib.import_module(f"configs.{module}").get_config(preset).to_dict()
+    stored = json.loads(json.dumps(card["config"]))
+    start = pathlib.PurePath(config["train"].pop("init")).name  # runs lie where people like
+    assert pathlib.PurePath(stored["train"].pop("init")).name == start
+    compare(stored, json.loads(json.dumps(config)), module)
