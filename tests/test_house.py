@@ -36,6 +36,7 @@ OWNERS = {
     "pydicom": "io/dicom.py",
     "nibabel": "io/nifti.py",
     "OpenEXR": "io/exr.py",
+    "av": "io/video",
     "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
@@ -221,8 +222,8 @@ def test_listing_systems_imports_none_of_them():
 
 SURFACE = (
     "Deghoster DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation "
-    "fuse_folders list_models list_presets list_systems load merge_exposures metrics training "
-    "upsample_depth"
+    "fuse_folders fuse_video list_models list_presets list_systems load merge_exposures metrics "
+    "training upsample_depth"
 )
 
 

@@ -12,101 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax.arguments import whole
 from mgdn_jax.cli import jobs
+from mgdn_jax.cli.settings import Settings
 from mgdn_jax.cli.voice import Voice
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import sequences, stream, tasks
+from mgdn_jax.fusing import sequences, stream, tasks, timing
 from mgdn_jax.fusing.compile_cache import enable_compilation_cache
 from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared, Survey
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.fusing.sources import Sources
-from mgdn_jax.io import disk, files, medical
+from mgdn_jax.io import disk, files, kinds, medical
 from mgdn_jax.io.pixels import without_alpha
 from mgdn_jax.weights import zoo
-
-USUAL = FuseOptions(range="auto", order="brightness")
-"""What a stranger's files need and plain files do not notice."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The arguments of `mgdn fuse`.
-
-    Attributes:
-      inputs: files, or folders.
-      output: file, or folder.
-      model: a bundled name or a weight file.
-      task: what is fused, which chooses the model and the preparation; None for neither.
-      options: how pictures are fused, None where the command line says nothing.
-      system: whose network a weight file holds, in place of the name in it.
-      trust: whether a weight file's own module may run.
-      batch: pictures of a folder that are fused at once; None for what is usual.
-      quality: of JPEG and WebP, 1 to 100.
-      depth_map: file for the number of the sharpest picture at each pixel, or None.
-      transforms: file for the transforms of an alignment, or None.
-      has_scores: whether quality figures of the result are said.
-      is_json: whether stdout is for one JSON object alone.
-      is_quiet: whether errors alone are said.
-    """
-
-    inputs: tuple[str, ...]
-    output: str
-    model: str
-    task: str | None
-    options: FuseOptions
-    system: str | None
-    trust: bool
-    batch: int | None
-    quality: int
-    depth_map: str | None
-    transforms: str | None
-    has_scores: bool
-    is_json: bool
-    is_quiet: bool
-
-    @classmethod
-    def read(cls, arguments: argparse.Namespace) -> Settings:
-        """The plain values of what `cli.main.build_parser` parsed.
-
-        Raises:
-          InputError: a number out of range.
-        """
-        values = vars(arguments)
-        if not 1 <= arguments.quality <= 100:
-            raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
-        if arguments.batch is not None:
-            whole("--batch", arguments.batch, least=1, most=stream.MOST_BATCH)
-        usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
-        words = {name: values[name] for name in FuseOptions.names()}
-        words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}
-        # A rule for one source leaves the others what is usual.
-        if words["range"] and all(":" in part for part in words["range"].split(";")):
-            words["range"] = f"{USUAL.range};{words['range']}"
-        return cls(
-            inputs=tuple(arguments.inputs),
-            output=arguments.output,
-            model=arguments.model or usual,
-            task=arguments.task,
-            options=FuseOptions(**words),
-            system=arguments.system,
-            trust=arguments.trust_system,
-            batch=arguments.batch,
-            quality=arguments.quality,
-            depth_map=arguments.depth_map,
-            transforms=arguments.save_transforms,
-            has_scores=arguments.score,
-            is_json=arguments.json,
-            is_quiet=arguments.quiet,
-        )
-
-    def usual(self, has_many: bool) -> FuseOptions:
-        """The options where the command line says nothing."""
-        options = tasks.TASKS[self.task].options if self.task else FuseOptions()
-        folder = sequences.USUAL if has_many else FuseOptions()
-        return options.otherwise(folder).otherwise(USUAL)
 
 
 def fuse(arguments: argparse.Namespace) -> int:
@@ -123,6 +42,10 @@ def fuse(arguments: argparse.Namespace) -> int:
     """
     started = time.perf_counter()
     settings = Settings.read(arguments)
+    if any(kinds.is_video(name) for name in settings.inputs):
+        from mgdn_jax.cli import video
+
+        return video.fuse(settings, started)
     work = jobs.plan(settings.inputs, settings.output)
     looked = _check(settings, work)
     weights = zoo.resolve(settings.model)
@@ -141,7 +64,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     voice = Voice(
         fuser,
         settings.model,
-        len(work.jobs),
+        len(_wanted(work, settings)),
         work.rule,
         is_json=settings.is_json,
         is_quiet=settings.is_quiet,
@@ -151,6 +74,7 @@ def fuse(arguments: argparse.Namespace) -> int:
     with voice.lines():
         if work.has_many:
             fuser, options = _settled(work, fuser, options, voice)
+            work = dataclasses.replace(work, jobs=_wanted(work, settings))
         volume = _Volume(work.volume) if work.volume else None
         steps = _Work(work.jobs, fuser, options, settings, voice, volume)
         for result in _results(steps, looked):
@@ -177,6 +101,11 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     Raises:
       InputError: it cannot.
     """
+    if settings.offset is not None:
+        raise InputError("--offset is for videos; leave it out.")
+    if settings.frames is not None and not (work.has_many and work.volume is None):
+        raise InputError("--frames is for videos and folders of frames; leave it out.")
+    _wanted(work, settings)
     if settings.has_scores and len(work.jobs[0].sources) != 2:
         raise InputError("--score compares a result with exactly two sources; leave it out.")
     for option, place in (
@@ -197,6 +126,12 @@ def _check(settings: Settings, work: jobs.Work) -> tuple[Sources, Survey] | None
     if work.has_many:
         return None
     return work.jobs[0].look(settings.options)
+
+
+def _wanted(work: jobs.Work, settings: Settings) -> list[jobs.Job]:
+    """The jobs of the part that is asked for."""
+    part = timing.stretch(settings.frames, len(work.jobs))
+    return [work.jobs[number] for number in part]
 
 
 def _settled(

@@ -58,6 +58,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_hdr(commands)
     _add_depth(commands)
     add_demo(commands)
+    join = commands.add_parser(
+        "join",
+        help="put parts of a video together, as mgdn fuse --frames writes them",
+        description="Videos that were written with the same settings become one, without coding "
+        "anything again.",
+    )
+    join.add_argument("parts", nargs="+", metavar="PART", help="videos, in order")
+    join.add_argument("-o", "--output", required=True, metavar="OUT", help="file of the same kind")
+    join.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    join.set_defaults(run="video:join")
 
     models = commands.add_parser("models", help="list the bundled networks, or describe some")
     models.add_argument(
@@ -111,10 +121,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_fuse(commands) -> None:
     fuse = commands.add_parser(
         "fuse",
-        help="fuse two pictures, a focus stack, or folders of pictures",
+        help="fuse two pictures, a focus stack, folders of pictures, or videos",
         description="Two or more files become one picture (more than two: a focus stack, near to "
         "far, or a bracket). One folder, or one file of several pages, is a stack. Two or more "
-        "folders are matched by file name, and -o is a folder.",
+        "folders are matched by file name, and -o is a folder. Two or more videos are matched by "
+        "time, and -o is a video.",
     )
     fuse.add_argument("inputs", nargs="+", metavar="INPUT", help="files, or folders")
     fuse.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder")
@@ -132,7 +143,22 @@ def _add_fuse(commands) -> None:
         metavar="N",
         help="of folders: pictures of one size fused at once (1 on a CPU, else 8)",
     )
-    fuse.add_argument("--quality", type=int, default=95, metavar="Q", help="JPEG, WebP: 1-100 (95)")
+    fuse.add_argument(
+        "--frames", metavar="FIRST:END", help="of videos and folders: this part alone, from 0"
+    )
+    fuse.add_argument(
+        "--offset",
+        metavar="SECONDS",
+        action="append",
+        help="the first video began so much later than the second; A:SECONDS for any",
+    )
+    fuse.add_argument(
+        "--quality",
+        type=int,
+        default=95,
+        metavar="Q",
+        help="JPEG, WebP, video: 1-100 (95); 100 in .mkv is lossless",
+    )
     fuse.add_argument(
         "--depth-map", metavar="FILE", help="write which picture of a stack is sharpest where"
     )
@@ -386,8 +412,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except InputError as error:
         return _complain(str(error), EXIT_INPUT)
-    except KeyboardInterrupt:
-        return _complain("interrupted.", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as interruption:
+        return _complain(str(interruption) or "interrupted.", EXIT_INTERRUPTED)
     except MemoryError:
         cure = "fuse in smaller tiles (--tile 256) or measure in fewer processes (--jobs 1)"
         return _complain(f"out of memory; {cure}.", EXIT_INPUT)

@@ -19,7 +19,15 @@ class Voice:
     """What a command that fuses says: results on stdout, progress and failures on stderr."""
 
     def __init__(
-        self, fuser: Any, model: str, total: int, rule: str, *, is_json: bool, is_quiet: bool
+        self,
+        fuser: Any,
+        model: str,
+        total: int,
+        rule: str,
+        *,
+        is_json: bool,
+        is_quiet: bool,
+        things: str = "pictures",
     ):
         """Says which network it is.
 
@@ -30,16 +38,17 @@ class Voice:
           rule: how names were paired that are not equal, a sentence; or empty.
           is_json: whether stdout is for one JSON object alone.
           is_quiet: whether errors alone are said.
+          things: what the results are.
         """
         self._json, self._quiet = is_json, is_quiet
         self._talks = not (is_json or is_quiet)
         self._is_single = total == 1
-        self._warnings = 0
+        self._warnings = self._early = 0
         self._shared: dict[str, Any] | None = None
-        self._count = progress.Count("fused", total, "pictures") if total > 1 else None
+        self._count = progress.Count("fused", total, things) if total > 1 else None
         self._sizes: set[Any] = set()  # those whose program is there
         self._compiles = False
-        self._tiles, self._rule = "", rule
+        self._tiles, self._rule, self._stage = "", rule, ""
         self._started = time.perf_counter()
         self._model = {
             "name": model,
@@ -65,9 +74,20 @@ class Voice:
         if self._compiles:
             self._compiles = False
             return COMPILING
+        if self._stage:
+            return f"{self._stage}, {time.perf_counter() - self._started:.0f} s so far"
         if self._count is not None:
             return str(self._count)
         return self._tiles or f"fusing, {time.perf_counter() - self._started:.0f} s so far"
+
+    @contextlib.contextmanager
+    def stage(self, words: str) -> Iterator[None]:
+        """Says in such lines what comes before the first result."""
+        self._stage = words
+        try:
+            yield
+        finally:
+            self._stage = ""
 
     def count(self) -> None:
         """One more picture is done, or has failed."""
@@ -118,6 +138,24 @@ class Voice:
         self._shared = report.content()
         self._tell(self._shared)
 
+    def footage(self, report: Report) -> None:
+        """What holds for all frames of a video."""
+        self._early = len(report.warnings)
+        self._tell(report.content())
+
+    def film(self, result: dict[str, Any]) -> None:
+        """A video is done."""
+        self._tell({"steps": [], "warnings": result["warnings"][self._early :]})
+        if not self._talks:
+            return
+        size = f"{result['width']}x{result['height']} {result['dtype']}"
+        parts = "" if result["frames"] == result["total"] else f" of {result['total']}"
+        tone = "" if result["stretch"] == "none" else f", stretched ({result['stretch']})"
+        pace = f"{result['seconds']:.1f} s, {result['frames_per_second']:.3g} frames a second"
+        inputs = " + ".join(result["inputs"])
+        tell(f"fused   {inputs} ({size}, {result['frames']} frames{parts}{tone}, {pace})")
+        tell(f"result  {result['output']}")
+
     def _tell(self, content: dict[str, Any]) -> None:
         if self._talks:
             for step in content["steps"]:
@@ -152,7 +190,8 @@ class Voice:
                 content["folder"] = self._shared
             print_json(content | {"seconds": round(seconds, 3)})
         elif self._talks and len(done) != 1:
-            tell(f"done    {len(done)} pictures in {seconds:.1f} s")
+            pace = f", {len(done) / seconds:.3g} a second" if done else ""
+            tell(f"done    {len(done)} pictures in {seconds:.1f} s{pace}")
         left = self._warnings - MOST_WARNINGS
         if not self._is_single and left > 0 and not self._quiet:
             warn(f"{left} more warnings are in the output of --json.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import sequences, stream
+from mgdn_jax.fusing import sequences, stream, timing
 from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.loading import load
@@ -35,6 +35,7 @@ def fuse_folders(
     model: str | os.PathLike[str] | Fuser = zoo.DEFAULT,
     trust: bool | str | Collection[str] = False,
     batch: int | None = None,
+    frames: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Written:
@@ -51,6 +52,8 @@ def fuse_folders(
         model: as `load` takes it, or a loaded `Fuser`.
         trust: as `load` takes it.
         batch: pictures of one size that are fused at once; None is 1 on a CPU, 8 elsewhere.
+        frames: ``"FIRST:END"``, the part of the pictures that is fused, in the order of their names
+            and without the last one; what all share is still that of all. None is all.
         progress: called as (pictures done or failed, pictures in all) after each.
         **options: of a `Fuser` call, ``tile=512`` or ``stretch="minmax"`` for instance; without
             ``bucket``, pictures of many sizes are padded to few (`Fuser.for_sizes`).
@@ -79,7 +82,9 @@ def fuse_folders(
     names = list(paired.groups)
     report = Report()
     groups = list(paired.groups.values())
+    part = timing.stretch(frames, len(names))
     fuser, choice = sequences.settle(fuser, groups, choice, report)
+    names = [names[number] for number in part]
 
     def read(number: int) -> Prepared:
         sources, target = paired.groups[names[number]], targets[names[number]]

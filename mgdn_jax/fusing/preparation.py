@@ -154,6 +154,21 @@ class Prepared:
         self.curves = curves or self.curves
         self._last.clear()
 
+    def for_frame(self, sources: Sources) -> Prepared:
+        """The same preparation for another frame of a sequence: one range, place, order and tone.
+
+        Args:
+            sources: of the sizes, types and channels of these.
+        """
+        about = [
+            dataclasses.replace(statistics, span_of_channel=ranges.span_of(sources[i].pixels))
+            for i, statistics in enumerate(self.survey.statistics)
+        ]
+        survey = dataclasses.replace(self.survey, statistics=tuple(about))
+        return dataclasses.replace(
+            self, sources=sources, survey=survey, report=Report(), _last={}, _first=None
+        )
+
     def picture(self, position: int) -> np.ndarray:
         """(H, W, 1 or 3) in `dtype`, at a position of the order."""
         return self._take(position)[0]

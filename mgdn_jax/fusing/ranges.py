@@ -173,6 +173,16 @@ def statistics(
     )
 
 
+def span_of(pixels: np.ndarray) -> float:
+    """What the values of one channel span at most, as in `Statistics.span_of_channel`.
+
+    Args:
+        pixels: (H, W) or (H, W, C), without holes.
+    """
+    colour = without_alpha(pixels)
+    return float((colour.max((0, 1)).astype(np.float64) - colour.min((0, 1))).max())
+
+
 def of_picture(picture: Picture) -> Statistics:
     """Statistics of a source as it was read, of the pixels that are there."""
     return statistics(

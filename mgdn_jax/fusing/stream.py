@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def run(
     same_program: Callable[[Scene], Any] | None = None,
     size: Callable[[Scene], int] | None = None,
     workers: int = 2,
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Loads, fuses and stores `count` scenes; what goes wrong with one leaves the others alone.
 
     `load` and `store` run in threads, ahead of and behind `fuse`, which runs here. Neighbours that

@@ -68,25 +68,53 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
         WriteError: no space, no permission, or no such place. The hidden file is removed, also
             when the user interrupts.
     """
-    check_links(path)
-    target = pathlib.Path(os.path.realpath(path))
-    hidden = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        start = target.name[:32]  # the longest name that a disk takes has no room for more
-        descriptor, hidden = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(hidden, _mode(target))
-        os.replace(hidden, target)
-        hidden = None
+        hidden = hidden_beside(path)
+        try:
+            hidden.write_bytes(content)
+            publish(hidden, path)
+        finally:
+            hidden.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(path, error) from error
-    finally:
-        if hidden is not None:
-            pathlib.Path(hidden).unlink(missing_ok=True)
+
+
+def hidden_beside(path: str | os.PathLike[str]) -> pathlib.Path:
+    """An empty file with a hidden name in the folder of `path`, which is made when missing.
+
+    Who writes to it ends with `publish`, or removes it.
+
+    Args:
+        path: the file to be; a link is followed.
+
+    Raises:
+        InputError: as `check_links`.
+        OSError: it cannot be made.
+    """
+    check_links(path)
+    target = pathlib.Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    start = target.name[:32]  # the longest name that a disk takes has no room for more
+    descriptor, hidden = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
+    os.close(descriptor)
+    return pathlib.Path(hidden)
+
+
+def publish(hidden: pathlib.Path, path: str | os.PathLike[str]) -> None:
+    """Puts a hidden file, once it is on the disk, in the place of `path`, all at once.
+
+    Args:
+        hidden: as `hidden_beside` gave it, written and closed.
+        path: the file to be; the permissions of one that is replaced are kept.
+
+    Raises:
+        OSError: it cannot be done; the hidden file is still there.
+    """
+    target = pathlib.Path(os.path.realpath(path))
+    with open(hidden, "r+b") as file:
+        os.fsync(file.fileno())
+    os.chmod(hidden, _mode(target))
+    os.replace(hidden, target)
 
 
 def encoded(text: str) -> bytes:

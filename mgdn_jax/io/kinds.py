@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import zlib
 from pathlib import PurePath
@@ -22,6 +23,11 @@ READABLE = (
     ".nii.gz",
 )  # fmt: skip
 """How the names of files that may be read end, for `str.endswith` (".nii.gz" has two dots)."""
+VIDEOS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg",
+    ".vob", ".3gp", ".ogv", ".flv", ".wmv", ".asf", ".mxf", ".y4m", ".h264", ".hevc",
+)  # fmt: skip
+"""How the names of videos end."""
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -118,7 +124,11 @@ UNREAD = {
         "convert the pair to one .nii file (for instance `nib-convert`)",
     ),
     "zip": ("a compressed archive", "unpack it and give the files in it"),
-    "video": ("a video", "save its frames as PNG (for instance `ffmpeg -i {file} frame%04d.png`)"),
+    "video": (
+        "a video",
+        "give videos alone to mgdn fuse, or save its frames as PNG (for instance `ffmpeg -i {file} "
+        "frame%04d.png`)",
+    ),
     "lfs": ("a pointer of Git LFS in place of the file", "run `git lfs pull`"),
     "html": ("not an image but a web page", "download the image itself"),
     "text": ("not an image but text", "give the image file"),
@@ -155,6 +165,22 @@ def kind_of(head: bytes, name: str) -> str:
     if suffix in (".dcm", ".dicom"):
         return "dicom"
     return _words(head)
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a video, by its name or by its first bytes."""
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        return False
+    if name.lower().endswith(VIDEOS):
+        return True
+    if not os.path.isfile(name):
+        return False
+    try:
+        with open(name, "rb") as file:
+            return kind_of(file.read(HEAD), name) == "video"
+    except OSError:
+        return False  # whoever reads it says why
 
 
 def _volume(head: bytes) -> str | None:

@@ -14,7 +14,7 @@ from helpers_cli import mgdn, rows, save_model, save_pictures
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress
-from mgdn_jax.cli.fuse import Settings
+from mgdn_jax.cli.settings import Settings
 from mgdn_jax.cli.voice import COMPILING
 from mgdn_jax.fusing.compile_cache import cache_folder, enable_compilation_cache
 from mgdn_jax.fusing.options import FuseOptions
