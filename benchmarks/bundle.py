@@ -6,7 +6,7 @@
     python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors FOLDER
     python benchmarks/bundle.py runs/hdr/mgdn-hdr.safetensors --figures docs/benchmarks/hdr.csv
 
-The tensors are copied bit for bit, or as float16 with ``--half`` (then both times). The card gains
+The tensors are copied bit for bit, or as float16 with ``--half`` (then every time). The card gains
 task, inputs, data, what is done with pictures before and after, and the figures of the model's own
 rows, beside those of other methods. Networks for depth and for radiance take the CSV of depth.py
 and of hdr.py, in which their rows begin with their name, and printed figures beside it. With
@@ -183,7 +183,8 @@ def main() -> None:
     if arguments.again:
         text = arguments.weights.with_suffix(".md")
         card["figures"] = weights.card["figures"]
-        save_weights(arguments.weights, **dataclasses.asdict(weights) | {"card": card})
+        stored = dataclasses.asdict(weights) | {"card": card}
+        save_weights(arguments.weights, **stored, half=arguments.half)
         shown = {key: value for key, value in card.items() if key != "figures"}
         text.write_text(card_text(name, shown) + tables_of(text.read_text()))
         return

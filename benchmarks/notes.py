@@ -79,8 +79,8 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "medical: CT, PET or SPECT with MRI",
         "inputs": "CT/PET/SPECT, MRI",
         "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "verdict": "keeps tones of both, black stays black; bad at PET, where the pixelwise "
-        "maximum is ahead",
+        "verdict": "first on SPECT, black stays black, still in sequences; bad at CT, where "
+        "refusion-mif and the pixelwise maximum are ahead",
         "terms": _MEDICAL_TERMS,
         "inference": _LINEAR,
     },
@@ -97,19 +97,19 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "medical: CT, PET or SPECT with MRI",
         "inputs": "CT/PET/SPECT, MRI",
         "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "verdict": "first on CT and SPECT; bad at sequences, for every picture is stretched "
-        "by itself, and behind the pixelwise maximum on PET",
+        "verdict": "first on CT; bad at sequences, for every picture is stretched by itself, and "
+        "behind the pixelwise maximum on PET",
         "terms": _MEDICAL_TERMS,
         "inference": _STRETCHED,
     },
     "cddfuse-ivf": {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
-        "trained_on": _CAMERAS,
+        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
         "verdict": "much contrast and detail; bad at white skies, into which it paints gray,"
         " and at sequences, for every picture is stretched by itself",
         "terms": _THERMAL_TERMS,
-        "inference": _LINEAR,
+        "inference": _STRETCHED,
     },
     "cddfuse-mif": {
         "task": "medical: CT, PET or SPECT with MRI",

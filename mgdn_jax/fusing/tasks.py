@@ -67,7 +67,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "medical",
                 ("medical",),
-                "lkc-funet-small-mif",
+                "fusion-mif",
                 "CT, PET or SPECT with MRI",
                 "bone, activity and soft tissue in one picture",
                 FuseOptions(range="auto"),

@@ -87,6 +87,7 @@ def test_each_card_names_the_stretch_its_figures_were_measured_with():
         "cddfuse-ivf": "minmax",
         "cddfuse-mif": "minmax",
         "fusion-ivf": "none",
+        "fusion-mif": "none",
         "lkc-funet-small-ivf": "none",
         "lkc-funet-small-mif": "none",
         "mgdn-gdsr4": "none",
