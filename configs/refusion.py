@@ -110,6 +110,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
                 "init": "",
             },
         }

@@ -176,7 +176,7 @@ class Checkpoints:
             if not _is_listed(path):  # Orbax would fail over it, whichever it is
                 self._aside.append(_damage(path, "its list of figures cannot be read"))
                 self._set_aside(path)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _manager_kind(ocp)(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=False,
@@ -367,6 +367,21 @@ class Checkpoints:
             return
         with self._writing():
             self._manager.close()
+
+
+def _manager_kind(ocp: Any) -> type:
+    """Orbax's manager, which asks JAX's service for preemptions no more.
+
+    That service is off, for signals are `processes.stop_signals`'s affair; and Orbax before 0.12
+    fails over it where there are several processes.
+    """
+
+    class Manager(ocp.CheckpointManager):
+        def reached_preemption(self, step: int) -> bool:
+            del step
+            return False
+
+    return Manager
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -1,7 +1,7 @@
 """The one training loop: devices and processes, validation, logs, checkpoints, resume.
 
 `fit(config, workdir)` is called again with the same arguments to go on after any interruption.
-This is the only room that knows of `jax.pmap`; what it needs of `jax.distributed` is in
+How steps are spread over devices is in `parallel`; what is needed of `jax.distributed` is in
 `processes`.
 """
 
@@ -29,7 +29,8 @@ from mgdn_jax.training.checkpoints import Checkpoints, newest_whole
 from mgdn_jax.training.lock import TakenOverError
 from mgdn_jax.training.logs import Clock, Figures, Log, Window, drop_output, grid_rows
 from mgdn_jax.training.meta_step import make_meta_step
-from mgdn_jax.training.setup import AXIS, Setup, meta_recipe, prepare
+from mgdn_jax.training.parallel import AXIS
+from mgdn_jax.training.setup import Setup, meta_recipe, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
 from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
 from mgdn_jax.training.state import Metrics, Step, TrainState
@@ -202,11 +203,11 @@ class _Agreement:
         self._signalled = False
 
     def tell(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch of a step, with word of a signal for the other processes."""
+        """This process's share of a batch, with word of a signal for the other processes."""
         self._signalled = self._stopping.is_set()
         if self._alone:
             return dict(batch)
-        return {**batch, "_stop": np.full((self._devices, 1), self._signalled, np.float32)}
+        return {**batch, "_stop": np.full(self._devices, self._signalled, np.float32)}
 
     def heard(self, previous: Mapping[str, jax.Array]) -> bool:
         """Whether to stop after this step, from the metrics of the one before."""
@@ -281,7 +282,7 @@ class _Loop:
         window = Window()
         first, stops = True, False
         while step < stretch.stop and not stops:
-            batch = self._agreement.tell(self._feed(next(setup.loader)))
+            batch = setup.parallel.split(self._agreement.tell(next(setup.loader)))
             if first:
                 self._announce(f"the step of phase {stretch.phase!r}")
             state, metrics = update(state, batch)
@@ -326,8 +327,7 @@ class _Loop:
 
     def _compile(self, stretch: run_plan.Stretch) -> Callable[..., Any]:
         """The step of a stretch, mapped over the devices; compiled when it is first called."""
-        step = self._agreement.passing_on(self._step(stretch))
-        return self._pmap(step, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+        return self.setup.parallel.train(self._agreement.passing_on(self._step(stretch)))
 
     def _step(self, stretch: run_plan.Stretch) -> Step:
         setup, train = self.setup, self.setup.run.train
@@ -352,19 +352,6 @@ class _Loop:
             ema_decay=train.ema,
             axis_name=AXIS,
         )
-
-    def _pmap(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        some = self.setup.devices if self.setup.run.train.devices else None
-        return jax.pmap(function, axis_name=AXIS, devices=some, **options)
-
-    def _feed(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """(B, ...) -> (devices, B / devices, ...); raises where pmap would silently use fewer."""
-        count = len(self.setup.devices)
-        return {
-            name: value.reshape(count, len(value) // count, *value.shape[1:])
-            for name, value in batch.items()
-            if name != "_set"
-        }
 
     def _announce(self, what: str) -> None:
         """Says what the next call compiles, for that may take longer than anybody waits."""
@@ -417,20 +404,19 @@ class _Loop:
             return
         if phase not in self._evaluators:
             evaluate = make_eval_step(setup.recipe, phase=phase, axis_name=AXIS)
-            self._evaluators[phase] = self._pmap(
-                evaluate, in_axes=(None, None, 0), out_axes=(None, 0)
-            )
+            self._evaluators[phase] = setup.parallel.evaluate(evaluate)
             self._announce(f"the validation of phase {phase!r}")
         params = state.ema or state.params
         figures = Figures(setup.eval_loader)
         rows: dict[str, list[list[np.ndarray]]] = {}
         most = math.ceil(_GRID_ROWS / figures.sets)  # of each
         for batch in setup.eval_loader:
-            sums, pictures = self._evaluators[phase](params, state.stats, self._feed(batch))
+            share = setup.parallel.split(batch)
+            sums, pictures = self._evaluators[phase](params, state.stats, share)
             figures.add(batch, jax.device_get(sums))
             shown = rows.setdefault(figures.name(batch), [])
             if setup.chief and len(shown) < most:
-                flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
+                flat = [setup.parallel.rows(p) for p in pictures]
                 shown += grid_rows(setup.recipe.display(batch, flat), batch)
         self.metrics = {}
         for name, means in figures.means().items():

@@ -115,7 +115,7 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
             )
         setup.loader.restore(notes["data"])
     return Start(
-        state=jax.device_put(state, setup.replicated),
+        state=setup.parallel.replicate(state),
         step=step,
         hours=notes.get("hours", 0.0),
         metrics=notes["metrics"] if step else {},
