@@ -137,6 +137,7 @@ def _multi_focus(dtype: str) -> ml_collections.ConfigDict:
                 "eval_batch": 0,
                 "devices": 0,
                 "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, gs:// or s3://
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
@@ -185,8 +186,7 @@ def _real_exposures(config: ml_collections.ConfigDict) -> None:
     # Less of the picture than this hides what the coarse scales do.
     config.data.train.crop, config.data.validation.crop = 192, 256
     config.optimiser.update({"name": "muon", "learning_rate": 5e-3, "warmup": 20})
-    config.train.update({"batch": 1, "steps": 400, "ema": 0.98})
-    config.train.update({"log_every": 10, "eval_every": 100, "save_every": 50})
+    config.train.update(batch=1, steps=400, ema=0.98, log_every=10, eval_every=100, save_every=50)
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:

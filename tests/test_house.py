@@ -26,6 +26,7 @@ RANKS = {
 OWNERS = {
     "torch": "weights/conversion.py",
     "orbax": "training/checkpoints.py",
+    "etils": "training/places.py",
     "tensorflow_datasets": "data/",
     "grain": "data/",
     "PIL": "io/",

@@ -134,8 +134,11 @@ def _advice(options: Options) -> str:
     """What a sentence about a lost process ends with."""
     from mgdn_jax.training.loop import last_good
 
-    good = f"{last_good(options.workdir)}; " if options.membership["process"] == 0 else ""
-    return f"{good}start all processes again to go on."
+    if options.membership["process"] != 0:
+        return "start all processes again to go on."
+    train = options.config.to_dict().get("train") or {}
+    good = last_good(options.workdir, train.get("checkpoints") or "")
+    return f"{good}; start all processes again to go on."
 
 
 def parse(arguments: Sequence[str], program: str = COMMAND) -> Options:

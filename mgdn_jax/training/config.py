@@ -24,7 +24,7 @@ DURATIONS = ("steps", "epochs", "examples")
 PARTS = ("train", "validation")
 # What may change between one start of a run and the next; all else is part of the result.
 _INTERVALS = ("log_every", "eval_every", "save_every")
-_MACHINERY = ("keep", "best", "devices", "parallel")
+_MACHINERY = ("keep", "best", "devices", "parallel", "checkpoints")
 FREE = frozenset(f"train.{name}" for name in (*DURATIONS, *_INTERVALS, *_MACHINERY))
 FREE |= {f"data.{part}.{name}" for part in PARTS for name in ("threads", "prefetch")}
 
@@ -74,6 +74,8 @@ class Train:
         eval_batch: examples per validation step over all devices; 0 for `batch`.
         devices: local devices to use; 0 for all.
         parallel: how a step is spread over devices, "pmap" or "mesh" (see `parallel`).
+        checkpoints: a folder for them in place of WORKDIR/checkpoints, or an address that Orbax
+            takes, as gs://BUCKET/RUN; "" for none.
         init: weights to start from, a bundled name or a file, in place of random ones; "" for none.
     """
 
@@ -92,6 +94,7 @@ class Train:
     eval_batch: int = 0
     devices: int = 0
     parallel: str = "pmap"
+    checkpoints: str = ""
     init: str = ""
 
 

@@ -30,6 +30,7 @@ from mgdn_jax.training.lock import TakenOverError
 from mgdn_jax.training.logs import Clock, Figures, Log, Window, drop_output, grid_rows
 from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.parallel import AXIS
+from mgdn_jax.training.places import home
 from mgdn_jax.training.setup import Setup, meta_recipe, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
 from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
@@ -77,7 +78,8 @@ def fit(
     Args:
         config: see `config.Run` and docs/train/config.md.
         workdir: the run's folder; receives config.json, log.jsonl, tensorboard/, grids/,
-            checkpoints/ and, at the end, NAME.safetensors and its card NAME.md.
+            checkpoints/ (or `train.checkpoints` does) and, at the end, NAME.safetensors and its
+            card NAME.md.
         command: how this was started, for the card.
         quiet: nothing on the screen.
 
@@ -101,12 +103,12 @@ def fit(
         if not loops:
             raise
         name = "data or workdir" if error.filename is None else error.filename
-        raise _failure(f"{name}: {reason(error)}", workdir, loops[0], "look after it") from error
+        raise _failure(f"{name}: {reason(error)}", loops[0], "look after it") from error
     except WriteError as error:
         if not loops:
             raise
         cause = f"{error.place} cannot be written ({error.reason})"
-        raise _failure(cause, workdir, loops[0], "free some space") from error
+        raise _failure(cause, loops[0], "free some space") from error
 
 
 def _fit(
@@ -144,17 +146,23 @@ def _fit(
         return Result("complete", step, weights, loop.metrics)
 
 
-def _failure(cause: str, workdir: pathlib.Path, loop: _Loop, cure: str) -> TrainingFailedError:
+def _failure(cause: str, loop: _Loop, cure: str) -> TrainingFailedError:
     """What ends a run that has begun, in one sentence."""
+    setup = loop.setup
+    good = last_good(setup.workdir, setup.run.train.checkpoints)
     return TrainingFailedError(
-        f"{cause}; training ends at step {loop.step}; {last_good(workdir)}; {cure} and run it"
-        " again to go on."
+        f"{cause}; training ends at step {loop.step}; {good}; {cure} and run it again to go on."
     )
 
 
-def last_good(workdir: str | pathlib.Path) -> str:
-    """Names the newest complete checkpoint of a run, as part of a sentence."""
-    path = newest_whole(pathlib.Path(workdir) / "checkpoints")
+def last_good(workdir: str | pathlib.Path, elsewhere: str = "") -> str:
+    """Names the newest complete checkpoint of a run, as part of a sentence.
+
+    Args:
+        workdir: the run's folder.
+        elsewhere: the config's `train.checkpoints`.
+    """
+    path = newest_whole(home(workdir, elsewhere))
     if path is None:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {path}"
@@ -368,7 +376,7 @@ class _Loop:
         good = "the first process names the last good checkpoint"
         if self._checkpoints is not None:
             self._checkpoints.wait()
-            good = last_good(self.setup.workdir)
+            good = last_good(self.setup.workdir, self.setup.run.train.checkpoints)
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."

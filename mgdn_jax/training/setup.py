@@ -27,6 +27,7 @@ from mgdn_jax.training.config import PARTS
 from mgdn_jax.training.lock import Lock
 from mgdn_jax.training.optimisers import Schedule
 from mgdn_jax.training.parallel import WAYS, Parallel
+from mgdn_jax.training.places import home, is_remote
 from mgdn_jax.training.step import make_eval_step
 
 KINDS = ("plain", "meta")
@@ -73,6 +74,11 @@ class Setup:
     schedules: Mapping[str, Schedule]
     standard: run_config.Defaults
 
+    @property
+    def checkpoints(self) -> str:
+        """Folder or address of the checkpoints."""
+        return home(self.workdir, self.run.train.checkpoints)
+
 
 def prepare(
     run: run_config.Run,
@@ -98,6 +104,7 @@ def prepare(
     if process == 0:
         make_folder(workdir)
         lock = stack.enter_context(Lock(workdir, say))
+        _keep_checkpoints(run.train.checkpoints, workdir, stack, say)
     devices = processes.local_devices(run.train.devices)
     recipe = read_recipe(run)
     halves = any(phase.kind == "meta" for phase in recipe.phases)
@@ -146,6 +153,16 @@ def prepare(
         schedules=schedules,
         standard=run_config.defaults(recipe.settings_type, makers),
     )
+
+
+def _keep_checkpoints(
+    place: str, workdir: pathlib.Path, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> None:
+    """Locks a folder of checkpoints that is not in the workdir; an address has no lock."""
+    folder = pathlib.Path(place)
+    if place and not is_remote(place) and folder.absolute() != workdir.absolute():
+        make_folder(folder)
+        stack.enter_context(Lock(folder, say))
 
 
 # ---- the recipe ------------------------------------------------------------------------------

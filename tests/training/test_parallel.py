@@ -1,5 +1,7 @@
 """A step by pmap and by a mesh: the same figures, the same bits after resuming, and in turns."""
 
+import itertools
+
 import fake_meta
 import fake_recipe
 import helpers
@@ -22,22 +24,25 @@ STEPS = 10
 
 
 def built(config):
-    """(step, first state) of a config's first phase."""
+    """(steps of all phases, first state, recipe) of a config."""
     run = run_config.check(config)
     recipe = read_recipe(run)
-    stretch, *_ = plan.stretches(recipe.phases, STEPS)
+    stretches = plan.stretches(recipe.phases, STEPS)
     every = {} if recipe.meta is None else {recipe.meta.learns: recipe.meta.every}
     optimisers, schedules = plan.optimisers(
-        run.optimiser, [stretch], every=every, optional=recipe.optional_networks
+        run.optimiser, stretches, every=every, optional=recipe.optional_networks
     )
-    options = {"trains": stretch.trains, "ema_decay": 0.9, "axis_name": AXIS}
-    if stretch.kind == "meta":
-        rate = schedules[recipe.meta.inner]
-        step = make_meta_step(recipe, optimisers, rate=rate, total=STEPS, **options)
-    else:
-        step = make_train_step(recipe.loss, optimisers, seed=0, phase=stretch.phase, **options)
+    steps = []
+    for stretch in stretches:
+        options = {"trains": stretch.trains, "ema_decay": 0.9, "axis_name": AXIS}
+        if stretch.kind == "meta":
+            rate = schedules[recipe.meta.inner]
+            step = make_meta_step(recipe, optimisers, rate=rate, total=STEPS, **options)
+        else:
+            step = make_train_step(recipe.loss, optimisers, seed=0, phase=stretch.phase, **options)
+        steps.append(step)
     params, stats = recipe.init(jax.random.key(0))
-    return step, jax.device_get(init_state(params, stats, optimisers, ema=True)), recipe
+    return steps, jax.device_get(init_state(params, stats, optimisers, ema=True)), recipe
 
 
 def trained(way, devices, step, state, batches):
@@ -72,7 +77,7 @@ def fakes(count=STEPS, size=8):
 
 @pytest.mark.parametrize("module", [fake_recipe, fake_meta])
 def test_pmap_and_mesh_are_equal_on_one_two_and_four_devices(module):
-    step, state, _ = built(module.config())
+    (step,), state, _ = built(module.config())
     ends = [assert_equal(step, state, fakes(), devices) for devices in (1, 2, 4)]
     for name, value in ends[0].params["fusion"].items():
         np.testing.assert_allclose(ends[-1].params["fusion"][name], value, rtol=1e-4, atol=1e-6)
@@ -83,17 +88,18 @@ def test_pmap_and_mesh_are_equal_on_one_two_and_four_devices(module):
 def test_every_system_is_equal_by_pmap_and_mesh(name):
     """With what they bring along: statistics of batches, learned losses, two optimisers."""
     config = helpers.script(f"configs/{name}.py").get_config("smoke").to_dict()
-    step, state, recipe = built(config)
+    steps, state, recipe = built(config)
+    side = config["data"]["train"]["crop"]
     rng = np.random.default_rng(0)
     names = "abc"[: len(recipe.model_config.in_channels)]
     channels = dict(zip(names, recipe.model_config.in_channels, strict=True))
     channels["target"] = recipe.model_config.out_channels
     batches = [
-        {k: rng.random((8, 16, 16, c), np.float32) for k, c in channels.items()}
+        {k: rng.random((8, side, side, c), np.float32) for k, c in channels.items()}
         | {"_index": np.arange(8 * t, 8 * t + 8, dtype=np.uint32)}
         for t in range(STEPS)
     ]
-    for devices in (1, 2, 4):
+    for step, devices in itertools.product(steps, (1, 2, 4)):
         assert_equal(step, state, batches, devices)
 
 
