@@ -137,7 +137,7 @@ def _multi_focus(dtype: str) -> ml_collections.ConfigDict:
                 "eval_batch": 0,
                 "devices": 0,
                 "parallel": "pmap",  # or "mesh"
-                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, gs:// or s3://
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }

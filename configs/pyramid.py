@@ -108,7 +108,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
                 "parallel": "pmap",  # or "mesh"
-                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, gs:// or s3://
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }

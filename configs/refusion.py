@@ -111,7 +111,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
                 "parallel": "pmap",  # or "mesh"
-                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, gs:// or s3://
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",
             },
         }

@@ -84,7 +84,7 @@ def _whole(folder: Any) -> list[Any]:
     """The complete checkpoints in a folder, oldest first."""
     try:
         paths = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
-        if os.fspath(folder).startswith("gs://"):
+        if is_remote(folder):
             paths = [path for path in paths if (path / "commit_success.txt").exists()]
     except Exception as error:  # readers of addresses raise whatever they like
         if is_remote(folder) or isinstance(error, OSError):
@@ -156,7 +156,7 @@ class Checkpoints:
     to one. With several processes only one of them should own this object.
 
     Args:
-        folder: where checkpoints live; made when missing. Or an address, gs://... or s3://...
+        folder: where checkpoints live; made when missing. Or an address, gs://BUCKET/...
         keep: how many of the newest to keep.
         best: the figure of validation whose best checkpoint is kept as well, see `score`.
         process: index of the calling process among several (it synchronises with nobody).

@@ -1,6 +1,7 @@
-"""Where checkpoints may lie: in the workdir, in another folder, or at an address of a store.
+"""Where checkpoints may lie: in the workdir, in another folder, or in a bucket of Google's.
 
-Orbax writes to addresses by TensorStore and etils' paths, and these by the store's own package.
+Orbax writes arrays to folders and to gs:// alone. It begins to save to s3://, for etils' paths take
+it, and fails over the first array; so such an address is refused before anything is trained.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from typing import Any
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.disk import reason
 
-_READERS = {"gs": "gcsfs", "s3": "s3fs"}
-"""Addresses that checkpoints may have, and the package that reads each."""
+_SCHEME = "gs://"
 
 
 def home(workdir: str | os.PathLike[str], elsewhere: str = "") -> str:
@@ -35,14 +35,15 @@ def path_of(place: str | os.PathLike[str]) -> Any:
     """A folder as a path, an address as one of etils', which reads like it.
 
     Raises:
-        InputError: an address of a kind that is not known.
+        InputError: an address of a kind that Orbax does not write to.
     """
     if not is_remote(place):
         return pathlib.Path(place).absolute()
-    scheme = os.fspath(place).partition("://")[0]
-    if scheme not in _READERS:
-        known = ", ".join(f"{name}://" for name in _READERS)
-        raise InputError(f"{place}: is no place for checkpoints; name a folder, or one of {known}.")
+    if not os.fspath(place).startswith(_SCHEME):
+        raise InputError(
+            f"{place}: is no place for checkpoints, which Orbax writes to folders and {_SCHEME}"
+            " alone; mount the store and name the folder."
+        )
     from etils import epath  # which Orbax brings along
 
     return epath.Path(place)
@@ -54,16 +55,14 @@ def open_address(path: Any) -> None:
     Raises:
         InputError: its reader is not installed, or it cannot be reached.
     """
-    reader = _READERS[os.fspath(path).partition("://")[0]]
     try:
         path.mkdir(parents=True, exist_ok=True)
-        list(path.iterdir())
+        # Stores have no empty folders. This proves that they can be written, too.
+        (path / "README").write_text("Training checkpoints of mgdn_jax.\n")
     except ImportError as error:
-        raise InputError(
-            f"{path}: needs {reader}; install it with pip install {reader}."
-        ) from error
+        raise InputError(f"{path}: needs gcsfs; install it with pip install gcsfs.") from error
     except Exception as error:  # of the network, of credentials, of a bucket that is not there
         raise InputError(
             f"{path}: cannot be opened ({type(error).__name__}: {reason(error)}); see to its name"
-            f" and to the credentials that {reader} takes."
+            " and to the credentials that gcsfs takes."
         ) from error
