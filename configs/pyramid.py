@@ -37,7 +37,8 @@ SCANNERS = {"ct": 1, "pet": 1, "spect": 1}
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
-    """The config of a preset, one of `PRESETS`."""
+    """The config of a preset, one of `PRESETS`, or of one in bfloat16: NAME_bf16."""
+    half, preset = preset.endswith("_bf16"), preset.removesuffix("_bf16")
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     medical = preset == "mif"
@@ -93,6 +94,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
@@ -116,4 +119,6 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.warmup = 2
         config.train.update({"batch": 2, "steps": 6, "ema": 0.9})
         config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    if half:
+        config.model.dtype = "bfloat16"
     return config

@@ -113,6 +113,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",
             },
         }

@@ -27,6 +27,7 @@ RANKS = {
 OWNERS = {
     "torch": "weights/conversion.py",
     "orbax": "training/checkpoints.py",
+    "etils": "training/places.py",
     "tensorflow_datasets": "data/",
     "grain": "data/",
     "PIL": "io/",
@@ -135,9 +136,10 @@ def test_single_owners(library):
     assert all(user.startswith(OWNERS[library]) for user in users)
 
 
-def test_pmap_lives_in_training_alone():
-    users = {room for room, path, _ in rooms() if ".pmap(" in path.read_text()}
-    assert users == {"training"}
+@pytest.mark.parametrize("call", [".pmap(", ".shard_map("])
+def test_maps_over_devices_live_in_one_file(call):
+    users = [path for _, path, _ in rooms() if call in path.read_text()]
+    assert users == [PACKAGE / "training" / "parallel.py"]
 
 
 def test_no_file_and_no_function_is_too_large():

@@ -108,6 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="only names that fit, as 'msrs_*'; '!PATTERN' leaves out those that fit",
     )
+    prepare.add_argument(
+        "--shards",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write N folders NAME-00000-of-0000N, of which each machine needs its own alone",
+    )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")
     _add_eval(commands)
