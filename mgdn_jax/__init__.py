@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mgdn_jax.fusing.folders import fuse_folders
     from mgdn_jax.fusing.fuser import Fuser
     from mgdn_jax.fusing.loading import load
+    from mgdn_jax.serving.export import export
     from mgdn_jax.systems.finding import list_systems
     from mgdn_jax.systems.registry import create, list_presets
     from mgdn_jax.weights.conversion import convert
@@ -36,6 +37,7 @@ _HOMES = {
     "fusing.folders": ("fuse_folders",),
     "fusing.fuser": ("Fuser",),
     "fusing.loading": ("load",),
+    "serving.export": ("export",),
     "systems.finding": ("list_systems",),
     "systems.registry": ("create", "list_presets"),
     "weights.conversion": ("convert",),
@@ -52,6 +54,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "export",
     "fuse_folders",
     "list_models",
     "list_presets",

@@ -21,7 +21,8 @@ RANKS = {
     "systems": 2,
     "weights": 3, "data": 3,
     "fusing": 4, "evaluation": 4, "training": 4,
-    "cli": 5, "__main__": 6, "__init__": 6,
+    "serving": 5,
+    "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 OWNERS = {
     "torch": "weights/conversion.py",
@@ -35,6 +36,8 @@ OWNERS = {
     "pydicom": "io/dicom.py",
     "nibabel": "io/nifti.py",
     "OpenEXR": "io/exr.py",
+    "jax2onnx": "serving/programs.py",
+    "onnxruntime": "serving/programs.py",
     "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
@@ -220,8 +223,8 @@ def test_listing_systems_imports_none_of_them():
 
 SURFACE = (
     "Deghoster DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation "
-    "fuse_folders list_models list_presets list_systems load merge_exposures metrics training "
-    "upsample_depth"
+    "export fuse_folders list_models list_presets list_systems load merge_exposures metrics "
+    "training upsample_depth"
 )
 
 

@@ -125,7 +125,7 @@ def _blended(images: Sequence[Map], weights: Array, levels: int) -> Map:
     lengths = _lengths(images[0].shape[1:3])
     side = jnp.minimum(*lengths)
 
-    def apart(stack: Map, lengths: Lengths, level: Any, size: tuple[int, int]) -> Any:
+    def apart(stack: Map, lengths: Lengths, level: Any, size: tuple[int, ...]) -> Any:
         """What is left of the maps, and the details of this level, if there is such a level."""
         is_there = side >= jnp.left_shift(2, level)
         small = _shrunk_to(stack, size, lengths)
