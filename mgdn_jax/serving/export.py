@@ -13,6 +13,7 @@ from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.loading import load
 from mgdn_jax.io import disk
+from mgdn_jax.io.files import check_folder
 from mgdn_jax.serving import checks, description, programs
 from mgdn_jax.weights import zoo
 
@@ -93,6 +94,7 @@ def export(
     )
     _check_place(files)
     programs.check_extra(format)
+    check_folder(place)
     fuser = load(weights, system=system, trust=trust)
     disk.make_folder(place)
     content = description.describe(

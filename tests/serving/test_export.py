@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 
@@ -89,16 +90,21 @@ def test_both_kinds_of_accelerators_get_their_own_blocks(tmp_path):
     path.write_bytes(programs.exported(small("mgdn"), "jax", (1, 16, 3200), ("cpu", "cuda", "tpu")))
     program = jax.export.deserialize(bytearray(path.read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
-    function = program.mlir_module().split("func.func private @_filter_rows")[1]
-    chosen, branches = function.split("func.func")[0].split("stablehlo.case")[1:3]
-    # Which branch a platform takes, in the order of the platforms: the first, then twice the other.
-    indices = [part.split("dense<")[1][0] for part in chosen.split("}, {")]
-    assert indices == ["0", "1", "1"]
-    on_cpu, elsewhere = branches.split("}, {")[:2]
-    assert "tensor<1x4x1600x12xf32>" in on_cpu
-    assert "tensor<1x4x1600x12xf32>" not in elsewhere
+    text = program.mlir_module()
+    code = text.split("func.func private @_filter_rows")[1].split("func.func")[0]
+    platform, *_, blocks = code.split('"stablehlo.case"')[1:]
+    numbers = dict(re.findall(r"(%c\w*) = stablehlo.constant dense<(-?\d+)>", code))
+    # Which of the two forms a platform takes, in the order of the platforms.
+    assert [numbers[x] for x in re.findall(r"return (%c\w*)", platform)] == ["0", "1", "1"]
+    on_cpu, elsewhere = blocks.split("\n    }, {")
+    block = re.search(r"call @(closed_call\w*)", on_cpu)[1]
+    block = text.split(f"func.func private @{block}(")[1].split("func.func")[0]
+    four_rows, eight_rows = (f"tensor<1x{rows}x1600x1x12xf32>" for rows in (4, 8))
     assert "stablehlo.while" in on_cpu
+    assert four_rows in block
     assert "stablehlo.while" not in elsewhere
+    assert eight_rows in elsewhere
+    assert eight_rows not in on_cpu + block
 
 
 def test_forms_are_a_context_and_a_key_of_caches():
@@ -216,7 +222,7 @@ BAD = {
     "no pixels": (["W", "-o", "D", "--size", "0x9"], "size is '0x9'"),
     "batch alone": (["W", "-o", "D", "--batch", "2"], "batch needs a size"),
     "platform": (["W", "-o", "D", "--platforms", "gpu"], "choose of cpu, cuda, rocm, tpu"),
-    "a file in the way": (["W", "-o", "W"], "cannot be made"),
+    "a file in the way": (["W", "-o", "W"], "is not a folder"),
     "a foreign description": (["W", "-o", "F"], "describes no exported network"),
     "another format": (["W", "-o", "O"], "describes 'little.onnx'; choose another folder"),
 }
