@@ -48,7 +48,8 @@ MARKERS = {
         *("test_recipe_refusion.py", "test_refusion.py", "test_refusion_meta.py"),
         *("test_training.py", "test_tutorials.py", "test_anchors.py", "test_conversion.py"),
         *("test_dynamic_filter.py", "test_best.py", "test_cddfuse_scripts.py"),
-        "test_mgdn_benchmark.py",
+        *("test_mgdn_benchmark.py", "test_export.py", "test_onnx.py"),
+        "test_cpp.py",
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
     "browser": ("test_report.py", "test_demo_page.py"),
@@ -58,6 +59,13 @@ MARKERS = {
 LONG = "MGDN_LONG_TESTS" in os.environ
 
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
+
+# The C++ example is built where a compiler and the headers of onnxruntime are.
+ORT = pathlib.Path(os.environ.get("ONNXRUNTIME_HOME", "/usr"), "include")
+HEADERS = [ORT / folder / "onnxruntime_c_api.h" for folder in ("", "onnxruntime")]
+HAS_CPP = shutil.which("g++") is not None and any(path.is_file() for path in HEADERS)
+if not HAS_CPP:
+    collect_ignore.append("serving/test_cpp.py")
 
 
 def pytest_configure(config) -> None:
@@ -71,6 +79,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for test, (what, _) in NEEDS.items():
         state = f"absent, {test} is not collected" if test in collect_ignore else "collected"
         terminalreporter.write_line(f"{what} (MGDN_SHARED): {state}")
+    state = "collected" if HAS_CPP else "absent, serving/test_cpp.py is not collected"
+    terminalreporter.write_line(f"headers of onnxruntime (ONNXRUNTIME_HOME): {state}")
     state = "collected" if LONG else "left out"
     terminalreporter.write_line(f"long tests (MGDN_LONG_TESTS=1): {state}")
 

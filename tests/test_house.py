@@ -38,6 +38,8 @@ OWNERS = {
     "nibabel": "io/nifti.py",
     "OpenEXR": "io/exr.py",
     "av": "io/video",
+    "jax2onnx": "serving/programs.py",
+    "onnxruntime": "serving/programs.py",
     "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
@@ -224,8 +226,8 @@ def test_listing_systems_imports_none_of_them():
 
 SURFACE = (
     "Deghoster DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation "
-    "fuse_folders fuse_video list_models list_presets list_systems load merge_exposures metrics "
-    "training upsample_depth"
+    "export fuse_folders fuse_video list_models list_presets list_systems load merge_exposures "
+    "metrics training upsample_depth"
 )
 
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from mgdn_jax.arguments import shown
 from mgdn_jax.cli.demo import add_demo
+from mgdn_jax.cli.export import add_export
 from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
 from mgdn_jax.errors import FusionWarning, InputError, printable
 from mgdn_jax.fusing.options import FuseOptions
@@ -88,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--preset", required=True, help="for instance mff")
     convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
     convert.set_defaults(run="tools:convert")
+
+    add_export(commands)
 
     data = commands.add_parser("data", help="data sets for training")
     steps = data.add_subparsers(dest="step", metavar="STEP", required=True)

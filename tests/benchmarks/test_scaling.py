@@ -45,7 +45,9 @@ def test_the_collective_is_what_is_trained_and_the_statistics(scaling, capsys):
     step, start, recipe = scaling.build(config, None)
     state = jax.eval_shape(start)
     batch = scaling.examples(config, recipe, 3)
-    assert {name: value.shape[:2] for name, value in batch.items() if name != "_index"} == dict.fromkeys(("a", "b", "target"), (3, 48))
+    assert {
+        name: value.shape[:2] for name, value in batch.items() if name != "_index"
+    } == dict.fromkeys(("a", "b", "target"), (3, 48))
     _, metrics = jax.eval_shape(step, state, batch)
     assert "loss" in metrics
     figures = scaling.cost("pyramid:smoke", 2)

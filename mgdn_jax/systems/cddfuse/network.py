@@ -33,7 +33,7 @@ from mgdn_jax.layers.functional import (
     per_example_policy,
     rematerialised,
 )
-from mgdn_jax.layers.padding import Extent, zeroed
+from mgdn_jax.layers.padding import Extent, reflected, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
     RestormerBlock,
@@ -192,7 +192,7 @@ class InvertedResidual(nnx.Module):
         """
         x = _relu6(self.expand(x))
         if inside is None:
-            framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            framed = reflected(x)
             return self.contract(_relu6(self.local(framed)[:, 1:-1, 1:-1]))
         return self.contract(_relu6(local(x, self.local.kernel[...], inside)))
 
