@@ -6,127 +6,34 @@
     python benchmarks/bundle.py runs/mff/mgdn-mff.safetensors --figures ours.csv --anchors FOLDER
     python benchmarks/bundle.py runs/hdr/mgdn-hdr.safetensors --figures docs/benchmarks/hdr.csv
 
-The tensors are copied bit for bit, or as float16 with ``--half`` (then both times). The card gains
+The tensors are copied bit for bit, or as float16 with ``--half`` (then every time). The card gains
 task, inputs, data, what is done with pictures before and after, and the figures of the model's own
 rows, beside those of other methods. Networks for depth and for radiance take the CSV of depth.py
 and of hdr.py, in which their rows begin with their name, and printed figures beside it. With
 ``--card`` the weights get their card where they lie, so that they are measured as they will be
-used. Nothing is chosen here: one run, one file.
+used. ``--again`` writes the words of notes.py anew onto bundled weights, whose tensors, figures and
+tables stay. Nothing is chosen here: one run, one file.
 """
 
 import argparse
 import csv
 import dataclasses
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mgdn_jax.evaluation.scores import MEAN
-from mgdn_jax.evaluation.summaries import read_summaries
-from mgdn_jax.weights.card import card_text
-from mgdn_jax.weights.store import load_weights, save_weights
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.notes import NOTES  # noqa: E402
+from mgdn_jax.evaluation.scores import MEAN  # noqa: E402
+from mgdn_jax.evaluation.summaries import read_summaries  # noqa: E402
+from mgdn_jax.weights.card import card_text  # noqa: E402
+from mgdn_jax.weights.store import load_weights, save_weights  # noqa: E402
+
 SHOWN = ("EN", "SD", "SF", "MI", "SCD", "VIF", "Qabf", "SSIM_dr255")
-_STRETCHED = {"padding": "network", "chroma": "centred", "stretch": "minmax"}
-_LINEAR = _STRETCHED | {"stretch": "none"}
-_FILLED = _STRETCHED | {"stretch": "fill"}
-_DEPTH_MAPS = "{dataset_size} photographs with depth of RGB-D-D, of scenes that no test shows"
-NOTES: dict[str, dict[str, Any]] = {
-    "mgdn-mff": {
-        "task": "multi-focus photographs",
-        "inputs": "two pictures of one scene, RGB, either in either place",
-        "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": {"padding": "network"},
-    },
-    "mgdn-mef": {
-        "task": "multi-exposure photographs",
-        "inputs": "two or more exposures of one scene, RGB, in any order",
-        "trained_on": "{dataset_size} pairs of MEFB that no test has, without a target",
-        "inference": {"padding": "network"},
-    },
-    "mgdn-gdsr4": {
-        "task": "guided depth super-resolution, by 4",
-        "inputs": "photograph, RGB; depth map reduced by 4 and enlarged again",
-        "trained_on": _DEPTH_MAPS,
-        "inference": {"padding": "network"},
-    },
-    "mgdn-gdsr8": {
-        "task": "guided depth super-resolution, by 8",
-        "inputs": "photograph, RGB; depth map reduced by 8 and enlarged again",
-        "trained_on": _DEPTH_MAPS,
-        "inference": {"padding": "network"},
-    },
-    "mgdn-hdr": {
-        "task": "HDR deghosting",
-        "inputs": "short, middle and long exposure, each as it is and as light",
-        "trained_on": "brackets synthesised from {dataset_size} HDR pictures and BSDS500",
-        "inference": {"padding": "network"},
-    },
-    "fusion-ivf": {
-        "task": "infrared and visible",
-        "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} pairs of RoadScene, MSRS, MFNet, M3FD, FMB, LLVIP, KAIST, "
-        "FLIR, TNO and a drone over solar panels, disjoint from the test sets",
-        "inference": _LINEAR,
-    },
-    "fusion-mif": {
-        "task": "medical: CT, PET or SPECT with MRI",
-        "inputs": "CT/PET/SPECT, MRI",
-        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "inference": _LINEAR,
-    },
-    "refusion-ivf": {
-        "task": "infrared and visible",
-        "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _STRETCHED,
-    },
-    "refusion-mif": {
-        "task": "medical: CT, PET or SPECT with MRI",
-        "inputs": "CT/PET/SPECT, MRI",
-        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "inference": _STRETCHED,
-    },
-    "cddfuse-ivf": {
-        "task": "infrared and visible",
-        "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _STRETCHED,
-    },
-    "cddfuse-mif": {
-        "task": "medical: CT, PET or SPECT with MRI",
-        "inputs": "CT/PET/SPECT, MRI",
-        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "inference": _STRETCHED,
-    },
-    "lkc-funet-small-ivf": {
-        "task": "infrared and visible",
-        "inputs": "infrared, visible",
-        "trained_on": "{dataset_size} RoadScene pairs, disjoint from the test sets",
-        "inference": _FILLED,
-    },
-    "lkc-funet-small-mif": {
-        "task": "medical: CT, PET or SPECT with MRI",
-        "inputs": "CT/PET/SPECT, MRI",
-        "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "inference": _LINEAR,
-    },
-    "refusion-mff": {
-        "task": "multi-focus photographs",
-        "inputs": "near, far",
-        "trained_on": "multi-focus pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": _LINEAR | {"base": "focus"},
-    },
-    "refusion-mef": {
-        "task": "multi-exposure photographs",
-        "inputs": "under-, over-exposed",
-        "trained_on": "multi-exposure pairs synthesised from {dataset_size} BSDS500 photographs",
-        "inference": _STRETCHED,
-    },
-}
-"""What a run's card does not know, by name of the weights."""
 
 
 def described(weights: Any, remarks: list[str]) -> dict[str, Any]:
@@ -233,6 +140,12 @@ def tabled_radiance(name: str, figures: Path, published: Path) -> tuple[dict[str
     return own, text + "\nMade by benchmarks/hdr.py; the rules do not learn.\n"
 
 
+def tables_of(text: str) -> str:
+    """The tables of a card's text: from the first heading that names a set and what is shown."""
+    found = re.search(r"\n## [^\n]*, ", text)
+    return "" if found is None else text[found.start() :]
+
+
 def _lines(path: Path) -> Sequence[Mapping[str, str]]:
     with path.open(encoding="utf-8") as text:
         return list(csv.DictReader(text))
@@ -250,21 +163,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path)
     parser.add_argument("--card", action="store_true", help="only describe them where they lie")
+    parser.add_argument("--again", action="store_true", help="bundled weights: only their words")
     parser.add_argument("--figures", type=Path, help="CSV of tables.py, depth.py or hdr.py")
     parser.add_argument("--anchors", type=Path, help="folder of CSVs of rows measured elsewhere")
     parser.add_argument("--remark", action="append", default=[], help="a sentence for the card")
+    parser.add_argument("--command", help="that gives the same config, in place of the run's")
     parser.add_argument("--half", action="store_true", help="store them as float16")
     arguments = parser.parse_args()
     weights = load_weights(arguments.weights)
     card = described(weights, arguments.remark)
     name = card["name"]
+    if arguments.command:
+        card["training"]["command"] = arguments.command
     if arguments.card:
         save_weights(
             arguments.weights, **dataclasses.asdict(weights) | {"card": card}, half=arguments.half
         )
         return
+    if arguments.again:
+        text = arguments.weights.with_suffix(".md")
+        card["figures"] = weights.card["figures"]
+        stored = dataclasses.asdict(weights) | {"card": card}
+        save_weights(arguments.weights, **stored, half=arguments.half)
+        shown = {key: value for key, value in card.items() if key != "figures"}
+        text.write_text(card_text(name, shown) + tables_of(text.read_text()))
+        return
     if arguments.figures is None:
-        parser.error("--figures is needed, or --card")
+        parser.error("--figures is needed, or --card, or --again")
     preparation = weights.card.get("preparation", {})
     printed = arguments.figures.with_name(f"{arguments.figures.stem}_published.csv")
     if preparation.get("quantity") == "depth":

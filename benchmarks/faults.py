@@ -45,7 +45,7 @@ from mgdn_jax.metrics import luminance  # noqa: E402
 
 FAULTS = {"blobs": "ivf", "sky": "ivf", "shadows": "mef", "tone": "mff", "still": "ivf"}
 BUNDLED = (
-    *(("ivf", f"{system}-ivf") for system in ("refusion", "cddfuse", "lkc-funet-small")),
+    *(("ivf", f"{system}-ivf") for system in ("fusion", "refusion", "cddfuse", "lkc-funet-small")),
     *(("mef", "refusion-mef"), ("mef", "mgdn-mef"), ("mff", "refusion-mff"), ("mff", "mgdn-mff")),
 )
 RULES = {
@@ -280,4 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -91,17 +91,23 @@ def _sets(kind: str) -> list[TestSet]:
     return [test for test in SETS.values() if test.task == kind and test.folders]
 
 
-def worst_picture(method: str, kind: str, scores: Path | None) -> str:
-    """The picture with the lowest Qabf, with its set; "" where nothing was written down."""
-    lowest: tuple[float, str] | None = None
+def worst_of(method: str, kind: str, scores: Path | None) -> tuple[float, str, str] | None:
+    """(lowest Qabf, set, picture) of a method; None where nothing was written down."""
+    lowest: tuple[float, str, str] | None = None
     for test in _sets(kind) if scores else ():
         path = Path(scores or "") / test.name / f"{method}.csv"
         if not path.is_file():
             continue
         for name, row in read_tables(path)[method].rows.items():
-            candidate = (row["Qabf"], f"{test.name} {name}")
+            candidate = (row["Qabf"], test.name, name)
             lowest = min(lowest or candidate, candidate)
-    return "" if lowest is None else f"{lowest[1]} ({lowest[0]:.2f})"
+    return lowest
+
+
+def worst_picture(method: str, kind: str, scores: Path | None) -> str:
+    """The picture with the lowest Qabf, with its set; "" where nothing was written down."""
+    lowest = worst_of(method, kind, scores)
+    return "" if lowest is None else f"{lowest[1]} {lowest[2]} ({lowest[0]:.2f})"
 
 
 def page(known: Sequence[Summary], anchors: Path | None, scores: Path | None) -> str:

@@ -33,7 +33,8 @@ JITTER = {  # of stored pairs: off
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
-    """The config of a preset, one of `PRESETS`."""
+    """The config of a preset, one of `PRESETS`, or of one in bfloat16: NAME_bf16."""
+    half, preset = preset.endswith("_bf16"), preset.removesuffix("_bf16")
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     task = "mif" if preset.startswith("mif") else "ivf"
@@ -85,6 +86,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
@@ -102,4 +105,6 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.data.validation.update({"crop": 16, "limit": 4})
         config.train.update({"batch": 4, "steps": 6})
         config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    if half:
+        config.model.dtype = "bfloat16"
     return config

@@ -26,16 +26,20 @@ beside another run:
 import ml_collections
 
 TASKS = ("ivf", "mif")
-PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "smoke")
+PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), "ivf_cameras", "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif"}
 JITTER = {  # of stored pairs: off
     **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
     **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
 }
 
+CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
+"""Examples of each camera for 32 of all; configs/pyramid.py says how the sets are prepared."""
+
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
-    """The config of a preset, one of `PRESETS`."""
+    """The config of a preset, one of `PRESETS`, or of one in bfloat16: NAME_bf16."""
+    half, preset = preset.endswith("_bf16"), preset.removesuffix("_bf16")
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
     task = "mif" if preset.startswith("mif") else "ivf"
@@ -91,11 +95,13 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
     )
-    if preset.endswith("_cpu"):
+    if preset.endswith(("_cpu", "_cameras")):
         config.name = f"lkc-funet-small-{task}"
         config.model.update({"preset": f"{task}_small", "dropout": 0.0, "drop_path": 0.0})
         config.recipe.update({"intensity": 4.0, "gradient": 4.0, "ssim_range": "unit"})
@@ -109,6 +115,14 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.update({"warmup": 50, "clip_norm": 1.0})
         config.train.update({"batch": 4, "steps": 800, "epochs": 0.0, "ema": 0.99})
         config.train.update({"log_every": 20, "save_every": 100, "eval_every": 200})
+    if preset == "ivf_cameras":
+        config.data.update({"dataset": "", "mix": CAMERAS})
+        config.data.train.split = "train[:85%]"
+        config.data.train.jitter.update(noise=0.03, clip=0.2, exposure=1.5)
+        config.data.train.jitter.update(contrast=0.6, polarity=0.1)
+        config.data.validation.update({"split": "train[85%:]", "crop": 128, "limit": 6})
+        config.optimiser.learning_rate = 1e-2
+        config.train.update({"steps": 700, "init": "lkc-funet-small-ivf"})
     if preset == "smoke":
         config.model.update({"features": 4, "multiplier": 2, "norm_groups": 4})
         config.model.kernels = (5, 3, 3)
@@ -116,4 +130,6 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.data.validation.update({"crop": 16, "limit": 4})
         config.train.update({"batch": 4, "steps": 6, "epochs": 0.0, "ema": 0.9})
         config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    if half:
+        config.model.dtype = "bfloat16"
     return config

@@ -19,8 +19,7 @@ gdsr4_cpu, gdsr8_cpu and hdr_cpu are small networks that work at half the resolu
 from a rule for exposures, from the enlarged map and from a merge by rule, and take up to an hour of
 a CPU core each; gdsr8_cpu goes on from the weights of gdsr4_cpu (train.init).
 
-Hours, machine and figures of what was run are on the cards of the weights (`mgdn models`) and in
-docs/systems/mgdn.md.
+Hours, machine and figures of what was run: the weights' cards (`mgdn models`), docs/systems/mgdn.md
 
 The authors of MGDN released no training code. Losses, schedule and length are this project's. Adam
 without weight decay and the average's decay of 0.999 are read off their files.
@@ -37,10 +36,11 @@ _SMALL = {"features": 24, "depths": (2, 2), "heads": (6, 6), "mlp_ratio": 2.0, "
 
 
 def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
-    """The config of a preset, one of `PRESETS`."""
+    """The config of a preset, one of `PRESETS`, or of one in bfloat16: NAME_bf16."""
+    half, preset = preset.endswith("_bf16"), preset.removesuffix("_bf16")
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-    config = _multi_focus()
+    config = _multi_focus("bfloat16" if half else "float32")
     task, _, form = preset.partition("_")
     small = form.endswith("cpu")
     if task == "mef":
@@ -61,12 +61,11 @@ def get_config(preset: str = "mff") -> ml_collections.ConfigDict:
         config.data.train.update({"crop": 16, "threads": 1})
         config.data.validation.update({"crop": 16, "limit": 4})
         config.optimiser.warmup = 2
-        config.train.update({"batch": 4, "steps": 6, "ema": 0.9})
-        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+        config.train.update(batch=4, steps=6, ema=0.9, log_every=2, eval_every=4, save_every=3)
     return config
 
 
-def _multi_focus() -> ml_collections.ConfigDict:
+def _multi_focus(dtype: str) -> ml_collections.ConfigDict:
     """Photographs defocused on one side of an outline; what the other tasks start from."""
     return ml_collections.ConfigDict(
         {
@@ -93,7 +92,7 @@ def _multi_focus() -> ml_collections.ConfigDict:
                 "head": "blend",
                 "patch": 1,
                 "stem_gain": 15.0,
-                "dtype": "float32",  # or "bfloat16", for accelerators
+                "dtype": dtype,
             },
             "data": {
                 "loader": "mgdn_jax.data",
@@ -137,6 +136,8 @@ def _multi_focus() -> ml_collections.ConfigDict:
                 "best": "",  # a figure of validation; "": the recipe's own, psnr, or else loss
                 "eval_batch": 0,
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",  # weights to start from: a bundled name or a file
             },
         }
@@ -185,8 +186,7 @@ def _real_exposures(config: ml_collections.ConfigDict) -> None:
     # Less of the picture than this hides what the coarse scales do.
     config.data.train.crop, config.data.validation.crop = 192, 256
     config.optimiser.update({"name": "muon", "learning_rate": 5e-3, "warmup": 20})
-    config.train.update({"batch": 1, "steps": 400, "ema": 0.98})
-    config.train.update({"log_every": 10, "eval_every": 100, "save_every": 50})
+    config.train.update(batch=1, steps=400, ema=0.98, log_every=10, eval_every=100, save_every=50)
 
 
 def _depth(config: ml_collections.ConfigDict, scale: int, small: bool) -> None:

@@ -32,13 +32,16 @@ those of the published ReFusion weights in brackets:
 import ml_collections
 
 TASKS = ("ivf", "mif", "mff", "mef")
-VARIANTS = ("ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
+VARIANTS = ("ivf_cameras", "ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen")
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
 JITTER = {  # of stored pairs: off
     **{"scale": 1.0, "gamma": 1.0, "noise": 0.0, "clip": 0.0},
     **{"exposure": 1.0, "contrast": 0.0, "polarity": 0.0},
 }
+
+CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
+"""Examples of each camera for 32 of all; configs/pyramid.py says how the sets are prepared."""
 
 
 def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
@@ -110,6 +113,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "keep": 2,
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
                 "init": "",
             },
         }
@@ -124,6 +129,15 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
         config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
         config.train.update({"steps": 1000, "ema": 0.99, "save_every": 100, "eval_every": 100})
+    if preset == "ivf_cameras":
+        config.name = "refusion-ivf"
+        config.data.update({"dataset": "", "mix": CAMERAS})
+        config.data.train.split = "train[:85%]"
+        config.data.train.jitter.update(noise=0.03, exposure=2.0, contrast=0.6, polarity=0.1)
+        config.data.validation.update({"split": "train[85%:]", "crop": 128, "limit": 6})
+        config.optimiser.learning_rate = 6e-3
+        config.train.update({"steps": 3000, "ema": 0.995, "eval_every": 250})
+        config.train.init = "refusion-ivf"
     if preset == "ivf_form_r":
         config.recipe.update(form="R", ramp=True, meta_every=1, meta_after=0.25, even_start=True)
         config.optimiser.networks.proposal.learning_rate = 2e-4

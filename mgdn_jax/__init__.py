@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mgdn_jax.fusing.fuser import Fuser
     from mgdn_jax.fusing.loading import load
     from mgdn_jax.fusing.videos import fuse_video
+    from mgdn_jax.serving.export import export
     from mgdn_jax.systems.finding import list_systems
     from mgdn_jax.systems.registry import create, list_presets
     from mgdn_jax.weights.conversion import convert
@@ -38,6 +39,7 @@ _HOMES = {
     "fusing.fuser": ("Fuser",),
     "fusing.loading": ("load",),
     "fusing.videos": ("fuse_video",),
+    "serving.export": ("export",),
     "systems.finding": ("list_systems",),
     "systems.registry": ("create", "list_presets"),
     "weights.conversion": ("convert",),
@@ -54,6 +56,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "export",
     "fuse_folders",
     "fuse_video",
     "list_models",

@@ -150,15 +150,18 @@ def ssim(x: Image, y: Image, *, size: int = 11, sigma: float = 1.5) -> PerExampl
 def ssim_map(x: Image, y: Image, taps: Sequence[float]) -> Array:
     """Structural similarity where the window of these taps fits inside the images."""
     # One after the other compiles five times as long.
-    together = _filtered(jnp.stack([x, y, x * x, y * y, x * y]).reshape(-1, *x.shape[1:]), taps)
+    together = filtered(jnp.stack([x, y, x * x, y * y, x * y]).reshape(-1, *x.shape[1:]), taps)
     mx, my, xx, yy, xy = together.reshape(5, -1, *together.shape[1:])
     vx, vy, vxy = xx - mx * mx, yy - my * my, xy - mx * my
     c1, c2 = 0.01**2, 0.03**2
     return (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
 
 
-def _filtered(images: Array, taps: Sequence[float]) -> Array:
-    """A separable filter, where the window of these taps fits inside the images."""
+def filtered(images: Array, taps: Sequence[float]) -> Array:
+    """Images filtered by the same taps down and across, where the window fits inside them.
+
+    (B, H, W, C) -> (B, H - n + 1, W - n + 1, C) for n taps.
+    """
     size = len(taps)
     for axis in (1, 2):
         n = images.shape[axis] - size + 1
@@ -173,14 +176,15 @@ def ssim_loss(fused: Image, target: Image) -> PerExample:
     return 1.0 - ssim(fused, target)
 
 
-def _responses(x: Image) -> tuple[Image, Image]:
+def sobel_responses(x: Image) -> tuple[Image, Image]:
+    """Sobel responses along both axes, not divided by 8; black surroundings."""
     gx, gy = sobel(x, border="zero")
     return 8.0 * gx, 8.0 * gy
 
 
 def sobel_strength(x: Image) -> Image:
     """|Sobel_x| + |Sobel_y|, not divided by 8: 0 to 8 for images in [0, 1]; black surroundings."""
-    gx, gy = _responses(x)
+    gx, gy = sobel_responses(x)
     return absolute(gx) + absolute(gy)
 
 
@@ -191,7 +195,7 @@ def gradient_signed_max(fused: Image, a: Image, b: Image) -> PerExample:
     """
     same_shape(fused, a, b)
     total = jnp.zeros(fused.shape[0], fused.dtype)
-    for f, ra, rb in zip(*map(_responses, (fused, a, b)), strict=True):
+    for f, ra, rb in zip(*map(sobel_responses, (fused, a, b)), strict=True):
         target = jnp.where(absolute(ra) >= absolute(rb), ra, rb)
         total = total + l1(f, target)
     return total
@@ -201,6 +205,38 @@ def sobel_max(fused: Image, a: Image, b: Image) -> PerExample:
     """L1 distance of the result's `sobel_strength` to the larger one of the sources."""
     same_shape(fused, a, b)
     return l1(sobel_strength(fused), jnp.maximum(sobel_strength(a), sobel_strength(b)))
+
+
+def correlation(x: Image, y: Image) -> PerExample:
+    """Correlation coefficient over space of each channel with its partner, averaged; in [-1, 1].
+
+    ``sum xy / (2^-23 + |x| |y|)`` of the centred channels. A channel that is constant
+    (up to rounding) correlates with nothing, 0, and has no gradient where the formula has an
+    infinite one.
+    """
+    same_shape(x, y)
+
+    def centred(z: Array) -> tuple[Array, Array, Array]:
+        """The channels without their mean, their norms, and where they vary beyond rounding."""
+        mean = jnp.mean(z, (1, 2), keepdims=True)
+        square = jnp.sum(jnp.square(z - mean), (1, 2))
+        noise = 8.0 * jnp.finfo(z.dtype).eps * mean[:, 0, 0]
+        varies = square > z.shape[1] * z.shape[2] * jnp.square(noise)
+        return z - mean, jnp.sqrt(jnp.where(varies, square, 1.0)), varies
+
+    (x, norm_x, varies_x), (y, norm_y, varies_y) = centred(x), centred(y)
+    value = jnp.sum(x * y, (1, 2)) / (2.0**-23 + norm_x * norm_y)
+    value = jnp.where(jnp.abs(value) <= 1, value, lax.stop_gradient(jnp.clip(value, -1, 1)))
+    return jnp.mean(jnp.where(varies_x & varies_y, value, 0.0), -1)
+
+
+def blockwise_mean(image: Image, side: int) -> Float[Array, "b y x c"]:
+    """Means of ``side x side`` blocks, the last ones being what remains; as a network's patches."""
+    if side == 1:
+        return image
+    h, w = image.shape[1:3]
+    image = jnp.pad(image, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)), mode="edge")
+    return jnp.mean(image.reshape(len(image), -(-h // side), side, -(-w // side), side, -1), (2, 4))
 
 
 MEF_EXPONENTS = (0.0448, 0.2856, 0.3001)
@@ -271,7 +307,7 @@ def _mef_map(fused: Image, sources: Float[Array, "n b h w 1"]) -> Array:
     products = [sources[i] * sources[j] for i, j in pairs]
     moments = jnp.concatenate([*sources, *products])
     (means, seconds), (sums, squares) = (
-        _split(_filtered(moments, weights), count) for weights in (taps, [1.0] * _MEF_SIZE)
+        _split(filtered(moments, weights), count) for weights in (taps, [1.0] * _MEF_SIZE)
     )
     scatter, covariance = {}, {}
     for k, (i, j) in enumerate(pairs):
@@ -280,7 +316,7 @@ def _mef_map(fused: Image, sources: Float[Array, "n b h w 1"]) -> Array:
     factors = _mef_factors(scatter, count)
     variance = _quadratic(factors, covariance)
     mixed = jnp.concatenate([fused, fused * fused, *(fused * source for source in sources)])
-    mean, square, *crossed = jnp.split(_filtered(mixed, taps), count + 2)
+    mean, square, *crossed = jnp.split(filtered(mixed, taps), count + 2)
     together = sum(
         (f * (x - mean * m) for f, x, m in zip(factors, crossed, means, strict=True)),
         jnp.float32(0.0),

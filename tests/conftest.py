@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 
 import helpers_compiling
 import jaxtyping
@@ -47,16 +48,24 @@ MARKERS = {
         *("test_recipe_refusion.py", "test_refusion.py", "test_refusion_meta.py"),
         *("test_training.py", "test_tutorials.py", "test_anchors.py", "test_conversion.py"),
         *("test_dynamic_filter.py", "test_best.py", "test_cddfuse_scripts.py"),
-        "test_mgdn_benchmark.py",
+        *("test_mgdn_benchmark.py", "test_export.py", "test_onnx.py"),
+        "test_cpp.py",
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
-    "browser": ("test_report.py",),
+    "browser": ("test_report.py", "test_demo_page.py"),
 }
 
 # Second derivatives of whole networks compile for minutes: for changes to them, and releases.
 LONG = "MGDN_LONG_TESTS" in os.environ
 
 collect_ignore = [test for test, (_, path) in NEEDS.items() if not (SHARED / path).is_file()]
+
+# The C++ example is built where a compiler and the headers of onnxruntime are.
+ORT = pathlib.Path(os.environ.get("ONNXRUNTIME_HOME", "/usr"), "include")
+HEADERS = [ORT / folder / "onnxruntime_c_api.h" for folder in ("", "onnxruntime")]
+HAS_CPP = shutil.which("g++") is not None and any(path.is_file() for path in HEADERS)
+if not HAS_CPP:
+    collect_ignore.append("serving/test_cpp.py")
 
 
 def pytest_configure(config) -> None:
@@ -70,6 +79,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
     for test, (what, _) in NEEDS.items():
         state = f"absent, {test} is not collected" if test in collect_ignore else "collected"
         terminalreporter.write_line(f"{what} (MGDN_SHARED): {state}")
+    state = "collected" if HAS_CPP else "absent, serving/test_cpp.py is not collected"
+    terminalreporter.write_line(f"headers of onnxruntime (ONNXRUNTIME_HOME): {state}")
     state = "collected" if LONG else "left out"
     terminalreporter.write_line(f"long tests (MGDN_LONG_TESTS=1): {state}")
 
@@ -99,6 +110,25 @@ def compilation(request):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium or Chrome from the system; nothing is downloaded."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.skip("the package playwright is not installed: the page is not opened in a browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(names)} is on the PATH: the page is not opened in one")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

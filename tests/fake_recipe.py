@@ -171,6 +171,7 @@ def config(**train):
             "steps": 10,
             "epochs": 0.0,
             "devices": 0,
+            "parallel": "pmap",
             "ema": 0.9,
             "log_every": 1,
             "eval_every": 0,

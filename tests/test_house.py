@@ -21,11 +21,13 @@ RANKS = {
     "systems": 2,
     "weights": 3, "data": 3,
     "fusing": 4, "evaluation": 4, "training": 4,
-    "cli": 5, "__main__": 6, "__init__": 6,
+    "serving": 5,
+    "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 OWNERS = {
     "torch": "weights/conversion.py",
     "orbax": "training/checkpoints.py",
+    "etils": "training/places.py",
     "tensorflow_datasets": "data/",
     "grain": "data/",
     "PIL": "io/",
@@ -36,6 +38,8 @@ OWNERS = {
     "nibabel": "io/nifti.py",
     "OpenEXR": "io/exr.py",
     "av": "io/video",
+    "jax2onnx": "serving/programs.py",
+    "onnxruntime": "serving/programs.py",
     "cv2": "fusing/",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
@@ -134,9 +138,10 @@ def test_single_owners(library):
     assert all(user.startswith(OWNERS[library]) for user in users)
 
 
-def test_pmap_lives_in_training_alone():
-    users = {room for room, path, _ in rooms() if ".pmap(" in path.read_text()}
-    assert users == {"training"}
+@pytest.mark.parametrize("call", [".pmap(", ".shard_map("])
+def test_maps_over_devices_live_in_one_file(call):
+    users = [path for _, path, _ in rooms() if call in path.read_text()]
+    assert users == [PACKAGE / "training" / "parallel.py"]
 
 
 def test_no_file_and_no_function_is_too_large():
@@ -221,8 +226,8 @@ def test_listing_systems_imports_none_of_them():
 
 SURFACE = (
     "Deghoster DepthUpsampler Fuser InputError bilevel convert create data evaluate evaluation "
-    "fuse_folders fuse_video list_models list_presets list_systems load merge_exposures metrics "
-    "training upsample_depth"
+    "export fuse_folders fuse_video list_models list_presets list_systems load merge_exposures "
+    "metrics training upsample_depth"
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -275,13 +274,8 @@ def score(fused: np.ndarray, prepared: Prepared) -> dict[str, float]:
     Returns:
       Name to value; NaN for a metric that needs a larger picture.
     """
-    from mgdn_jax import evaluation, metrics
+    from mgdn_jax.evaluation.figures import figures
 
-    side = min(fused.shape[:2])
-    fits = [name for name in metrics.STANDARD if metrics.METRICS[name].min_side <= side]
     if prepared.scale is not None:
         fused = prepared.scale.apply(without_alpha(fused))
-    pictures = (fused, prepared.picture(0), prepared.picture(1))
-    first, second, third = (evaluation.pixels_of(x, "a picture") for x in pictures)
-    values = metrics.evaluate(first, second, third, fits)
-    return {name: values.get(name, math.nan) for name in metrics.STANDARD}
+    return figures(fused, prepared.picture(0), prepared.picture(1))

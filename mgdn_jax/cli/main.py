@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from mgdn_jax.arguments import shown
+from mgdn_jax.cli.demo import add_demo
+from mgdn_jax.cli.export import add_export
 from mgdn_jax.cli.measures import add_eval_depth, add_eval_hdr, add_trust
 from mgdn_jax.errors import FusionWarning, InputError, printable
 from mgdn_jax.fusing.options import FuseOptions
@@ -56,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_fuse(commands)
     _add_hdr(commands)
     _add_depth(commands)
+    add_demo(commands)
     join = commands.add_parser(
         "join",
         help="put parts of a video together, as mgdn fuse --frames writes them",
@@ -87,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--json", action="store_true", help="one JSON object on stdout")
     convert.set_defaults(run="tools:convert")
 
+    add_export(commands)
+
     data = commands.add_parser("data", help="data sets for training")
     steps = data.add_subparsers(dest="step", metavar="STEP", required=True)
     prepare = steps.add_parser("prepare", help="write a folder of images as a data set")
@@ -105,6 +110,13 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="PATTERN",
         help="only names that fit, as 'msrs_*'; '!PATTERN' leaves out those that fit",
+    )
+    prepare.add_argument(
+        "--shards",
+        type=int,
+        default=0,
+        metavar="N",
+        help="write N folders NAME-00000-of-0000N, of which each machine needs its own alone",
     )
     prepare.add_argument("--json", action="store_true", help="one JSON object on stdout")
     prepare.set_defaults(run="tools:prepare")

@@ -86,8 +86,9 @@ def prepare(arguments: argparse.Namespace) -> int:
     """Writes a data set; returns 0."""
     from mgdn_jax import data
     from mgdn_jax.data.builders import read_manifest
+    from mgdn_jax.data.folders import shard_name
 
-    stage = ["listing the folders"]
+    shards, stage = arguments.shards, ["listing the folders"]
 
     def checked(done: int, total: int) -> None:
         is_last = done == total
@@ -101,12 +102,16 @@ def prepare(arguments: argparse.Namespace) -> int:
             folders=arguments.folders,
             name=arguments.name,
             only=arguments.only,
+            shards=shards,
             progress=checked,
         )
-    manifest = read_manifest(folder)
-    count, rule = manifest["examples"], manifest.get("rule", "")
+    folders = [folder.with_name(shard_name(folder.name, k, shards)) for k in range(shards)]
+    manifest = read_manifest(folders[0] if shards else folder)
+    count = sum(manifest["of"]) if shards else manifest["examples"]
+    rule = manifest.get("rule", "")
     if arguments.json:
-        print_json({"output": str(folder), "examples": count, "pairing": rule})
+        parts = {"shards": [str(path) for path in folders]} if shards else {}
+        print_json({"output": str(folder), "examples": count, "pairing": rule, **parts})
     else:
         things = {
             "a": "pairs",
@@ -117,5 +122,6 @@ def prepare(arguments: argparse.Namespace) -> int:
         tell(f"holds   {count} {things.get(manifest['roles'][0], 'pictures with labels')}")
         if rule:
             tell(f"names   {rule}")
-        tell(f"result  {folder}")
+        last = f" to {folders[-1].name}" if shards > 1 else ""
+        tell(f"result  {folders[0] if shards else folder}{last}")
     return 0

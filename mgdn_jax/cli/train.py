@@ -4,7 +4,8 @@
 Modules that lie beside the file are found by their names. The same command resumes an interrupted
 run. Any field of the config can be set on the command line (`--config.train.batch=16`). On a CPU
 --cpu_devices=N, with the number of its cores, spreads each batch over them; N must divide the
-batch, or half of it for a learned loss. Several processes: give each one --coordinator=HOST:PORT,
+batch, or half of it for a learned loss. Several processes: --distributed=auto where Slurm, Open
+MPI, Kubernetes or Cloud TPU starts them; elsewhere give each one --coordinator=HOST:PORT,
 --processes and its own --process. --quiet prints nothing but errors. Exit codes: 0 complete or
 stopped by a signal and saved; 1 diverged, or a file cannot be written; 2 something in the command,
 the config, the data or the workdir cannot be used; 3 another process of the run is lost; 130
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
+import dataclasses
 import os
 import pathlib
 import re
@@ -39,7 +40,9 @@ class Options(NamedTuple):
     Attributes:
         config: an `ml_collections.ConfigDict`.
         workdir: the run's folder.
-        membership: coordinator, processes and process, None where unset.
+        membership: coordinator, processes and process, None where unset; and devices where it is
+            detected.
+        is_detected: whether the membership is what the cluster says.
         cpu_devices: devices that a CPU counts as; None for one.
         quiet: nothing but errors on the screen.
     """
@@ -47,6 +50,7 @@ class Options(NamedTuple):
     config: Any
     workdir: str
     membership: dict[str, Any]
+    is_detected: bool
     cpu_devices: int | None
     quiet: bool
 
@@ -83,17 +87,22 @@ def _guarded(arguments: Sequence[str], program: str, prefix: str, command: str) 
         print(printable(f"{prefix}{error}"), file=sys.stderr)
         return 2
     from mgdn_jax import training
-    from mgdn_jax.training import partners, processes
+    from mgdn_jax.training import clusters, partners, processes
 
     def complain(sentence: str) -> None:
         print(printable(f"{prefix}{sentence}"), file=sys.stderr, flush=True)
 
-    advice = functools.partial(_advice, options)
+    def advice() -> str:
+        return _advice(options)
+
     together: partners.Partners | None = None
     try:
         with contextlib.ExitStack() as stack:
             if options.cpu_devices is not None:
                 processes.split_cpu(options.cpu_devices)
+            if options.is_detected:
+                membership = dataclasses.asdict(clusters.detect())
+                options = options._replace(membership=membership)
             if options.membership["coordinator"] is not None:
                 together = partners.Partners(**options.membership, complain=complain, advice=advice)
                 stack.enter_context(together)
@@ -125,8 +134,11 @@ def _advice(options: Options) -> str:
     """What a sentence about a lost process ends with."""
     from mgdn_jax.training.loop import last_good
 
-    good = f"{last_good(options.workdir)}; " if options.membership["process"] == 0 else ""
-    return f"{good}start all processes again to go on."
+    if options.membership["process"] != 0:
+        return "start all processes again to go on."
+    train = options.config.to_dict().get("train") or {}
+    good = last_good(options.workdir, train.get("checkpoints") or "")
+    return f"{good}; start all processes again to go on."
 
 
 def parse(arguments: Sequence[str], program: str = COMMAND) -> Options:
@@ -147,6 +159,7 @@ def parse(arguments: Sequence[str], program: str = COMMAND) -> Options:
         "config", None, "FILE.py[:preset]", flag_values=values, lock_config=True, sys_argv=argv
     )
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_enum("distributed", None, ["auto"], "detects the cluster", flag_values=values)
     flags.DEFINE_string("coordinator", None, "host:port of process 0", flag_values=values)
     flags.DEFINE_integer("processes", None, "number of processes of the run", flag_values=values)
     flags.DEFINE_integer("process", None, "index of this process, from 0", flag_values=values)
@@ -169,7 +182,12 @@ def parse(arguments: Sequence[str], program: str = COMMAND) -> Options:
             f" ({', '.join(shipped_configs())}); {usage}."
         ) from error
     return Options(
-        config.value, values.workdir, _membership(values), values.cpu_devices, values.quiet
+        config.value,
+        values.workdir,
+        _membership(values),
+        values.distributed is not None,
+        values.cpu_devices,
+        values.quiet,
     )
 
 
@@ -212,6 +230,12 @@ def _membership(values: flags.FlagValues) -> dict[str, Any]:
         "process": _count("process", values.process),
     }
     lacking = [name for name, value in membership.items() if value is None]
+    if values.distributed is not None and len(lacking) < len(membership):
+        name = next(name for name, value in membership.items() if value is not None)
+        raise InputError(
+            f"--distributed=auto detects what --{name} (or MGDN_{name.upper()}) says; leave one of"
+            " the two out."
+        )
     if 0 < len(lacking) < len(membership):
         raise InputError(f"several processes need --{lacking[0]} as well.")
     return membership

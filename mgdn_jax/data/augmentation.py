@@ -88,7 +88,7 @@ class Jitter:
       clip: every other source has its levels spread: values up to one uniform in 0 .. clip become
         black, those from another one in 1 - clip .. 1 on white; 0 turns it off. Empty black (a cold
         sky) and white (a lamp) become frequent, where noise and file compression left none.
-      exposure: one of the sources, another for each example, is multiplied by a gain log-uniform in
+      exposure: one of the sources, drawn for each example, is multiplied by a gain log-uniform in
         1 / exposure .. exposure, and what passes white is white; 1 turns it off.
       contrast: the same source moves towards a level uniform in 0 .. 1, by a part uniform in
         0 .. contrast of the way, so that it fills a part of the range only; 0 turns it off.

@@ -23,7 +23,15 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mgdn_jax.arguments import shown
-from mgdn_jax.data.folders import MANIFEST, SETS, data_root, find_folders, is_prepared
+from mgdn_jax.data.folders import (
+    MANIFEST,
+    SETS,
+    data_root,
+    find_folders,
+    is_prepared,
+    shard_count,
+    shard_name,
+)
 from mgdn_jax.data.scenes import (
     BRACKET,
     find_brackets,
@@ -131,6 +139,7 @@ def prepare(
     folders: Sequence[str] | None = None,
     name: str | None = None,
     only: Sequence[str] | None = None,
+    shards: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Checks a folder of images and writes it as a TFDS set of ArrayRecord files.
@@ -148,14 +157,17 @@ def prepare(
       name: what the set is called under `out`; `set_name` if None.
       only: patterns of names: ``["msrs_*", "mfnet_*"]`` takes what fits one of them,
         ``["!msrs_*"]`` leaves out what fits; None takes all. Capitals matter.
+      shards: in how many folders, each of them a set of its own, of which every machine needs a
+        part; 0 for one whole set. Example k goes to shard k mod `shards`.
       progress: called with (examples checked, examples in all).
 
     Returns:
-      The set's own folder, `out/name`.
+      The set's own folder, `out/name`; of shards what the names of their folders begin with.
 
     Raises:
       InputError: no such set or folder, a file without partner, no name that fits, sizes that
-        differ, a picture that cannot be read, or a target folder in the way.
+        differ, a picture that cannot be read, fewer examples than shards, or a target folder in
+        the way.
     """
     if set_name not in SETS:
         raise InputError(f"there is no set {set_name!r}; choose one of {', '.join(SETS)}.")
@@ -166,25 +178,49 @@ def prepare(
     roles, files, rule = _entries(set_name, source, folders)
     files = _fitting(files, only, source)
     fingerprint = _fingerprint(roles, files)
-    final = out / name
-    if final.is_file() or (final.is_dir() and any(final.iterdir())):
+    note: dict[str, Any] = {"set": set_name, "fingerprint": fingerprint, "rule": rule}
+    parts = [(out / name, files, note)]
+    if shards:
+        _check_shards(shards, len(files), source)
+        sizes = [len(files[k::shards]) for k in range(shards)]
+        parts = [
+            (out / shard_name(name, k, shards), files[k::shards], {**note, "shard": k, "of": sizes})
+            for k in range(shards)
+        ]
+    # All of them, for one that is in the way is to be known before anything is written.
+    parts = [part for part in parts if not _is_there(part[0], part[2])]
+    if parts:
+        _check(roles, files, progress)
+    for final, some, note in parts:
         try:
-            known = read_manifest(final)
-        except InputError:
+            _build(roles, some, final, note)
+        except OSError as error:
             raise InputError(
-                f"{final} exists and is not a prepared set; move it away or choose another --out."
+                f"{final} cannot be written ({error.strerror or error}); choose another --out."
             ) from None
-        if known["fingerprint"] == fingerprint:
-            return final
-    _check(roles, files, progress)
-    try:
-        note = {"set": set_name, "fingerprint": fingerprint, "rule": rule}
-        _build(roles, files, final, note)
-    except OSError as error:
+    return out / name
+
+
+def _check_shards(shards: int, examples: int, source: Path) -> None:
+    if not 0 < shards < 10**5:
+        raise InputError(f"shards is {shards}; give 1 to 99999, or 0 for one whole set.")
+    if shards > examples:
         raise InputError(
-            f"{final} cannot be written ({error.strerror or error}); choose another --out."
+            f"shards is {shards} and {source} holds {examples} examples; use {examples} at most."
+        )
+
+
+def _is_there(final: Path, note: dict[str, Any]) -> bool:
+    """Whether a folder holds this set already; raises InputError where it holds something else."""
+    if not (final.is_file() or (final.is_dir() and any(final.iterdir()))):
+        return False
+    try:
+        before = read_manifest(final)
+    except InputError:
+        raise InputError(
+            f"{final} exists and is not a prepared set; move it away or choose another --out."
         ) from None
-    return final
+    return all(before.get(key) == note.get(key) for key in ("fingerprint", "shard", "of"))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -225,6 +261,11 @@ def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str
     if not is_prepared(folder):
         named = data_root() / folder
         if not is_prepared(named):
+            if count := shard_count(dataset):
+                raise InputError(
+                    f"the data set {os.fspath(dataset)!r} is in {count} shards, which training "
+                    f"alone reads as one; name one of them, as {shard_name(dataset, 0, count)}."
+                )
             guess = folder.name if folder.name in SETS else "SET"
             raise InputError(
                 f"the data set {os.fspath(dataset)!r} is neither a prepared folder nor found in "
@@ -233,7 +274,10 @@ def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str
         folder = named
     manifest = read_manifest(folder)
     try:
-        source = tfds.builder_from_directory(folder).as_data_source(split=split)
+        builder = tfds.builder_from_directory(folder)
+        source: Any = ()
+        if builder.info.splits[split].num_examples:
+            source = builder.as_data_source(split=split)
     except Exception as error:  # damaged notes of TFDS raise whatever it and protobuf like
         reason = " ".join(str(error).split())[:120]
         raise InputError(
@@ -243,6 +287,31 @@ def open_set(dataset: str | os.PathLike[str], split: str) -> tuple[Any, dict[str
     if not len(source):
         raise InputError(f"split {split!r} of {folder} is empty; choose a larger share.")
     return source, manifest
+
+
+def split_size(split: str, examples: int) -> int:
+    """Examples of a split of a set that may lie elsewhere.
+
+    Args:
+      split: TFDS split.
+      examples: of the whole set.
+
+    Raises:
+      InputError: the split cannot be read.
+    """
+    files = tfds.core.ShardedFileTemplate(
+        data_dir="", dataset_name="set", split="train", filetype_suffix="array_record"
+    )
+    info = tfds.core.SplitInfo(
+        name="train", shard_lengths=[examples], num_bytes=0, filename_template=files
+    )
+    try:
+        return int(tfds.core.splits.SplitDict([info])[split].num_examples)
+    except Exception as error:  # TFDS raises whatever it likes
+        raise InputError(
+            f"split {split!r} cannot be read ({' '.join(str(error).split())[:120]}); "
+            'write it like "train[:95%]" or "train[95%:]".'
+        ) from None
 
 
 def label_ids(array: np.ndarray) -> np.ndarray:

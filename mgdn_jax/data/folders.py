@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,39 @@ def data_root() -> Path:
 def is_prepared(folder: Path) -> bool:
     """Whether a folder was written by `prepare`."""
     return (folder / MANIFEST).is_file()
+
+
+def shard_name(name: str | os.PathLike[str], number: int, count: int) -> str:
+    """What the folder of one shard of a set is called: NAME-00000-of-00004."""
+    return f"{os.fspath(name)}-{number:05d}-of-{count:05d}"
+
+
+def shard_count(dataset: str | os.PathLike[str]) -> int:
+    """How many shards a set is in, by the names of those that are here; 0 where there are none.
+
+    Args:
+      dataset: folder of a set without the ending of its shards, or the name under `data_root()`.
+
+    Raises:
+      InputError: shards of several numbers have the name, or a whole set has it as well.
+    """
+    for folder in (Path(dataset).expanduser(), data_root() / dataset):
+        pattern = re.compile(re.escape(folder.name) + r"-\d{5}-of-(\d{5})")
+        inside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+        matches = [(match[1], path) for path in inside if (match := pattern.fullmatch(path.name))]
+        counts = sorted({int(count) for count, path in matches if is_prepared(path)})
+        if len(counts) > 1:
+            raise InputError(
+                f"{folder} is there in {' and in '.join(map(str, counts))} shards; move those away "
+                "that are not wanted."
+            )
+        if counts and is_prepared(folder):
+            raise InputError(
+                f"{folder} is there as a whole and in {counts[0]} shards; move one of the two away."
+            )
+        if counts or is_prepared(folder):
+            return counts[0] if counts else 0
+    return 0
 
 
 def find_pair_folders(source: str | os.PathLike[str]) -> list[Path]:

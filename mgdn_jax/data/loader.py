@@ -3,14 +3,14 @@
 Example i of the endless shuffled stream depends on (seed, i) alone. Global batch t holds the
 examples t B .. (t + 1) B - 1, of which process p of P loads every P-th one from the p-th on: so
 the batch is the same set however many processes share it, and the state of the stream is one
-number. Several sets in one stream (`mixture`) are counted in the same way.
+number. Several sets in one stream (`mixture`) and sets in shards (`lanes`) are counted likewise.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -18,14 +18,26 @@ import numpy as np
 from mgdn_jax.arguments import shown
 from mgdn_jax.data.augmentation import Jitter
 from mgdn_jax.data.examples import finish, make_draw, preparation, views
-from mgdn_jax.data.mixture import Chained, Interleaved, Part, Slots, open_parts
+from mgdn_jax.data.lanes import Lanes, Merged, open_lanes
+from mgdn_jax.data.mixture import Interleaved, Part, Slots
 from mgdn_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 _MOST_PIXELS, _MOST_THREADS = 2**30, 1024
 _TRAIN, _EVAL = 0, 1  # keeps the random streams of training and evaluation apart
-# What a saved position belongs to; of a single set there are neither sets nor weights.
-_IDENTITY = ("version", "seed", "sets", "weights", "dataset_size")
+# What a saved position belongs to; of a single set there are neither sets nor weights, and of whole
+# sets no shards.
+_IDENTITY = ("version", "seed", "shards", "sets", "weights", "dataset_size")
+
+
+class _Place(NamedTuple):
+    """An example of validation: of which set, lane and place there; its number; its mask."""
+
+    set: int
+    lane: int
+    stored: int
+    position: int
+    mask: float
 
 
 class Loader:
@@ -42,29 +54,30 @@ class Loader:
     def __init__(
         self,
         stream: grain.MapDataset,
-        dataset: Any,
+        lanes: Lanes,
         *,
         batch_size: int,
         seed: int,
         threads: int,
         prefetch: int,
         preparation: Mapping[str, Any] | None = None,
-        parts: Sequence[Part] = (),
         slots: Slots | None = None,
     ):
-        self.dataset = dataset
+        self.dataset = lanes.dataset
         self.preparation = dict(preparation or {})
         self.batch_size = batch_size
-        self.sets = tuple(part.name for part in parts if part.name)
-        self._parts, self._slots = tuple(parts), slots
+        self.sets = tuple(part.name for part in lanes.sets if part.name)
+        self._lanes, self._slots = lanes, slots
         self._identity: dict[str, Any] = {
             "version": 1,
             "seed": seed,
-            "dataset_size": len(dataset),
+            "dataset_size": len(self.dataset),
         }
+        if lanes.count > 1:
+            self._identity["shards"] = lanes.count
         if self.sets:
-            self._identity["sets"] = {part.name: len(part.source) for part in parts}
-            self._identity["weights"] = {part.name: part.weight for part in parts}
+            self._identity["sets"] = dict(zip(self.sets, lanes.totals, strict=True))
+            self._identity["weights"] = {part.name: part.weight for part in lanes.sets}
         self._stream = stream
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
         self._iterator = iter(stream.to_iter_dataset(options))
@@ -83,9 +96,9 @@ class Loader:
         """How often each of several sets is gone through in so many batches; {} of one set."""
         if self._slots is None:
             return {}
-        counts = self._slots.counts(batches * self.batch_size)
-        shares = zip(self._parts, counts, strict=True)
-        return {part.name: count / len(part.source) for part, count in shares}
+        counts = self._lanes.counts(self._slots, batches * self.batch_size)
+        shares = zip(self.sets, counts, self._lanes.totals, strict=True)
+        return {name: count / total for name, count, total in shares}
 
     def __iter__(self) -> Loader:
         return self
@@ -234,15 +247,20 @@ def make_loader(
         raise InputError(f"augment is {augment!r}; use True, False or 'flips'.")
     if epochs is not None and epochs < 1:
         raise InputError(f"epochs is {epochs}; give 1 or more, or None for an endless stream.")
-    parts = open_parts(
-        dataset, mix, split, lambda manifest: make_draw(task, manifest, channels, synthesis, jitter)
+    lanes = open_lanes(
+        *(dataset, mix, split),
+        lambda manifest: make_draw(task, manifest, channels, synthesis, jitter),
+        seed=seed,
+        process=process_index,
+        processes=process_count,
     )
-    stream, source, slots = _stream(parts, seed, crop, augment)
+    stream, slots = _stream(lanes, seed, crop, augment)
     if epochs is not None:
-        whole = len(source) * epochs // batch_size
+        examples = len(lanes.dataset) * epochs
+        whole = examples // batch_size
         if not whole:
             raise InputError(
-                f"batch_size {batch_size} exceeds the {len(source) * epochs} examples of "
+                f"batch_size {batch_size} exceeds the {examples} examples of "
                 f"{epochs} epochs; lower it or raise epochs."
             )
         stream = stream[: whole * batch_size]
@@ -251,40 +269,46 @@ def make_loader(
     stream = stream.batch(batch_size // process_count, drop_remainder=True)
     return Loader(
         stream,
-        source,
+        lanes,
         batch_size=batch_size,
         seed=seed,
         threads=threads,
         prefetch=prefetch,
         preparation=preparation(task, synthesis),
-        parts=parts,
         slots=slots,
     )
 
 
 def _stream(
-    parts: Sequence[Part], seed: int, crop: int, augment: bool | str
-) -> tuple[grain.MapDataset, Any, Slots | None]:
-    """The endless stream of examples, the stored ones, and of a mixture what stands where."""
-    shuffled = [
-        grain.MapDataset.source(part.source).shuffle(seed=seed).repeat(None) for part in parts
+    lanes: Lanes, seed: int, crop: int, augment: bool | str
+) -> tuple[grain.MapDataset, Slots | None]:
+    """The endless stream of examples, and of a mixture what stands where in a lane."""
+    slots = Slots([part.weight for part in lanes.sets]) if lanes.sets[0].name else None
+    records = [
+        None if parts is None else _records(parts, slots, lanes.seed(number))
+        for number, parts in enumerate(lanes.parts)
     ]
-    if not parts[0].name:
-        draw = parts[0].draw
+    stream = records[0] if lanes.count == 1 else grain.MapDataset.source(Merged(records))
+    draws = [part.draw for part in lanes.sets]
 
-        def example(index: int, record: Mapping[str, Any]) -> Batch:
-            return finish(draw(record, _rng(seed, _TRAIN, index), crop, augment), index)
-
-        return shuffled[0].map_with_index(example), parts[0].source, None
+    def example(index: int, record: Mapping[str, Any]) -> Batch:
+        return finish(draws[0](record, _rng(seed, _TRAIN, index), crop, augment), index)
 
     def of_set(index: int, item: tuple[int, Mapping[str, Any]]) -> Batch:
         number, record = item
-        drawn = parts[number].draw(record, _rng(seed, _TRAIN, index), crop, augment)
+        drawn = draws[number](record, _rng(seed, _TRAIN, index), crop, augment)
         return {**finish(drawn, index), "_set": np.asarray(number, np.uint32)}
 
-    slots = Slots([part.weight for part in parts])
-    stream = grain.MapDataset.source(Interleaved(shuffled, slots)).map_with_index(of_set)
-    return stream, Chained([part.source for part in parts]), slots
+    assert stream is not None
+    return stream.map_with_index(of_set if slots else example), slots
+
+
+def _records(parts: Sequence[Part], slots: Slots | None, seed: int) -> grain.MapDataset:
+    """The endless stream of a lane's records, of a mixture with the number of their set."""
+    shuffled = [
+        grain.MapDataset.source(part.source).shuffle(seed=seed).repeat(None) for part in parts
+    ]
+    return grain.MapDataset.source(Interleaved(shuffled, slots)) if slots else shuffled[0]
 
 
 def make_eval_loader(
@@ -333,32 +357,25 @@ def make_eval_loader(
     _check_arguments(batch_size, channels, seed, process_index, process_count, threads, crop)
     if (crop is not None and crop < 1) or (limit is not None and limit < 1):
         raise InputError(f"crop {crop} and limit {limit} must be 1 or more, or None.")
-    parts = open_parts(
-        dataset, mix, split, lambda manifest: make_draw(task, manifest, channels, synthesis, None)
+    lanes = open_lanes(
+        *(dataset, mix, split),
+        lambda manifest: make_draw(task, manifest, channels, synthesis, None),
+        seed=seed,
+        process=process_index,
+        processes=process_count,
     )
-    groups: dict[tuple[int, int, int], list[int]] = {}
-    places: list[tuple[int, int]] = []  # set and stored example, by position in the split
-    for number, part in enumerate(parts):
-        # Whole pictures have one view each.
-        total = len(part.source) * (1 if crop is None else views(task, part.manifest))
-        for index in range(min(total, limit or total)):
-            stored = index % len(part.source)
-            if crop is not None:
-                size = (crop, crop)
-            else:
-                size = (int(part.source[stored]["height"]), int(part.source[stored]["width"]))
-            groups.setdefault((number, *size), []).append(len(places))
-            places.append((number, stored))
-    plan: list[list[tuple[int, float]]] = []
-    for members in groups.values():
-        entries = [(index, 1.0) for index in members]
-        entries += [(members[-1], 0.0)] * (-len(members) % batch_size)
-        plan += [entries[k : k + batch_size] for k in range(0, len(entries), batch_size)]
+    if crop is None and lanes.count > 1:
+        raise InputError(
+            "crop is None, and whole pictures are batched by size, which no process knows of "
+            "another's shards; set data.validation.crop, or hold out a set that is whole."
+        )
+    plan, count = _eval_plan(lanes, task, crop, limit, batch_size)
 
-    def load(entries: list[tuple[int, float]]) -> Batch:
+    def load(entries: list[_Place]) -> Batch:
         examples = []
-        for index, mask in entries[process_index::process_count]:
-            number, stored = places[index]
+        for number, lane, stored, index, mask in entries[process_index::process_count]:
+            parts = lanes.parts[lane]
+            assert parts is not None, f"lane {lane} is another process's"
             part = parts[number]
             drawn = part.draw(part.source[stored], _rng(seed, _EVAL, index), crop, None)
             example = {**finish(drawn, index), "_mask": np.asarray(mask, np.float32)}
@@ -368,7 +385,34 @@ def make_eval_loader(
         return {key: np.stack([e[key] for e in examples]) for key in examples[0]}
 
     stream = grain.MapDataset.source(plan).map(load)
-    return EvalLoader(stream, range(len(places)), threads=threads, parts=parts)
+    return EvalLoader(stream, range(count), threads=threads, parts=lanes.sets)
+
+
+def _eval_plan(
+    lanes: Lanes, task: str, crop: int | None, limit: int | None, size: int
+) -> tuple[list[list[_Place]], int]:
+    """What stands where in the batches of validation, and how many examples there are."""
+    groups: dict[tuple[int, ...], list[_Place]] = {}
+    count = 0
+    for number, part in enumerate(lanes.sets):
+        # Whole pictures have one view each.
+        repeats = 1 if crop is None else views(task, part.manifest)
+        for lane, row, mask in lanes.held_out(number, repeats, limit):
+            stored = row % lanes.sizes[lane][number]
+            shape = (crop or 0, crop or 0)
+            if crop is None:
+                shape = (int(part.source[stored]["height"]), int(part.source[stored]["width"]))
+            place = _Place(number, lane, stored, count, mask)
+            groups.setdefault((number, *shape), []).append(place)
+            count += int(mask)
+    plan = []
+    for members in groups.values():
+        # Filled up with what each lane ends with, so that every process has its own part of it.
+        end = len(members)
+        fill = members[-lanes.count :]
+        members += [fill[k % lanes.count]._replace(mask=0.0) for k in range(-end % size)]
+        plan += [members[k : k + size] for k in range(0, len(members), size)]
+    return plan, count
 
 
 def _rng(seed: int, purpose: int, index: int) -> np.random.Generator:

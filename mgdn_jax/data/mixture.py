@@ -18,6 +18,7 @@ import numpy as np
 from mgdn_jax.arguments import real, shown
 from mgdn_jax.data.builders import open_set
 from mgdn_jax.data.examples import Draw
+from mgdn_jax.data.folders import shard_name
 from mgdn_jax.errors import InputError
 
 _SLOTS = 1000
@@ -125,6 +126,7 @@ def open_parts(
     mix: Mapping[str, float] | None,
     split: str,
     make: Callable[[Mapping[str, Any]], Draw],
+    shard: tuple[int, int] | None = None,
 ) -> list[Part]:
     """Opens the set, or the sets, that a loader reads.
 
@@ -133,6 +135,7 @@ def open_parts(
       mix: weights by folder or name; None or {} for one set. Their order does not matter.
       split: TFDS split, of each set.
       make: the task as a function of a record, for a manifest.
+      shard: number of a shard, and how many there are; None of whole sets.
 
     Returns:
       The only set, or those of the mixture in the order of their names.
@@ -140,6 +143,27 @@ def open_parts(
     Raises:
       InputError: neither or both are given, a weight is no number above 0, a set cannot be used, or
         sets with and without targets are to be mixed.
+    """
+    name, weights = set_names(dataset, mix)
+    if name:
+        return [_part("", 1.0, name, split, make, shard)]
+    parts = [_part(f"mix.{n}", weights[n], n, split, make, shard) for n in sorted(weights)]
+    having = [part.name for part in parts if "target" in part.manifest["roles"]]
+    lacking = [part.name for part in parts if part.name not in having]
+    if having and lacking:
+        raise InputError(
+            f"mix.{having[0]} has targets and mix.{lacking[0]} has none; mix sets of one kind."
+        )
+    return parts
+
+
+def set_names(
+    dataset: str | os.PathLike[str], mix: Mapping[str, float] | None
+) -> tuple[str, dict[str, float]]:
+    """The only set of a loader, or weights by set; the other one is empty.
+
+    Raises:
+      InputError: neither or both are given, or a weight is no number above 0.
     """
     name, weights = _text("dataset", dataset or ""), _weights(mix)
     if name and weights:
@@ -151,26 +175,24 @@ def open_parts(
         raise InputError(
             "there is no data set; give its name as dataset, or several with weights as mix."
         )
-    if name:
-        source, manifest = open_set(name, split)
-        return [Part("", 1.0, source, manifest, make(manifest))]
-    parts = [_part(name, weights[name], split, make) for name in sorted(weights)]
-    having = [part.name for part in parts if "target" in part.manifest["roles"]]
-    lacking = [part.name for part in parts if part.name not in having]
-    if having and lacking:
-        raise InputError(
-            f"mix.{having[0]} has targets and mix.{lacking[0]} has none; mix sets of one kind."
-        )
-    return parts
+    return name, weights
 
 
-def _part(name: str, weight: float, split: str, make: Callable[..., Draw]) -> Part:
-    """A set of a mixture, which messages name."""
+def _part(
+    title: str,
+    weight: float,
+    name: str,
+    split: str,
+    make: Callable[..., Draw],
+    shard: tuple[int, int] | None,
+) -> Part:
+    """A set, or a shard of it; messages name it by its title where it is one of several."""
+    place = name if shard is None else shard_name(name, *shard)
     try:
-        source, manifest = open_set(name, split)
-        return Part(name, weight, source, manifest, make(manifest))
+        source, manifest = open_set(place, split)
+        return Part(name if title else "", weight, source, manifest, make(manifest))
     except InputError as error:
-        raise InputError(f"mix.{name}: {error}") from None
+        raise InputError(f"{title}: {error}" if title else str(error)) from None
 
 
 def _weights(mix: Any) -> dict[str, float]:

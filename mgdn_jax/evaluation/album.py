@@ -9,6 +9,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io import codec
+from mgdn_jax.io.pictures import Labels
 from mgdn_jax.io.pixels import from_float, to_float, without_alpha
 
 SOURCES = ("a", "b")
@@ -61,7 +62,7 @@ class Album:
         self.pictures: dict[str, dict[str, Picture]] = {}
         self._left_out: set[str] = set()
 
-    def add(self, image: str, label: str, pixels: np.ndarray) -> None:
+    def add(self, image: str, label: str, pixels: np.ndarray, profile: bytes | None = None) -> None:
         """Encodes one picture; a second one of the same image and label replaces the first.
 
         Args:
@@ -70,6 +71,7 @@ class Album:
             label: `a` or `b` for the sources, else the name of the method.
             pixels: `(H, W)` or `(H, W, C)`, C in 1 to 4 (2 and 4 end in alpha, which is
                 dropped); uint8, uint16 or floating point in 0..1.
+            profile: ICC profile of the pixels, which the picture then carries on.
 
         Raises:
             InputError: if the pixels are of another shape, dtype or range.
@@ -81,7 +83,8 @@ class Album:
         shelf = self.pictures.setdefault(image, {})
         replaced = shelf.pop(label, None)
         self._left += len(replaced.jpeg) if replaced else 0
-        picture = _compress(gray_or_rgb, min(self._share, self._left))
+        labels = None if profile is None else Labels(profile=profile)
+        picture = _compress(gray_or_rgb, min(self._share, self._left), labels)
         if picture is None:
             return
         self._left -= len(picture.jpeg)
@@ -146,7 +149,7 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _compress(pixels: np.ndarray, budget: int) -> Picture | None:
+def _compress(pixels: np.ndarray, budget: int, labels: Labels | None = None) -> Picture | None:
     """The best JPEG of at most `budget` bytes; None if there is none."""
     size = (pixels.shape[1], pixels.shape[0])
     # A page holds a few hundred kilobytes a picture; twelve megapixels are never among them, and
@@ -160,7 +163,7 @@ def _compress(pixels: np.ndarray, budget: int) -> Picture | None:
         sides = (max(1, round(height * scale)), max(1, round(width * scale)))
         chroma = "4:4:4" if quality > 90 else "4:2:0"
         small = pixels if scale == 1 else _shrink(pixels, *sides)
-        jpeg = codec.encode_jpeg(small, quality, subsampling=chroma)
+        jpeg = codec.encode_jpeg(small, quality, subsampling=chroma, labels=labels)
         return Picture(jpeg, quality, scale / factor, size)
 
     # JPEG stops at 65535 pixels a side. The coarsest first: most pictures that are too large for

@@ -9,13 +9,9 @@ that travel along as JSON. One input gives one file, byte for byte.
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
-import importlib.resources
-import json
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import Any
 
 from mgdn_jax import metrics as ruler
 from mgdn_jax.errors import InputError
+from mgdn_jax.evaluation import pages
 from mgdn_jax.evaluation.album import SOURCES, Album, Picture
 from mgdn_jax.evaluation.scores import Table
 from mgdn_jax.evaluation.standing import RANK_DIGITS, Row, Standing, shown
@@ -117,12 +114,11 @@ def write_report(
     standing = standing.by_rank()
     columns = _columns(standing)
 
-    parts = {name: _part(f"page.{name}") for name in ("html", "css", "js")}
-    digest = base64.b64encode(hashlib.sha256(parts["js"].encode()).digest()).decode()
-    content = {
+    script = pages.part("stage.js") + pages.part("page.js")
+    content = {name: pages.part(file) for name, file in pages.STAGE.items()} | {
         "title": html.escape(title),
-        "script_hash": f"sha256-{digest}",
-        "style": parts["css"],
+        "script_hash": pages.digest(script),
+        "style": pages.part("page.css"),
         "summary": _summary(standing, images, variant),
         "marks": _MARKS if len(standing.rows) > 1 else "",
         "means": _means(standing, columns, len(images)),
@@ -136,11 +132,10 @@ def write_report(
             for name, version in versions.items()
         ),
         "variant": html.escape(variant),
-        "data": _json(_data(standing, columns, images, album, source_titles)),
-        "script": parts["js"],
+        "data": pages.json_text(_data(standing, columns, images, album, source_titles)),
+        "script": script,
     }
-    # One pass, so that a name that looks like a placeholder stays a name.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda match: content[match[1]], parts["html"])
+    page = pages.composed(pages.part("page.html"), content)
     make_folder(folder)
     path = Path(folder) / "index.html"
     # File names that are no Unicode come with lone surrogates, which no file can hold.
@@ -154,11 +149,6 @@ def _check_names(tables: Mapping[str, Table]) -> None:
     for name in SOURCES:
         if name in tables:
             raise InputError(f"a method of a report cannot be called {name!r}: rename it.")
-
-
-def _part(name: str) -> str:
-    folder = importlib.resources.files("mgdn_jax.evaluation") / "page"
-    return (folder / name).read_text(encoding="utf-8")
 
 
 def _count(number: int, thing: str) -> str:
@@ -397,9 +387,3 @@ def _number(value: float) -> float | str:
     if math.isfinite(value):
         return float(f"{value:.7g}")
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def _json(data: dict[str, Any]) -> str:
-    """JSON that no HTML parser can mistake for markup; pure ASCII, U+2028 and U+2029 included."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})

@@ -62,7 +62,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "thermal",
                 ("infrared",),
-                "lkc-funet-small-ivf",
+                "fusion-ivf",
                 "a thermal picture and a photograph",
                 "warm things on the photograph, in its colours",
                 FuseOptions(range="auto"),
@@ -71,7 +71,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task(
                 "medical",
                 ("medical",),
-                "lkc-funet-small-mif",
+                "fusion-mif",
                 "CT, PET or SPECT with MRI",
                 "bone, activity and soft tissue in one picture",
                 FuseOptions(range="auto"),

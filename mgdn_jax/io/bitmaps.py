@@ -132,7 +132,7 @@ def opened(file: BinaryIO, name: str) -> Image.Image:
 def _own_limit() -> Iterator[None]:
     """Lends Pillow our limit of size, which is a global of it, and gives its own back."""
     with _open_lock:
-        saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, guard.MAX_PIXELS // 2
+        saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, guard.most_pixels() // 2
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import math
 import os
 from collections.abc import Iterator
@@ -18,6 +19,28 @@ MAX_DECODED = 2 * 2**30
 VARIABLE = "MGDN_MAX_GIB"
 """Name of the environment's variable with another limit in place of `MAX_DECODED`, in GiB."""
 
+_lower: contextvars.ContextVar[int | None] = contextvars.ContextVar("lower", default=None)
+
+
+def most_pixels() -> int:
+    """Pixels that one picture may have here and now: `MAX_PIXELS`, or what `at_most` says."""
+    lower = _lower.get()
+    return MAX_PIXELS if lower is None else min(lower, MAX_PIXELS)
+
+
+@contextlib.contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Lowers the limit of pixels for what is read inside, in this thread alone.
+
+    Args:
+        pixels: the limit; `MAX_PIXELS` still holds where it is less.
+    """
+    token = _lower.set(pixels)
+    try:
+        yield
+    finally:
+        _lower.reset(token)
+
 
 def check_size(height: int, width: int, name: str) -> None:
     """Refuses what a file declares before anything of that size is made.
@@ -28,11 +51,11 @@ def check_size(height: int, width: int, name: str) -> None:
         name: what messages call the file.
 
     Raises:
-        InputError: no pixels, or more than `MAX_PIXELS`.
+        InputError: no pixels, or more than `most_pixels`.
     """
     if height < 1 or width < 1:
         raise InputError(f"{name} has no pixels; export it again.")
-    if height * width > MAX_PIXELS:
+    if height * width > most_pixels():
         raise too_large(name)
 
 
@@ -76,10 +99,14 @@ def _gib(count: int) -> str:
     return f"{count / 2**30:.3g}"
 
 
-def too_large(name: str) -> InputError:
-    """The sentence about a picture above `MAX_PIXELS`."""
-    return InputError(
-        f"{name} has more than {MAX_PIXELS / 10**6:g} megapixels; scale or cut it first."
+class TooLargeError(InputError):
+    """A picture has more pixels than `most_pixels`."""
+
+
+def too_large(name: str) -> TooLargeError:
+    """The sentence about a picture above `most_pixels`."""
+    return TooLargeError(
+        f"{name} has more than {most_pixels() / 10**6:g} megapixels; scale or cut it first."
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, Linear, depthwise, pointwise
 from mgdn_jax.layers.functional import keep
 from mgdn_jax.layers.padding import Extent, match_rank, within, zeroed
@@ -198,7 +199,7 @@ def shift_masks(
     y, x = np.divmod(np.arange(window * window), window)
 
     def different(n: int, offset: np.ndarray, axis: int) -> Array | np.ndarray:
-        index = np.arange(n)
+        index = jnp.arange(n) if forms.are_compact() else np.arange(n)
         start = (index >= n - shift).astype(np.int8)
         if extent is None:
             region = start + (index >= n - window)

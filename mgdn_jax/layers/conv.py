@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.functional import keep
 from mgdn_jax.layers.padding import ceil_div, match_rank
 
@@ -87,7 +88,7 @@ def _kernel_gradient(x: Array, g: Array, kernel: tuple[int, int, int]) -> Array:
         transpose = jax.linear_transpose(lambda k: _conv(x, k, dilation), shape)
         return transpose(g)[0].astype(wide)
 
-    return lax.platform_dependent(x, g, cpu=by_patches, default=by_xla)
+    return forms.by_platform(x, g, cpu=by_patches, default=by_xla)
 
 
 def _patches(x: Array, kh: int, kw: int, dilation: int, mirrored: bool) -> Array:
@@ -169,7 +170,7 @@ def depthwise(
             x, kernel, (1, 1), pads, dimension_numbers=_DIMS, feature_group_count=x.shape[-1]
         )
 
-    return lax.platform_dependent(x, kernel, cpu=by_shifts, default=by_xla)
+    return forms.by_platform(x, kernel, cpu=by_shifts, default=by_xla)
 
 
 def depthwise_inner(

@@ -27,6 +27,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.functional import keep
 from mgdn_jax.layers.padding import ceil_div
 
@@ -40,7 +41,7 @@ Kernels = Float[Array, "n h w taps"]
 
 # Scalars (image and kernels together) in one block of rows. On a CPU it is about 1.5 MB in float32,
 # of which the second-level cache can hold two. Accelerators want fewer and larger launches.
-_BLOCK_SCALARS = {"cpu": 3 << 17}
+_BLOCK_SCALARS_CPU = 3 << 17
 _BLOCK_SCALARS_ELSEWHERE = 1 << 26
 # Channels summed in one unrolled expression of `correlate`; more only lengthen compilation.
 _UNROLLED_CHANNELS = 32
@@ -103,9 +104,9 @@ def _fold(inner: Array, low: Array, high: Array, axis: int, border: str) -> Arra
     return inner.at[(slice(None),) * axis + (shown,)].add(edges)
 
 
-def _rows_per_block(images: int, height: int, width: int, depth: int, spec: _Spec) -> int:
-    """Rows that fit the cache, but no fewer than the halo has; all blocks are about alike."""
-    budget = _BLOCK_SCALARS.get(jax.default_backend(), _BLOCK_SCALARS_ELSEWHERE)
+def _rows_per_block(shape: tuple[int, ...], depth: int, budget: int, spec: _Spec) -> int:
+    """Rows that fit the budget, but no fewer than the halo has; all blocks are about alike."""
+    images, height, width = shape[:3]
     rows = max(budget // max(images * width * depth, 1), 2 * spec.reach, 1)
     return ceil_div(height, ceil_div(height, rows))
 
@@ -120,6 +121,8 @@ def _by_rows(
 ) -> Array:
     """Puts an array together from blocks of rows; the last block may overlap the one before.
 
+    How many rows a block has is for the platform that the program is lowered for.
+
     Args:
         block: `(start, rows)` to those rows of the result.
         shape: of the result, (n, h, w, c).
@@ -133,8 +136,30 @@ def _by_rows(
     Returns:
         The array.
     """
-    images, height, width = shape[:3]
-    rows = _rows_per_block(images, height, width, depth, spec)
+    if forms.are_whole():
+        return block(0, shape[1]).astype(dtype)
+    budgets = (_BLOCK_SCALARS_CPU, _BLOCK_SCALARS_ELSEWHERE)
+    on_cpu, elsewhere = (_rows_per_block(shape, depth, budget, spec) for budget in budgets)
+
+    def by_blocks(rows: int, operand: Array) -> Array:
+        return _by_blocks(block, rows, shape, dtype, operand)
+
+    if on_cpu == elsewhere:
+        return by_blocks(on_cpu, operand)
+    return forms.by_platform(
+        operand, cpu=partial(by_blocks, on_cpu), default=partial(by_blocks, elsewhere)
+    )
+
+
+def _by_blocks(
+    block: Callable[[Any, int], Array],
+    rows: int,
+    shape: tuple[int, ...],
+    dtype: Any,
+    operand: Array,
+) -> Array:
+    """`_by_rows` with a number of rows for each block."""
+    height = shape[1]
     count = ceil_div(height, rows)
     if count == 1:
         return block(0, rows).astype(dtype)

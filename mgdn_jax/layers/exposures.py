@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mgdn_jax.image import luminance
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.padding import Extent, zeroed
 from mgdn_jax.layers.pyramid import along
 
@@ -34,7 +35,7 @@ def rule_logits(
     """
     planes = jnp.concatenate([luminance(lax.stop_gradient(image)) for image in images], -1)
     height, width = planes.shape[1:3]
-    inside = zeroed(jnp.ones((len(planes), height, width, 1), planes.dtype), extent)
+    inside = zeroed(jnp.ones((planes.shape[0], height, width, 1), planes.dtype), extent)
     planes = zeroed(planes, extent)
     maps = _smoothed(jnp.concatenate([planes, planes**2], -1))
     mean, square = jnp.split(maps / jnp.maximum(_smoothed(inside), 1e-6), 2, -1)
@@ -50,8 +51,15 @@ def _smoothed(x: Array) -> Array:
     return x
 
 
-def _gaussian(length: int) -> np.ndarray:
+def _gaussian(length: int) -> np.ndarray | Array:
     """(length, length), cut off at four deviations."""
+    if forms.are_compact():
+        reach = int(4 * _WINDOW)
+        taps = np.exp(-(np.arange(reach + 2) ** 2) / (2 * _WINDOW**2)).astype(np.float32)
+        taps[-1] = 0
+        lines = jnp.arange(length)
+        apart = jnp.abs(lines[:, None] - lines[None])
+        return jnp.asarray(taps)[jnp.minimum(apart, reach + 1)]
     distance = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
     matrix = np.exp(-(distance**2) / (2 * _WINDOW**2)) * (distance <= 4 * _WINDOW)
     return matrix.astype(np.float32)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.layers import overlap_save
+from mgdn_jax.layers import forms, overlap_save
 from mgdn_jax.layers.conv import fan_in_uniform, tap_products
 from mgdn_jax.layers.functional import keep
 from mgdn_jax.layers.overlap_save import dot, widened
@@ -177,7 +177,9 @@ def _conv(x: Array, kernel: Array, groups: int, method: str | None) -> Array:
 
     if method is not None:
         return _FORMS[method](x, kernel, groups)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_xla)
+    if forms.are_whole():  # the forms of a CPU are chosen by size
+        return by_xla(x, kernel)
+    return forms.by_platform(x, kernel, cpu=on_cpu, default=by_xla)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -197,7 +199,7 @@ def _kernel_gradient(
 
     if method is not None:
         return _GRADIENTS[method](x, g, shape, groups)
-    return lax.platform_dependent(x, g, cpu=on_cpu, default=by_xla)
+    return forms.by_platform(x, g, cpu=on_cpu, default=by_xla)
 
 
 def _mirrored(kernel: Array, groups: int) -> Array:

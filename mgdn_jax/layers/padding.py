@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from mgdn_jax.layers import forms
+
 Extent = Int[Array, "b 2"] | None
 """Height and width of the image in the upper left corner of each example's map. The pixels beyond
 are padding that must not matter, so that one compiled program serves many sizes. None says that the
@@ -59,11 +61,27 @@ def pad_to_multiple(x: Array, multiple: int) -> Array:
     """
     for axis in (1, 2):
         n = x.shape[axis]
+        if forms.are_whole() and multiple > 1:
+            places = jnp.arange(ceil_div(n, multiple) * multiple)
+            x = jnp.take(x, _sources(places, jnp.asarray(n), multiple), axis=axis, mode="clip")
+            continue
         grow = -n % multiple
         if grow:
             widths = [(0, 0)] * x.ndim
             widths[axis] = (0, grow)
             x = jnp.pad(x, widths, mode="reflect" if grow < n else "edge")
+    return x
+
+
+def reflected(x: Array) -> Array:
+    """An NHWC map with a frame of one reflected pixel; a side of one pixel sees itself beyond."""
+    if not forms.are_whole():
+        return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    for axis in (1, 2):
+        last = jnp.asarray(x.shape[axis]) - 1
+        places = jnp.abs(jnp.arange(-1, x.shape[axis] + 1))
+        places = jnp.where(places > last, 2 * last - places, places)
+        x = jnp.take(x, jnp.clip(places, 0, last), axis=axis, mode="clip")
     return x
 
 
@@ -81,9 +99,14 @@ def fill_to_multiple(x: Array, extent: Array, multiple: int) -> Array:
 
     def fill(x: Array, size: Array) -> Array:
         for axis in (0, 1):
-            n, i = size[axis], jnp.arange(x.shape[axis])
-            mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - i, n - 1)
-            x = jnp.take(x, jnp.clip(jnp.where(i < n, i, mirrored), 0, n - 1), axis=axis)
+            places = jnp.arange(x.shape[axis])
+            x = jnp.take(x, _sources(places, size[axis], multiple), axis=axis)
         return x
 
     return jax.vmap(fill)(x, extent)
+
+
+def _sources(places: Array, n: Array, multiple: int) -> Array:
+    """Where `pad_to_multiple` takes each place along an axis of n pixels from."""
+    mirrored = jnp.where(-n % multiple < n, 2 * (n - 1) - places, n - 1)
+    return jnp.clip(jnp.where(places < n, places, mirrored), 0, n - 1)

@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from mgdn_jax.layers import forms
+
+_MOST_LEVELS = 15
+"""Of detail where sizes may be symbols: sides of 65535 pixels have no more."""
+_WRITTEN_OUT = 3
+"""Of these; all beyond share one loop, whose maps have an eighth of the sides."""
 
 Map = Float[Array, "_ _ _ _"]
 
@@ -24,7 +32,7 @@ def depth(height: int, width: int) -> int:
     return min(height, width).bit_length() - 1
 
 
-def along(matrix: np.ndarray, x: Map, axis: int) -> Map:
+def along(matrix: np.ndarray | Array, x: Map, axis: int) -> Map:
     """A matrix (new lines, lines) applied along axis 1 or 2 of a map."""
     sums = {1: "ij,bjwc->biwc", 2: "ij,bhjc->bhic"}
     values = jnp.asarray(matrix, x.dtype)
@@ -38,6 +46,8 @@ def shrunk(x: Map, *, replicated: bool = False) -> Map:
         x: map.
         replicated: beyond the edge, the border pixels are repeated; else reflected.
     """
+    if forms.are_compact():
+        return _shrunk_to(x, _halved(x.shape[1:3]), _lengths(x.shape[1:3]), replicated)
     for axis in (1, 2):
         x = along(_shrinking(x.shape[axis], replicated), x, axis)
     return x
@@ -55,8 +65,10 @@ def expanded(x: Map, height: int, width: int, *, replicated: bool = False) -> Ma
     Raises:
         ValueError: `x` is no map of half that size.
     """
-    if x.shape[1:3] != ((height + 1) // 2, (width + 1) // 2):
+    if x.shape[1:3] != _halved((height, width)):
         raise ValueError(f"a map of {x.shape[1:3]} is not half of {(height, width)}")
+    if forms.are_compact():
+        return _expanded_to(x, (height, width), _lengths((height, width)), replicated)
     x = along(_expanding(height, replicated), x, 1)
     return along(_expanding(width, replicated), x, 2)
 
@@ -82,10 +94,12 @@ def blend(
     if any(image.shape != shape for image in images) or weights.shape != (*shape[:3], count):
         sizes = ", ".join(str(image.shape) for image in images)
         raise ValueError(f"images of {sizes} and weights of {weights.shape} do not fit")
+    if levels is not None and levels < 0:
+        raise ValueError(f"levels must not be negative, got {levels}")
+    if forms.has_symbols(shape[1:3]):
+        return _blended(images, weights, _MOST_LEVELS if levels is None else levels)
     most = depth(*shape[1:3])
     levels = most if levels is None else min(levels, most)
-    if levels < 0:
-        raise ValueError(f"levels must not be negative, got {levels}")
     # All maps side by side: one sum a scale, however many images there are.
     channels = shape[-1]
     stack = jnp.concatenate([*images, weights], -1)
@@ -98,6 +112,49 @@ def blend(
     fused = _mixed(stack, count)
     for detail in reversed(details):
         fused = detail + expanded(fused, *detail.shape[1:3])
+    return fused
+
+
+def _blended(images: Sequence[Map], weights: Array, levels: int) -> Map:
+    """`blend` where sizes may be symbols: which levels there are is known when it runs.
+
+    The first level that is not there blends what is left as one; those beyond it are not used.
+    """
+    count = len(images)
+    channels = count * images[0].shape[-1]
+    lengths = _lengths(images[0].shape[1:3])
+    side = jnp.minimum(*lengths)
+
+    def apart(stack: Map, lengths: Lengths, level: Any, size: tuple[int, ...]) -> Any:
+        """What is left of the maps, and the details of this level, if there is such a level."""
+        is_there = side >= jnp.left_shift(2, level)
+        small = _shrunk_to(stack, size, lengths)
+        large = _expanded_to(small[..., :channels], stack.shape[1:3], lengths)
+        return small, (_mixed(stack, count, jnp.where(is_there, large, 0)), lengths, is_there)
+
+    def together(fused: Map, part: tuple[Map, Lengths, Array]) -> tuple[Map, None]:
+        detail, lengths, is_there = part
+        coarse = _expanded_to(fused, detail.shape[1:3], lengths)
+        return detail + jnp.where(is_there, coarse, 0), None
+
+    def step(carry: tuple[Map, Lengths], level: Array) -> Any:
+        stack, lengths = carry
+        small, part = apart(stack, lengths, level, stack.shape[1:3])
+        return (small, _halved(lengths)), part
+
+    stack, parts, loop = jnp.concatenate([*images, weights], -1), [], None
+    for level in range(min(levels, _WRITTEN_OUT)):
+        stack, part = apart(stack, lengths, level, _halved(stack.shape[1:3]))
+        lengths = _halved(lengths)
+        parts.append(part)
+    if levels > _WRITTEN_OUT:
+        rest = jnp.arange(_WRITTEN_OUT, levels)
+        (stack, _), loop = lax.scan(step, (stack, lengths), rest)
+    fused = _mixed(stack, count)
+    if loop is not None:
+        fused, _ = lax.scan(together, fused, loop, reverse=True)
+    for part in reversed(parts):
+        fused, _ = together(fused, part)
     return fused
 
 
@@ -135,6 +192,53 @@ def _expanding(length: int, replicated: bool) -> np.ndarray:
             place = max(near + offset, 0) if replicated else abs(near + offset)
             row[min(place, half - 1)] += tap
     return matrix
+
+
+Lengths = tuple[Array, Array]
+"""Rows and columns that count, known when a program runs; what lies beyond has no meaning."""
+
+
+def _lengths(size: tuple[int, ...]) -> Lengths:
+    return jnp.asarray(size[0]), jnp.asarray(size[1])
+
+
+def _halved(size: Any) -> tuple[Any, Any]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _shrunk_to(
+    x: Map, size: tuple[int, ...], lengths: Lengths, replicated: bool = False
+) -> Float[Array, "_ _ _ _"]:
+    """`shrunk`, in a map of at least the new size."""
+    offsets, taps = np.arange(-2, 3)[None], np.array([[1, 4, 6, 4, 1]], np.float32) / 16
+    for axis, lines, length in zip((1, 2), size, lengths, strict=True):
+        places, last = 2 * jnp.arange(lines)[:, None] + offsets, length - 1
+        if not replicated:  # `_reflected`
+            places = places % jnp.maximum(2 * last, 1)
+            places = jnp.minimum(places, 2 * last - places)
+        x = along(_matrix(places, taps, x.shape[axis], last), x, axis)
+    return x
+
+
+def _expanded_to(
+    x: Map, size: tuple[int, ...], lengths: Lengths, replicated: bool = False
+) -> Float[Array, "_ _ _ _"]:
+    """`expanded`, in a map of at least the new size."""
+    offsets = np.array([[-1, 0, 1]])
+    even, odd = np.array([[0.125, 0.75, 0.125]], np.float32), np.array([[0, 0.5, 0.5]], np.float32)
+    for axis, lines, length in zip((1, 2), size, lengths, strict=True):
+        line = jnp.arange(lines)[:, None]
+        places, taps = line // 2 + offsets, jnp.where(line % 2 == 1, odd, even)
+        places = places if replicated else jnp.abs(places)
+        x = along(_matrix(places, taps, x.shape[axis], (length + 1) // 2 - 1), x, axis)
+    return x
+
+
+def _matrix(places: Array, taps: Any, columns: int, last: Array) -> Float[Array, "lines columns"]:
+    """A matrix with taps at places along its lines, (lines, n) both; none beyond the last place."""
+    column = jnp.arange(columns)[None, None]
+    is_there = jnp.clip(places, 0, last)[..., None] == column
+    return jnp.sum(jnp.where(is_there, taps[..., None], 0.0), 1)
 
 
 def _reflected(position: int, length: int) -> int:

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.attention import channel_map, channel_sums
 from mgdn_jax.layers.conv import (
     Conv2d,
@@ -80,7 +81,7 @@ def in_strips(
 
     if not large:
         return at_once(maps, examples)
-    return lax.platform_dependent(list(maps), list(examples), cpu=strip_by_strip, default=at_once)
+    return forms.by_platform(list(maps), list(examples), cpu=strip_by_strip, default=at_once)
 
 
 def _strip_by_strip(
@@ -135,7 +136,7 @@ def _strip_by_strip(
 
 def is_large(x: Float[Array, "b h w _"]) -> bool:
     """Whether a map is worth cutting into strips."""
-    return x.shape[1] * x.shape[2] > 4 * STRIP_PIXELS
+    return not forms.are_whole() and x.shape[1] * x.shape[2] > 4 * STRIP_PIXELS
 
 
 def _inside(sizes: Array, h: int, w: int, top: Any, dtype: Any) -> Float[Array, "b {h+2} {w+2} 1"]:

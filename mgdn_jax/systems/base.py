@@ -11,7 +11,7 @@ import jax
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import fields, registry
-from mgdn_jax.systems.contract import Networks, Recipe
+from mgdn_jax.systems.contract import Batch, Networks, Recipe
 
 
 class BaseRecipe(Recipe):
@@ -41,6 +41,17 @@ class BaseRecipe(Recipe):
         presets = registry.network(self.system).PRESETS
         name = fields.pop("preset", "") or next(iter(presets))
         return registry.preset(self.system, name, **fields)
+
+    def luminance_sources(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """Both images of a batch, (B, h, w, 1) each.
+
+        Raises:
+            InputError: images are not luminance.
+        """
+        a, b = self.sources(batch)
+        if a.shape[-1] != 1 or b.shape[-1] != 1:
+            raise InputError(f"{self.system} is about luminance; set data.channels=1")
+        return a, b
 
     def init(self, key: jax.Array) -> tuple[Networks, Networks]:
         """Fresh ``(params, stats)`` of the network that ships."""

@@ -108,6 +108,13 @@ class SystemConfig:
         if not holds:
             raise InputError(f"{self.system} config: {sentence}")
 
+    def demand_luminance(self) -> None:
+        """Demands what networks of two luminance images have: their channels, and a known dtype."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        self.demand(fields["dtype"] in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
+        self.demand(fields["in_channels"] == (1, 1), "in_channels is (1, 1): it fuses luminance")
+        self.demand(fields["out_channels"] == 1, "out_channels is 1: it fuses luminance")
+
     def demand_whole(self, *names: str) -> None:
         """Demands positive whole numbers of these fields."""
         for name in names:

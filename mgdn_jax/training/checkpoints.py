@@ -23,6 +23,7 @@ import numpy as np
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.disk import WriteError, make_folder
+from mgdn_jax.training.places import is_remote, open_address, path_of
 
 _HEADER = {"checksum", "checksums", "data", "meta", "step"}
 _HEADER_BEFORE = {"checksums", "data", "meta"}
@@ -69,25 +70,30 @@ def _seal(header: Mapping[str, Any]) -> int:
     return zlib.crc32(text.encode())
 
 
-def newest_whole(folder: str | os.PathLike[str]) -> pathlib.Path | None:
-    """The newest complete checkpoint in a folder, by name alone; None if there is none.
+def newest_whole(folder: str | os.PathLike[str]) -> Any:
+    """The path of the newest complete checkpoint in a folder; None if there is none.
 
-    Orbax renames a checkpoint's folder to its step when all of it is written.
+    Orbax renames a checkpoint's folder to its step when all of it is written. Where it cannot, a
+    file in it says so.
     """
-    paths = _whole(pathlib.Path(folder))
+    paths = _whole(path_of(folder))
     return paths[-1] if paths else None
 
 
-def _whole(folder: pathlib.Path) -> list[pathlib.Path]:
+def _whole(folder: Any) -> list[Any]:
     """The complete checkpoints in a folder, oldest first."""
     try:
-        names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names, key=int)]
+        paths = [path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit()]
+        if is_remote(folder):
+            paths = [path for path in paths if (path / "commit_success.txt").exists()]
+    except Exception as error:  # readers of addresses raise whatever they like
+        if is_remote(folder) or isinstance(error, OSError):
+            return []
+        raise
+    return sorted(paths, key=lambda path: int(path.name))
 
 
-def _is_listed(path: pathlib.Path) -> bool:
+def _is_listed(path: Any) -> bool:
     """Whether what Orbax reads of each checkpoint when it lists them can be read."""
     for name in ("_CHECKPOINT_METADATA", "metrics/metrics"):
         try:
@@ -150,10 +156,13 @@ class Checkpoints:
     to one. With several processes only one of them should own this object.
 
     Args:
-        folder: where checkpoints live; made when missing.
+        folder: where checkpoints live; made when missing. Or an address, gs://BUCKET/...
         keep: how many of the newest to keep.
         best: the figure of validation whose best checkpoint is kept as well, see `score`.
         process: index of the calling process among several (it synchronises with nobody).
+
+    Raises:
+        InputError: the folder cannot be made, or the address cannot be opened.
     """
 
     def __init__(
@@ -162,8 +171,11 @@ class Checkpoints:
         import orbax.checkpoint as ocp
         from orbax.checkpoint import checkpoint_managers as policies
 
-        self.folder = pathlib.Path(folder).absolute()
-        make_folder(self.folder)
+        self.folder = path_of(folder)
+        if is_remote(folder):
+            open_address(self.folder)
+        else:
+            make_folder(self.folder)
         self._ocp = ocp
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(_is_news)
@@ -176,7 +188,7 @@ class Checkpoints:
             if not _is_listed(path):  # Orbax would fail over it, whichever it is
                 self._aside.append(_damage(path, "its list of figures cannot be read"))
                 self._set_aside(path)
-        self._manager = ocp.CheckpointManager(
+        self._manager = _manager_kind(ocp)(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=False,
@@ -193,6 +205,18 @@ class Checkpoints:
                 ),
             ),
         )
+
+    def config(self) -> dict[str, Any] | None:
+        """The config that the newest checkpoint was saved under; None if it cannot be read."""
+        args = self._ocp.args
+        for step in reversed(self.steps()):
+            try:
+                read = self._manager.restore(step, args=args.Composite(header=args.JsonRestore()))
+                _check_header(read["header"], step)
+                return dict(read["header"]["meta"]["config"])
+            except Exception:  # whatever a broken file makes Orbax raise
+                continue
+        return None
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, oldest first; waits for a save under way."""
@@ -266,8 +290,8 @@ class Checkpoints:
             try:
                 flats, header = self._read(step)
             except Exception as error:  # whatever a broken file makes Orbax raise
-                reason = str(error).strip().splitlines()
-                warn(_damage(path, reason[0][:120] if reason else type(error).__name__))
+                words = str(error).strip().splitlines()
+                warn(_damage(path, words[0][:120] if words else type(error).__name__))
                 self._set_aside(path)
                 self._manager.reload()
                 continue
@@ -298,13 +322,13 @@ class Checkpoints:
                 raise ValueError(f"checksum of {item!r} differs")
         return flats, header
 
-    def _set_aside(self, path: pathlib.Path) -> None:
+    def _set_aside(self, path: Any) -> None:
         place = self.folder / f"damaged-{path.name}"
         count = 1
         while place.exists():
             count += 1
             place = self.folder / f"damaged-{path.name}-{count}"
-        os.replace(path, place)
+        path.replace(place)
 
     def _fit(
         self, step: int, item: str, flats: Mapping[str, Mapping[str, np.ndarray]], tree: Any
@@ -362,11 +386,27 @@ class Checkpoints:
             # It is said already, and Orbax says it again whenever it is asked.
             with contextlib.suppress(Exception):
                 self._manager.close()
-            for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(half, ignore_errors=True)
+            if not is_remote(self.folder):  # the next start removes what is left at an address
+                for half in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half, ignore_errors=True)
             return
         with self._writing():
             self._manager.close()
+
+
+def _manager_kind(ocp: Any) -> type:
+    """Orbax's manager, which asks JAX's service for preemptions no more.
+
+    That service is off, for signals are `processes.stop_signals`'s affair; and Orbax before 0.12
+    fails over it where there are several processes.
+    """
+
+    class Manager(ocp.CheckpointManager):
+        def reached_preemption(self, step: int) -> bool:
+            del step
+            return False
+
+    return Manager
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -17,13 +17,15 @@ from mgdn_jax.arguments import shown
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.systems import fields
 from mgdn_jax.training.optimisers import OPTIMISERS, SCHEDULES
+from mgdn_jax.training.parallel import WAYS
 
 BLOCKS = ("name", "recipe", "model", "data", "optimiser", "train")
 DURATIONS = ("steps", "epochs", "examples")
 PARTS = ("train", "validation")
 # What may change between one start of a run and the next; all else is part of the result.
 _INTERVALS = ("log_every", "eval_every", "save_every")
-FREE = frozenset(f"train.{name}" for name in (*DURATIONS, *_INTERVALS, "keep", "best", "devices"))
+_MACHINERY = ("keep", "best", "devices", "parallel", "checkpoints")
+FREE = frozenset(f"train.{name}" for name in (*DURATIONS, *_INTERVALS, *_MACHINERY))
 FREE |= {f"data.{part}.{name}" for part in PARTS for name in ("threads", "prefetch")}
 
 
@@ -71,6 +73,9 @@ class Train:
             there is one, else "loss".
         eval_batch: examples per validation step over all devices; 0 for `batch`.
         devices: local devices to use; 0 for all.
+        parallel: how a step is spread over devices, "pmap" or "mesh" (see `parallel`).
+        checkpoints: a folder for them in place of WORKDIR/checkpoints, or an address that Orbax
+            takes, as gs://BUCKET/RUN; "" for none.
         init: weights to start from, a bundled name or a file, in place of random ones; "" for none.
     """
 
@@ -88,6 +93,8 @@ class Train:
     best: str = ""
     eval_batch: int = 0
     devices: int = 0
+    parallel: str = "pmap"
+    checkpoints: str = ""
     init: str = ""
 
 
@@ -239,6 +246,7 @@ def check(config: Mapping[str, Any]) -> Run:
         value = getattr(train, field)
         _demand(value >= 0, f"train.{field}", value, "0 or more")
     _demand(train.seed <= _MOST_STEPS, "train.seed", train.seed, f"at most {_MOST_STEPS}")
+    _demand(train.parallel in WAYS, "train.parallel", train.parallel, " or ".join(map(repr, WAYS)))
     _demand(0 <= train.ema < 1, "train.ema", train.ema, "in [0, 1)")
     duration(train.steps, train.epochs, train.examples, batch=train.batch, dataset=1)
     plain = {key: dict(config[key]) for key in ("recipe", "model", "data")}

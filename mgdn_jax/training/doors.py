@@ -201,7 +201,7 @@ class Doors:
             except OSError as error:
                 raise InputError(
                     f"port {port} cannot be opened ({error.strerror}); choose another one in"
-                    " --coordinator."
+                    " --coordinator, or in JAX_COORDINATOR_PORT with --distributed=auto."
                 ) from error
         _Door(self, sock, lambda guest: _Guest(self, guest))
         with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -1,7 +1,7 @@
 """The one training loop: devices and processes, validation, logs, checkpoints, resume.
 
 `fit(config, workdir)` is called again with the same arguments to go on after any interruption.
-This is the only room that knows of `jax.pmap`; what it needs of `jax.distributed` is in
+How steps are spread over devices is in `parallel`; what is needed of `jax.distributed` is in
 `processes`.
 """
 
@@ -29,7 +29,9 @@ from mgdn_jax.training.checkpoints import Checkpoints, newest_whole
 from mgdn_jax.training.lock import TakenOverError
 from mgdn_jax.training.logs import Clock, Figures, Log, Window, drop_output, grid_rows
 from mgdn_jax.training.meta_step import make_meta_step
-from mgdn_jax.training.setup import AXIS, Setup, meta_recipe, prepare
+from mgdn_jax.training.parallel import AXIS
+from mgdn_jax.training.places import home
+from mgdn_jax.training.setup import Setup, meta_recipe, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
 from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
 from mgdn_jax.training.state import Metrics, Step, TrainState
@@ -76,7 +78,8 @@ def fit(
     Args:
         config: see `config.Run` and docs/train/config.md.
         workdir: the run's folder; receives config.json, log.jsonl, tensorboard/, grids/,
-            checkpoints/ and, at the end, NAME.safetensors and its card NAME.md.
+            checkpoints/ (or `train.checkpoints` does) and, at the end, NAME.safetensors and its
+            card NAME.md.
         command: how this was started, for the card.
         quiet: nothing on the screen.
 
@@ -100,12 +103,12 @@ def fit(
         if not loops:
             raise
         name = "data or workdir" if error.filename is None else error.filename
-        raise _failure(f"{name}: {reason(error)}", workdir, loops[0], "look after it") from error
+        raise _failure(f"{name}: {reason(error)}", loops[0], "look after it") from error
     except WriteError as error:
         if not loops:
             raise
         cause = f"{error.place} cannot be written ({error.reason})"
-        raise _failure(cause, workdir, loops[0], "free some space") from error
+        raise _failure(cause, loops[0], "free some space") from error
 
 
 def _fit(
@@ -143,17 +146,23 @@ def _fit(
         return Result("complete", step, weights, loop.metrics)
 
 
-def _failure(cause: str, workdir: pathlib.Path, loop: _Loop, cure: str) -> TrainingFailedError:
+def _failure(cause: str, loop: _Loop, cure: str) -> TrainingFailedError:
     """What ends a run that has begun, in one sentence."""
+    setup = loop.setup
+    good = last_good(setup.workdir, setup.run.train.checkpoints)
     return TrainingFailedError(
-        f"{cause}; training ends at step {loop.step}; {last_good(workdir)}; {cure} and run it"
-        " again to go on."
+        f"{cause}; training ends at step {loop.step}; {good}; {cure} and run it again to go on."
     )
 
 
-def last_good(workdir: str | pathlib.Path) -> str:
-    """Names the newest complete checkpoint of a run, as part of a sentence."""
-    path = newest_whole(pathlib.Path(workdir) / "checkpoints")
+def last_good(workdir: str | pathlib.Path, elsewhere: str = "") -> str:
+    """Names the newest complete checkpoint of a run, as part of a sentence.
+
+    Args:
+        workdir: the run's folder.
+        elsewhere: the config's `train.checkpoints`.
+    """
+    path = newest_whole(home(workdir, elsewhere))
     if path is None:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {path}"
@@ -202,11 +211,11 @@ class _Agreement:
         self._signalled = False
 
     def tell(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The batch of a step, with word of a signal for the other processes."""
+        """This process's share of a batch, with word of a signal for the other processes."""
         self._signalled = self._stopping.is_set()
         if self._alone:
             return dict(batch)
-        return {**batch, "_stop": np.full((self._devices, 1), self._signalled, np.float32)}
+        return {**batch, "_stop": np.full(self._devices, self._signalled, np.float32)}
 
     def heard(self, previous: Mapping[str, jax.Array]) -> bool:
         """Whether to stop after this step, from the metrics of the one before."""
@@ -281,7 +290,7 @@ class _Loop:
         window = Window()
         first, stops = True, False
         while step < stretch.stop and not stops:
-            batch = self._agreement.tell(self._feed(next(setup.loader)))
+            batch = setup.parallel.split(self._agreement.tell(next(setup.loader)))
             if first:
                 self._announce(f"the step of phase {stretch.phase!r}")
             state, metrics = update(state, batch)
@@ -326,8 +335,7 @@ class _Loop:
 
     def _compile(self, stretch: run_plan.Stretch) -> Callable[..., Any]:
         """The step of a stretch, mapped over the devices; compiled when it is first called."""
-        step = self._agreement.passing_on(self._step(stretch))
-        return self._pmap(step, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+        return self.setup.parallel.train(self._agreement.passing_on(self._step(stretch)))
 
     def _step(self, stretch: run_plan.Stretch) -> Step:
         setup, train = self.setup, self.setup.run.train
@@ -353,19 +361,6 @@ class _Loop:
             axis_name=AXIS,
         )
 
-    def _pmap(self, function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        some = self.setup.devices if self.setup.run.train.devices else None
-        return jax.pmap(function, axis_name=AXIS, devices=some, **options)
-
-    def _feed(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """(B, ...) -> (devices, B / devices, ...); raises where pmap would silently use fewer."""
-        count = len(self.setup.devices)
-        return {
-            name: value.reshape(count, len(value) // count, *value.shape[1:])
-            for name, value in batch.items()
-            if name != "_set"
-        }
-
     def _announce(self, what: str) -> None:
         """Says what the next call compiles, for that may take longer than anybody waits."""
         self.log.say(f"compiling {what} (first time for this size)")
@@ -381,7 +376,7 @@ class _Loop:
         good = "the first process names the last good checkpoint"
         if self._checkpoints is not None:
             self._checkpoints.wait()
-            good = last_good(self.setup.workdir)
+            good = last_good(self.setup.workdir, self.setup.run.train.checkpoints)
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."
@@ -401,8 +396,9 @@ class _Loop:
 
     def _progress(self, step: int, metrics: Mapping[str, jax.Array], window: Window) -> None:
         """Shows a finished step, for those who have heard nothing for long."""
-        seconds = self.clock.elapsed() if window.timed else math.nan
-        self.log.progress(step, float(metrics["loss"]), **self._pace(step, window.timed, seconds))
+        done = window.timed - 1  # the newest one still runs
+        seconds = self.clock.elapsed() if done > 0 else math.nan
+        self.log.progress(step, float(metrics["loss"]), **self._pace(step, done, seconds))
 
     def _pace(self, step: int, steps: int, seconds: float) -> dict[str, float]:
         """Throughput over some steps and the time to the end; NaN where no step was timed."""
@@ -417,20 +413,19 @@ class _Loop:
             return
         if phase not in self._evaluators:
             evaluate = make_eval_step(setup.recipe, phase=phase, axis_name=AXIS)
-            self._evaluators[phase] = self._pmap(
-                evaluate, in_axes=(None, None, 0), out_axes=(None, 0)
-            )
+            self._evaluators[phase] = setup.parallel.evaluate(evaluate)
             self._announce(f"the validation of phase {phase!r}")
         params = state.ema or state.params
         figures = Figures(setup.eval_loader)
         rows: dict[str, list[list[np.ndarray]]] = {}
         most = math.ceil(_GRID_ROWS / figures.sets)  # of each
         for batch in setup.eval_loader:
-            sums, pictures = self._evaluators[phase](params, state.stats, self._feed(batch))
+            share = setup.parallel.split(batch)
+            sums, pictures = self._evaluators[phase](params, state.stats, share)
             figures.add(batch, jax.device_get(sums))
             shown = rows.setdefault(figures.name(batch), [])
             if setup.chief and len(shown) < most:
-                flat = [np.asarray(p).reshape(-1, *p.shape[2:]) for p in pictures]
+                flat = [setup.parallel.rows(p) for p in pictures]
                 shown += grid_rows(setup.recipe.display(batch, flat), batch)
         self.metrics = {}
         for name, means in figures.means().items():

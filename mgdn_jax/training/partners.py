@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,6 +68,7 @@ class Partners:
         coordinator: "host:port" of the first process.
         processes: how many there are.
         process: index of this one.
+        devices: numbers of the machine's accelerators that are this process's; None for all.
         complain: prints the sentence about a lost process.
         advice: what a sentence about a lost process ends with.
 
@@ -82,6 +83,7 @@ class Partners:
         coordinator: str,
         processes: int,
         process: int,
+        devices: Sequence[int] | None = None,
         *,
         complain: Callable[[str], None],
         advice: Callable[[], str],
@@ -94,7 +96,7 @@ class Partners:
                 " host:port, the number of processes and this one's index below it."
             )
         self._place, self._count, self._index = (host.strip("[]"), int(port)), processes, process
-        self._complain, self._advice = complain, advice
+        self._complain, self._advice, self._devices = complain, advice, devices
         self._partners: dict[int, _Partner] = {}
         self._doors = Doors(self._hear)
         self._lock = threading.RLock()
@@ -127,6 +129,7 @@ class Partners:
             f"127.0.0.1:{inner}",
             self._count,
             self._index,
+            self._devices,
             coordinator_bind_address=f"127.0.0.1:{inner}",
             initialization_timeout=int(ARRIVAL),
         )

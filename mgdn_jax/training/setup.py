@@ -14,7 +14,6 @@ from typing import Any, cast
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.io.disk import make_folder
@@ -27,10 +26,10 @@ from mgdn_jax.training import processes
 from mgdn_jax.training.config import PARTS
 from mgdn_jax.training.lock import Lock
 from mgdn_jax.training.optimisers import Schedule
+from mgdn_jax.training.parallel import WAYS, Parallel
+from mgdn_jax.training.places import home, is_remote
 from mgdn_jax.training.step import make_eval_step
 
-AXIS = "data"
-"""Name of the mapped axis that a batch is spread over."""
 KINDS = ("plain", "meta")
 _MAKERS = {"train": "make_loader", "validation": "make_eval_loader"}
 
@@ -45,6 +44,7 @@ class Setup:
         workdir: the run's folder, which the first process alone reads and writes.
         lock: keeps the folder for this run; None in the other processes.
         devices: devices of this process.
+        parallel: how steps are spread over the devices of all processes.
         processes: number of processes.
         chief: whether this is the first process.
         recipe: how the system is trained.
@@ -62,6 +62,7 @@ class Setup:
     workdir: pathlib.Path
     lock: Lock | None
     devices: Sequence[jax.Device]
+    parallel: Parallel
     processes: int
     chief: bool
     recipe: Recipe
@@ -74,9 +75,9 @@ class Setup:
     standard: run_config.Defaults
 
     @property
-    def replicated(self) -> NamedSharding:
-        """Where the state lies: a copy on every device."""
-        return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec())
+    def checkpoints(self) -> str:
+        """Folder or address of the checkpoints."""
+        return home(self.workdir, self.run.train.checkpoints)
 
 
 def prepare(
@@ -103,6 +104,7 @@ def prepare(
     if process == 0:
         make_folder(workdir)
         lock = stack.enter_context(Lock(workdir, say))
+        _keep_checkpoints(run.train.checkpoints, workdir, stack, say)
     devices = processes.local_devices(run.train.devices)
     recipe = read_recipe(run)
     halves = any(phase.kind == "meta" for phase in recipe.phases)
@@ -112,6 +114,7 @@ def prepare(
     loader = _open(run, makers, "train", run.train.batch)
     _check_loader(run.data["loader"], loader)
     stack.callback(loader.close)
+    _check_data(loader)
     eval_loader = None
     if "validation" in run.data:
         # Rounded up to what divides: the mask makes the size a matter of speed only.
@@ -138,6 +141,7 @@ def prepare(
         workdir=workdir,
         lock=lock,
         devices=devices,
+        parallel=WAYS[train.parallel](devices, is_part=train.devices > 0),
         processes=count,
         chief=process == 0,
         recipe=recipe,
@@ -149,6 +153,16 @@ def prepare(
         schedules=schedules,
         standard=run_config.defaults(recipe.settings_type, makers),
     )
+
+
+def _keep_checkpoints(
+    place: str, workdir: pathlib.Path, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> None:
+    """Locks a folder of checkpoints that is not in the workdir; an address has no lock."""
+    folder = pathlib.Path(place)
+    if place and not is_remote(place) and folder.absolute() != workdir.absolute():
+        make_folder(folder)
+        stack.enter_context(Lock(folder, say))
 
 
 # ---- the recipe ------------------------------------------------------------------------------
@@ -260,6 +274,18 @@ def _check_loader(path: str, loader: Any) -> None:
         f"{path}.make_loader returns a {type(loader).__name__} without {', '.join(missing)}; see"
         " mgdn_jax.systems.contract.Loader for what a loader has."
     )
+
+
+def _check_data(loader: Loader) -> None:
+    """Raises InputError in a process whose data are not those of the first."""
+    state = dict(loader.state())
+    _, first = processes.from_first({}, state)
+    for name in sorted(first.keys() | state.keys()):
+        if first.get(name) != state.get(name):
+            raise InputError(
+                f"the data of process {jax.process_index()} have {name} {state.get(name)!r}, those"
+                f" of process 0 have {first.get(name)!r}; copy the same data sets to all machines."
+            )
 
 
 def check_best(best: str, recipe: Recipe, eval_loader: Any, phase: str) -> None:

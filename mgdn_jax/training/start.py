@@ -56,18 +56,30 @@ def open_checkpoints(setup: Setup, stack: contextlib.ExitStack) -> Checkpoints |
         return None
     train = setup.run.train
     best = train.best or setup.recipe.best
-    checkpoints = Checkpoints(setup.workdir / "checkpoints", keep=train.keep, best=best)
+    checkpoints = Checkpoints(setup.checkpoints, keep=train.keep, best=best)
     stack.push(closing(checkpoints.close))
-    stored = setup.workdir / "config.json"
     if checkpoints.steps():
-        try:
-            before = objects.read_object(stored)
-        except InputError as error:
-            raise InputError(
-                f"{stored}: is missing or damaged beside existing checkpoints; use another workdir."
-            ) from error
+        before = _config_before(setup, checkpoints)
         run_config.compare(before, setup.plain, str(setup.workdir), setup.standard)
     return checkpoints
+
+
+def _config_before(setup: Setup, checkpoints: Checkpoints) -> dict[str, Any]:
+    """The config of a run that has checkpoints.
+
+    A workdir that was lost is begun anew where they are elsewhere, and these hold the config too.
+    """
+    stored = setup.workdir / "config.json"
+    if setup.run.train.checkpoints and not stored.exists():
+        before = checkpoints.config()
+        if before is not None:
+            return before
+    try:
+        return objects.read_object(stored)
+    except InputError as error:
+        raise InputError(
+            f"{stored}: is missing or damaged beside existing checkpoints; use another workdir."
+        ) from error
 
 
 def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
@@ -110,12 +122,12 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
         hours, metrics = notes.get("hours", 0.0), notes.get("metrics")
         if type(hours) not in (int, float) or not isinstance(metrics, dict):
             raise InputError(  # of a checkpoint without a checksum over its header
-                f"{setup.workdir / 'checkpoints' / str(step)}: its header is damaged; remove the"
+                f"{setup.checkpoints}/{step}: its header is damaged; remove the"
                 " folder to go on from the checkpoint before."
             )
         setup.loader.restore(notes["data"])
     return Start(
-        state=jax.device_put(state, setup.replicated),
+        state=setup.parallel.replicate(state),
         step=step,
         hours=notes.get("hours", 0.0),
         metrics=notes["metrics"] if step else {},

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from benchmarks import summary
+import numpy as np
+
+from benchmarks import summary, worst
 from mgdn_jax.evaluation.scores import Table, write_tables
 from mgdn_jax.evaluation.summaries import Summary
 
@@ -53,3 +55,11 @@ def test_the_page_names_the_defaults_and_the_worst_set(tmp_path: Path):
     (line,) = [line for line in lines if "slow" in line]
     assert line == "| slow | 3/3, 3/3 | 3.00 | TNO25 (3/3) |  |"
     assert ("| **lkc-funet-small-ivf** |" in text) == ("lkc-funet-small-ivf" in defaults)
+
+
+def test_a_sheet_shows_all_pictures_at_one_height():
+    gray, colour = np.zeros((40, 80), np.uint8), np.full((20, 20, 3), 255, np.uint8)
+    page = worst.sheet([gray, colour, gray], "words")
+    assert page.size == (640 + 320 + 640 + 8, 336)
+    assert page.getpixel((700, 100)) == (255, 255, 255)
+    assert page.getpixel((300, 100)) == (0, 0, 0)

@@ -132,6 +132,14 @@ def test_a_recipe_beside_the_config_is_found(tmp_path, monkeypatch):
             ["--config=mgdn:smoke", "--workdir=w", "--process=1"],
             "several processes need --coordinator as well",
         ),
+        (
+            ["--config=mgdn:smoke", "--workdir=w", "--distributed=auto", "--processes=2"],
+            "--distributed=auto detects what --processes (or MGDN_PROCESSES) says; leave one of",
+        ),
+        (
+            ["--config=mgdn:smoke", "--workdir=w", "--distributed=slurm"],
+            "flag --distributed=slurm: value should be one of <auto>; usage",
+        ),
     ],
 )
 def test_wrong_commands_are_one_sentence(tmp_path, monkeypatch, capsys, words, message):
@@ -177,7 +185,8 @@ def test_help_names_every_flag(capsys):
         assert f"`{program} --config=mgdn:mff --workdir=runs/mff`" in said
     assert train.main(["train.py", "--help"]) == 0
     assert "`python train.py --config=mgdn:mff" in capsys.readouterr().out
-    for flag in ("config", "cpu_devices", "coordinator", "processes", "process", "quiet"):
+    flags = ("cpu_devices", "distributed", "coordinator", "processes", "process", "quiet")
+    for flag in ("config", *flags):
         assert f"--{flag}" in said
     assert cli.main(["--help"]) == 0
     assert "train a network" in capsys.readouterr().out

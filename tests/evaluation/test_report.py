@@ -5,11 +5,11 @@ import io
 import json
 import math
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from helpers_browser import cut, until
 from PIL import Image
 
 from mgdn_jax import metrics as ruler
@@ -311,7 +311,7 @@ def test_twenty_noisy_pairs_stay_below_15_megabytes(tmp_path, monkeypatch):
     share = 14_000_000 * 3 // 4 // 120
     one = album_room._compress(noise, share)  # 120 times the same work tells no more
     assert one.scale < 1
-    monkeypatch.setattr(album_room, "_compress", lambda pixels, budget: one)
+    monkeypatch.setattr(album_room, "_compress", lambda pixels, budget, labels: one)
     for image in images:
         for label in ("a", "b", *methods):
             album.add(image, label, noise)
@@ -419,25 +419,6 @@ IMAGES = [f"pair {i}" for i in range(1, 13)]
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Chromium or Chrome from the system; nothing is downloaded."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        pytest.skip("the package playwright is not installed: the page is not opened in a browser")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(names)} is on the PATH: the page is not opened in one")
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield found
-        found.close()
-
-
-@pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """A page with everything on it: a failure, NaN, a baseline, a row from elsewhere, odd names."""
     tables = {name: table(i, IMAGES) for i, name in enumerate((NASTY, "net", "base_mean"))}
@@ -504,15 +485,6 @@ def test_page_opens_quietly_and_fits_the_window(opened, width, scheme):
     assert (bright[0] > bright[1]) == (scheme == "dark")
 
 
-def until(page, condition):
-    """Waits for a condition; the page's policy forbids what Playwright would wait by."""
-    for _ in range(200):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(50)
-    pytest.fail(f"never came true: {condition}")
-
-
 def test_a_wide_table_says_that_it_scrolls(opened):
     page = opened(390, 844)
     frame, box = (page.locator(f"#means {name}") for name in (".frame", ".scroll"))
@@ -551,12 +523,6 @@ def test_table_sorts_by_click_and_by_keyboard(opened):
     assert names_of(page)[-1] == "half"  # it has no rank
     page.keyboard.press("Space")
     assert names_of(page)[-1] == "half"
-
-
-def cut(page):
-    """How much of the left picture the right one covers, in pixels."""
-    clip = page.eval_on_selector("#pane-left", "x => getComputedStyle(x).clipPath")
-    return float(re.fullmatch(r"inset\(0px(?: ([\d.]+)px 0px 0px)?\)", clip)[1] or 0)
 
 
 def test_slider_moves_by_keyboard_and_pointer(opened):

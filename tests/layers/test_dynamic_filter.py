@@ -29,7 +29,7 @@ def golden():
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of very few rows, so that small images take the blocked path."""
-    monkeypatch.setattr(module, "_BLOCK_SCALARS", {"cpu": 1})
+    monkeypatch.setattr(module, "_BLOCK_SCALARS_CPU", 1)
     monkeypatch.setattr(module, "_UNROLLED_CHANNELS", 2)
     jax.clear_caches()
     yield
@@ -164,14 +164,29 @@ def test_equals_reference_in_row_blocks(small_blocks, shape, size, dilation, gro
     assert max(errors_against_reference(shape, size, dilation, groups, border)) <= 2e-6
 
 
-def test_rows_are_split_evenly_and_never_below_the_halo(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_SCALARS", {"cpu": 3 << 17})
+def test_rows_are_split_evenly_and_never_below_the_halo():
     spec = module._Spec(7, 1, "zero", 1, jnp.float32)
-    rows = partial(module._rows_per_block, depth=79, spec=spec)
+
+    def rows(*shape):
+        return module._rows_per_block(shape, 79, 3 << 17, spec)
+
     assert rows(1, 520, 520) == 9
     assert rows(8, 64, 64) == 8  # 9 would fit, but 8 blocks it takes either way
     assert rows(1, 20, 20) == 20
     assert rows(64, 64, 64) == 6
+
+
+def test_rows_of_a_block_are_for_the_platform_of_the_program():
+    # 5 blocks of 8 rows on a CPU, all 40 at once elsewhere, whatever machine traces it.
+    x, kernels = operands((1, 40, 1000, 1), 49)
+    lowered = jax.jit(dynamic_filter).trace(x, kernels).lower(lowering_platforms=("cpu", "cuda"))
+    case = lowered.as_text().split("stablehlo.case")[-1]
+    on_cpu, elsewhere = case.split("}, {")[:2]
+    assert "stablehlo.while" in on_cpu
+    assert "stablehlo.while" not in elsewhere
+    for platform, has_blocks in (("cpu", True), ("cuda", False)):
+        text = jax.jit(dynamic_filter).trace(x, kernels).lower(lowering_platforms=(platform,))
+        assert ("stablehlo.while" in text.as_text()) == has_blocks
 
 
 # ---- derivatives -----------------------------------------------------------------------------

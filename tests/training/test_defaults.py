@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import importlib
 import json
+import pathlib
 
 import fake_recipe
 import pytest
@@ -11,6 +13,7 @@ from mgdn_jax import data
 from mgdn_jax.errors import InputError
 from mgdn_jax.systems import registry
 from mgdn_jax.training import config as run_config
+from mgdn_jax.training.setup import read_recipe
 from mgdn_jax.weights import zoo
 from mgdn_jax.weights.store import load_weights
 
@@ -116,3 +119,26 @@ def test_the_runs_of_the_bundled_networks_could_go_on(name):
     now["data"]["train"]["jitter"] = JITTER | (now["data"]["train"].get("jitter") or {})
     now["train"].setdefault("init", "")
     compare(stored, now, run.recipe["name"])
+
+
+CAMERAS = {
+    "fusion-ivf": ("pyramid", "ivf_further"),
+    "fusion-mif": ("pyramid", "mif"),
+    "refusion-ivf": ("refusion", "ivf_cameras"),
+    "lkc-funet-small-ivf": ("lkc_funet", "ivf_cameras"),
+}
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_the_command_of_a_card_gives_the_config_of_its_run(name):
+    module, preset = CAMERAS[name]
+    card = load_weights(zoo.resolve(name)).card
+    assert f"configs/{module}.py:{preset}" in card["training"]["command"]
+    config = importlib.import_module(f"configs.{module}").get_config(preset).to_dict()
+    stored = json.loads(json.dumps(card["config"]))
+    start = pathlib.PurePath(config["train"].pop("init")).name  # runs lie where people like
+    assert pathlib.PurePath(stored["train"].pop("init")).name == start
+    networks = [read_recipe(run_config.check(c)).model_config for c in (config, stored)]
+    assert networks[0] == networks[1]
+    stored["model"] = config["model"]  # a preset, or its fields one by one
+    compare(stored, json.loads(json.dumps(config)), module)

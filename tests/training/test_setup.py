@@ -8,6 +8,7 @@ from mgdn_jax import training
 from mgdn_jax.errors import InputError
 from mgdn_jax.systems.contract import Loader, Phase
 from mgdn_jax.training import config as run_config
+from mgdn_jax.training import processes, setup
 from mgdn_jax.training.setup import _check_loader, meta_recipe, read_recipe
 
 
@@ -129,3 +130,11 @@ def test_the_best_is_by_a_figure_that_validation_gives(tmp_path, best, validatio
     with pytest.raises(InputError, match=words):
         training.fit(config, tmp_path, quiet=True)
     assert not list(tmp_path.rglob("*.json*"))
+
+
+def test_data_that_differ_from_the_first_process_are_refused(monkeypatch):
+    loader = fake_recipe.make_loader(batch_size=4, seed=0, process_index=0, process_count=1)
+    setup._check_data(loader)
+    monkeypatch.setattr(processes, "from_first", lambda tree, notes: (tree, {"position": 3}))
+    with pytest.raises(InputError, match="process 0 have position 0, those of process 0 have 3; c"):
+        setup._check_data(loader)

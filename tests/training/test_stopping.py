@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mgdn_jax import training
-from mgdn_jax.training import loop, processes
+from mgdn_jax.training import loop, parallel, processes
 
 
 def test_a_signal_at_step_t_is_obeyed_by_all_at_t_plus_1():
@@ -24,8 +24,8 @@ def test_a_signal_at_step_t_is_obeyed_by_all_at_t_plus_1():
     for step in range(1, 6):
         if step == 3:
             signals[1].set()
-        batches = [a.tell({"a": np.zeros((2, 4))}) for a in agreements]
-        assert {batch["_stop"].shape for batch in batches} == {(2, 1)}
+        batches = [a.tell({"a": np.zeros((4, 3))}) for a in agreements]
+        assert {batch["_stop"].shape for batch in batches} == {(2,)}
         decisions.append([a.heard(previous) for a in agreements])
         previous = {"_stop": jnp.asarray(sum(batch["_stop"].sum() for batch in batches))}
     assert decisions == [[False] * 2] * 3 + [[True] * 2] * 2
@@ -49,7 +49,7 @@ def test_the_step_adds_up_what_is_told():
     step = agreement.passing_on(lambda state, batch: (state + 1, {"loss": batch["a"].sum()}))
     told = np.array([[1], [0], [1], [1]], np.float32)
     batch = {"a": np.ones((4, 3)), "_stop": told}
-    state, metrics = jax.pmap(step, loop.AXIS, in_axes=(None, 0))(jnp.zeros(()), batch)
+    state, metrics = jax.pmap(step, parallel.AXIS, in_axes=(None, 0))(jnp.zeros(()), batch)
     assert metrics.keys() == {"loss", "_stop"}
     assert metrics["_stop"].tolist() == [3, 3, 3, 3]
     assert state.tolist() == [1, 1, 1, 1]

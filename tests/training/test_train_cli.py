@@ -94,8 +94,18 @@ def test_two_processes_give_the_same_trajectory_and_stop_together(tmp_path):
     metrics = [load_weights(tmp_path / n / "fake.safetensors").card["held_out"]
                for n in ("one", "two")]  # fmt: skip
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-4)
-    # One of them is killed: the other one says so, and ends.
-    pair = both("--config.train.steps=5000", "--config.data.train.delay=0.02")
+    # They go on by a mesh, and find each other as Slurm's. One is killed: the other one says so.
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost,other", "SLURM_NTASKS": "2"}
+    fields = "steps=5000", "log_every=1", "parallel=mesh"
+    command = [f"--config.train.{field}" for field in fields]
+    command += ["--distributed=auto", "--config.data.train.delay=0.02"]
+    pair = [
+        start(
+            *(tmp_path / "two", *command), **slurm, JAX_COORDINATOR_PORT=str(port),
+            SLURM_PROCID=str(i), SLURM_LOCALID=str(i), XLA_FLAGS=xla_flags(1),
+        )
+        for i in range(2)
+    ]  # fmt: skip
     wait_for_step(tmp_path / "two", steps + 1, pair[0])
     pair[1].kill()
     killed = time.monotonic()

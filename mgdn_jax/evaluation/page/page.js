@@ -7,26 +7,6 @@
 
   // ------------------------------------------------------------------------------ helpers
 
-  const byId = (id) => document.getElementById(id);
-
-  /** A new element: properties starting with "on" are listeners, the others attributes. */
-  function make(tag, properties = {}, ...children) {
-    const svg = ['svg', 'g', 'line', 'rect', 'circle', 'path', 'text', 'title'].includes(tag);
-    const node = svg
-      ? document.createElementNS('http://www.w3.org/2000/svg', tag)
-      : document.createElement(tag);
-    for (const [name, value] of Object.entries(properties)) {
-      if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
-      else if (value !== null && value !== false) node.setAttribute(name, value);
-    }
-    node.append(...children);
-    return node;
-  }
-
-  const hidden = (text) => make('span', { class: 'hidden' }, text);
-
-  const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
   /** A score as the page shows it; JSON has "NaN" and "Infinity" as text, null for none. */
   function format(value, digits) {
     if (value === null || value === undefined) return '–';
@@ -129,19 +109,14 @@
   const onImage = []; // called with the index of each image that the viewer comes to show
 
   const viewer = (() => {
-    const stage = byId('stage');
-    const slider = byId('slider');
-    const handle = byId('handle');
-    const panes = [byId('pane-left'), byId('pane-right')];
-    const picks = [byId('pick-left'), byId('pick-right')];
     const pickImage = byId('pick-image');
     const strip = byId('strip');
+    const back = make('button', { type: 'button', id: 'back', hidden: '' }, '↩ Back');
+    document.querySelector('.tools').append(back);
     const bare = data.sizes.every((size) => size === null);
     const firstModel = methods.findIndex((method) => !method.baseline);
 
-    // zoom is relative to the whole picture in its pane; (x, y) is the point of the picture, as
-    // fractions of it, at the middle of the pane. Both panes share them.
-    const view = { image: 0, zoom: 1, x: 0.5, y: 0.5, beside: false };
+    let current = 0; // the image that is shown
     const shown = [1, 2 + Math.max(firstModel, 0)];
     let comeFrom = null;
 
@@ -149,14 +124,6 @@
       const note = bare || data.sizes[index] ? '' : ' (no pictures)';
       pickImage.append(make('option', { value: index }, name + note));
     });
-    for (const pick of picks) {
-      const sources = make('optgroup', { label: 'Sources' });
-      const fused = make('optgroup', { label: 'Fused' });
-      places.forEach((name, place) => {
-        (place < 2 ? sources : fused).append(make('option', { value: place }, name));
-      });
-      pick.append(sources, fused);
-    }
     images.forEach((name, index) => {
       const pictures = data.pictures[index];
       const picture = pictures[2 + Math.max(firstModel, 0)] ?? pictures.find(Boolean);
@@ -168,118 +135,42 @@
     });
     strip.hidden = strip.children.length < 2;
 
+    function look(place) {
+      const picture = data.pictures[current][place];
+      const failure = place < 2 ? null : methods[place - 2].failures[current];
+      return {
+        name: places[place],
+        src: picture?.[0],
+        alt: `${places[place]} of ${images[current]}`,
+        missing: failure ?? 'The report holds no picture of this image.',
+      };
+    }
+
+    const step = (by) => {
+      const image = clamp(current + by, 0, images.length - 1);
+      if (image !== current) open(image);
+    };
+
+    const stage = makeStage({
+      shown,
+      look,
+      size: () => data.sizes[current],
+      onChange: showScores,
+      keys: {
+        '[': () => step(-1), ']': () => step(1), PageUp: () => step(-1), PageDown: () => step(1),
+      },
+    });
+    stage.setPlaces([
+      { label: 'Sources', names: data.sources },
+      { label: 'Fused', names: methods.map((method) => method.name) },
+    ]);
+
     // The stage keeps the shape that most pictures have, so that it does not jump between images.
     const shapes = new Map();
     for (const size of data.sizes) {
       if (size) shapes.set(size[0] / size[1], (shapes.get(size[0] / size[1]) ?? 0) + 1);
     }
-    const shape = [...shapes].sort((one, two) => two[1] - one[1])[0]?.[0] ?? 4 / 3;
-    stage.style.setProperty('--shape', clamp(shape, 0.8, 2.4));
-    stage.style.setProperty('--shape-beside', clamp(2 * shape, 1.6, 4));
-    stage.style.setProperty('--shape-stacked', clamp(shape / 2, 0.5, 1.5));
-
-    /** Sizes in CSS pixels: the pane, the picture at the present zoom and where it begins. */
-    function geometry() {
-      const [paneWidth, paneHeight] = [panes[0].clientWidth, panes[0].clientHeight];
-      const [pictureWidth, pictureHeight] = data.sizes[view.image] ?? [4, 3];
-      const fit = Math.min(paneWidth / pictureWidth, paneHeight / pictureHeight) || 1;
-      const smallest = Math.min(1, 1 / fit);
-      const largest = Math.max(8, 16 / fit);
-      const scale = fit * clamp(view.zoom, smallest, largest);
-      const width = pictureWidth * scale;
-      const height = pictureHeight * scale;
-      return {
-        paneWidth, paneHeight, pictureWidth, pictureHeight, fit, smallest, largest, scale, width,
-        height, left: paneWidth / 2 - view.x * width, top: paneHeight / 2 - view.y * height,
-      };
-    }
-
-    /** Keeps the picture over the pane where it is larger, in the middle where it is smaller. */
-    function settle() {
-      const g = geometry();
-      view.zoom = clamp(view.zoom, g.smallest, g.largest);
-      const held = (centre, pane, picture) => {
-        const margin = pane / 2 / picture;
-        return picture <= pane + 0.5 ? 0.5 : clamp(centre, margin, 1 - margin);
-      };
-      view.x = held(view.x, g.paneWidth, g.width);
-      view.y = held(view.y, g.paneHeight, g.height);
-    }
-
-    /** Left and right edge of what is visible of the picture, in the pane. */
-    function visible(g) {
-      return [Math.max(g.left, 0), Math.min(g.left + g.width, g.paneWidth)];
-    }
-
-    function draw() {
-      settle();
-      const g = geometry();
-      for (const pane of panes) {
-        const image = pane.querySelector('img');
-        image.style.width = `${g.pictureWidth}px`;
-        image.style.height = `${g.pictureHeight}px`;
-        image.style.transform = `translate(${g.left}px, ${g.top}px) scale(${g.scale})`;
-      }
-      stage.classList.toggle('squares', g.scale > 2);
-      stage.classList.toggle('enlarged', view.zoom > 1);
-      const [from, to] = visible(g);
-      const cut = from + (to - from) * slider.valueAsNumber / 100;
-      panes[0].style.clipPath = view.beside ? '' : `inset(0 ${g.paneWidth - cut}px 0 0)`;
-      handle.style.left = `${cut}px`;
-      slider.setAttribute('aria-valuetext',
-        `${slider.value} % ${places[shown[0]]}, ${100 - slider.valueAsNumber} % ${places[shown[1]]}`);
-      byId('zoom').textContent = `${Math.round(100 * g.scale)} %`;
-      byId('zoom-out').disabled = view.zoom <= g.smallest;
-      byId('zoom-in').disabled = view.zoom >= g.largest;
-    }
-
-    /** Zooms about a point of the pane, its middle if none is given. */
-    function zoomTo(zoom, px, py) {
-      const before = geometry();
-      const [cx, cy] = [px ?? before.paneWidth / 2, py ?? before.paneHeight / 2];
-      const u = (cx - before.left) / before.width;
-      const v = (cy - before.top) / before.height;
-      view.zoom = clamp(zoom, before.smallest, before.largest);
-      const after = geometry();
-      view.x = u - (cx - after.paneWidth / 2) / after.width;
-      view.y = v - (cy - after.paneHeight / 2) / after.height;
-      draw();
-    }
-
-    function pan(dx, dy) {
-      const g = geometry();
-      view.x -= dx / g.width;
-      view.y -= dy / g.height;
-      draw();
-    }
-
-    function reset() {
-      Object.assign(view, { zoom: 1, x: 0.5, y: 0.5 });
-      draw();
-    }
-
-    function setBeside(beside) {
-      view.beside = beside;
-      stage.classList.toggle('beside', beside);
-      byId('beside').setAttribute('aria-pressed', beside);
-      slider.disabled = beside;
-      draw();
-    }
-
-    function showPane(side) {
-      const place = shown[side];
-      const picture = data.pictures[view.image][place];
-      const [pane, image] = [panes[side], panes[side].querySelector('img')];
-      picks[side].value = place;
-      pane.querySelector('figcaption').textContent = places[place];
-      pane.classList.toggle('empty', picture === null);
-      if (picture === null) image.removeAttribute('src');
-      else image.src = picture[0];
-      image.alt = picture === null ? '' : `${places[place]} of ${images[view.image]}`;
-      const failure = place < 2 ? null : methods[place - 2].failures[view.image];
-      pane.querySelector('.missing').textContent = picture !== null ? ''
-        : failure ?? 'The report holds no picture of this image.';
-    }
+    stage.setShape([...shapes].sort((one, two) => two[1] - one[1])[0]?.[0] ?? 4 / 3);
 
     /** Table beside the pictures: a row a metric, the methods shown and the best of all. */
     function showScores() {
@@ -291,20 +182,20 @@
       if (methods.length > 1) head.append(make('th', { scope: 'col', class: 'plain number' }, 'best'));
       const rows = metrics.map((metric, index) => {
         const row = make('tr', {}, make('th', { scope: 'row' }, `${metric.name} ${metric.arrow}`),
-          ...chosen.map((method) => scoreCell(method, view.image, index)));
+          ...chosen.map((method) => scoreCell(method, current, index)));
         if (methods.length > 1) {
-          const best = bestOf(view.image, index);
+          const best = bestOf(current, index);
           const winners = methods.filter((_, method) =>
-            best !== null && format(score(method, view.image, index), metric.digits) === best);
+            best !== null && format(score(method, current, index), metric.digits) === best);
           row.append(make('td', { class: 'number muted', title: winners.map((m) => m.name).join(', ') },
             best ?? '–'));
         }
         return row;
       });
       byId('scores-table').replaceChildren(make('thead', {}, head), make('tbody', {}, ...rows));
-      byId('scores-title').textContent = `Scores of ${images[view.image]}`;
+      byId('scores-title').textContent = `Scores of ${images[current]}`;
       byId('shown').textContent = shown.flatMap((place) => {
-        const picture = data.pictures[view.image][place];
+        const picture = data.pictures[current][place];
         if (picture === null) return [];
         const size = picture[2] < 1 ? ` at ${Math.round(100 * picture[2])} % of its size` : '';
         return [`${places[place]}: JPEG ${picture[1]}${size}.`];
@@ -312,30 +203,26 @@
     }
 
     function show() {
-      pickImage.value = view.image;
-      byId('previous').disabled = view.image === 0;
-      byId('next').disabled = view.image === images.length - 1;
-      showPane(0);
-      showPane(1);
+      pickImage.value = current;
+      byId('previous').disabled = current === 0;
+      byId('next').disabled = current === images.length - 1;
+      stage.show();
       showScores();
       for (const thumb of strip.children) {
-        const current = Number(thumb.dataset.image) === view.image;
-        thumb.setAttribute('aria-current', current);
+        const isCurrent = Number(thumb.dataset.image) === current;
+        thumb.setAttribute('aria-current', isCurrent);
         // Scrolls the strip alone, not the page.
-        if (current) strip.scrollLeft = thumb.offsetLeft - strip.offsetLeft - strip.clientWidth / 2 + 38;
+        if (isCurrent) strip.scrollLeft = thumb.offsetLeft - strip.offsetLeft - strip.clientWidth / 2 + 38;
       }
-      draw();
-      for (const listener of onImage) listener(view.image);
+      for (const listener of onImage) listener(current);
     }
 
     function open(image) {
-      const before = data.sizes[view.image];
-      view.image = image;
+      const before = data.sizes[current];
+      current = image;
       const now = data.sizes[image];
       // Zoom stays from image to image, to compare one place, unless the shape changes.
-      if (!before || !now || before[0] !== now[0] || before[1] !== now[1]) {
-        Object.assign(view, { zoom: 1, x: 0.5, y: 0.5 });
-      }
+      if (!before || !now || before[0] !== now[0] || before[1] !== now[1]) stage.reset();
       show();
     }
 
@@ -344,144 +231,25 @@
       if (method !== null) shown[1] = method + 2;
       open(image);
       comeFrom = from;
-      byId('back').hidden = false;
+      back.hidden = false;
       byId('viewer').scrollIntoView({ block: 'start' });
-      (bare ? pickImage : stage).focus({ preventScroll: true });
+      (bare ? pickImage : stage.stage).focus({ preventScroll: true });
     }
 
-    const step = (by) => {
-      const image = clamp(view.image + by, 0, images.length - 1);
-      if (image !== view.image) open(image);
-    };
-
-    function swap() {
-      shown.reverse();
-      show();
-    }
-
-    // Controls.
     pickImage.addEventListener('change', () => open(Number(pickImage.value)));
-    picks.forEach((pick, side) => pick.addEventListener('change', () => {
-      shown[side] = Number(pick.value);
-      show();
-    }));
-    slider.addEventListener('input', draw);
     byId('previous').addEventListener('click', () => step(-1));
     byId('next').addEventListener('click', () => step(1));
-    byId('swap').addEventListener('click', swap);
-    byId('zoom-in').addEventListener('click', () => zoomTo(view.zoom * 1.5));
-    byId('zoom-out').addEventListener('click', () => zoomTo(view.zoom / 1.5));
-    byId('zoom-fit').addEventListener('click', reset);
-    byId('zoom-one').addEventListener('click', () => zoomTo(1 / geometry().fit));
-    byId('beside').addEventListener('click', () => setBeside(!view.beside));
-    byId('back').addEventListener('click', () => {
-      byId('back').hidden = true;
+    back.addEventListener('click', () => {
+      back.hidden = true;
       comeFrom.scrollIntoView({ block: 'center' });
       comeFrom.focus({ preventScroll: true });
     });
 
-    // Keys, anywhere in the viewer; a list box keeps the letters one types to find an entry.
-    byId('viewer').addEventListener('keydown', (event) => {
-      const listBox = event.target.tagName === 'SELECT';
-      if (event.ctrlKey || event.metaKey || event.altKey || listBox) return;
-      const actions = {
-        '[': () => step(-1), ']': () => step(1), PageUp: () => step(-1), PageDown: () => step(1),
-        '+': () => zoomTo(view.zoom * 1.5), '=': () => zoomTo(view.zoom * 1.5),
-        '-': () => zoomTo(view.zoom / 1.5), 0: reset, 1: () => zoomTo(1 / geometry().fit),
-        s: swap, b: () => setBeside(!view.beside),
-      };
-      if (event.target === stage) {
-        const slide = !view.beside && view.zoom <= 1;
-        const arrow = (dx, dy) => () => {
-          if (slide && dy === 0) moveSlider(slider.valueAsNumber - Math.sign(dx));
-          else if (!slide) pan(dx, dy);
-        };
-        Object.assign(actions, { ArrowLeft: arrow(40, 0), ArrowRight: arrow(-40, 0) });
-        if (!slide) Object.assign(actions, { ArrowUp: arrow(0, 40), ArrowDown: arrow(0, -40) });
-        if (!view.beside) {
-          Object.assign(actions, { Home: () => moveSlider(0), End: () => moveSlider(100) });
-        }
-      }
-      const action = Object.hasOwn(actions, event.key) ? actions[event.key] : null;
-      if (!action) return;
-      event.preventDefault();
-      action();
-    });
-
-    function moveSlider(percent) {
-      slider.value = percent;
-      draw();
-    }
-
-    // The wheel alone scrolls the page until the picture was clicked.
-    stage.addEventListener('wheel', (event) => {
-      const outwards = event.deltaY > 0 && view.zoom <= geometry().smallest;
-      if (!event.ctrlKey && (document.activeElement !== stage || outwards)) return;
-      event.preventDefault();
-      const [px, py] = inPane(event);
-      zoomTo(view.zoom * Math.exp(-clamp(event.deltaY, -100, 100) / 300), px, py);
-    }, { passive: false });
-
-    /** Where a pointer is, in the coordinates of the pane below it. */
-    function inPane(event) {
-      const under = view.beside && panes[1].getBoundingClientRect();
-      const pane = under && event.clientX >= under.left && event.clientY >= under.top
-        ? panes[1] : panes[0];
-      const box = pane.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    }
-
-    // One pointer slides or pans, two zoom.
-    const pointers = new Map();
-    let action = null;
-
-    function slideTo(px) {
-      const [from, to] = visible(geometry());
-      moveSlider(Math.round(100 * clamp((px - from) / (to - from), 0, 1)));
-    }
-
-    stage.addEventListener('pointerdown', (event) => {
-      if (event.button !== 0) return;
-      stage.setPointerCapture(event.pointerId);
-      const [px, py] = inPane(event);
-      pointers.set(event.pointerId, [px, py]);
-      if (pointers.size > 1) {
-        action = 'pinch';
-      } else {
-        const atLine = Math.abs(px - parseFloat(handle.style.left)) < 24;
-        action = !view.beside && (atLine || view.zoom <= 1) ? 'slide' : 'pan';
-        if (action === 'slide' && event.pointerType === 'mouse') slideTo(px);
-      }
-    });
-    stage.addEventListener('pointermove', (event) => {
-      const before = pointers.get(event.pointerId);
-      if (!before) return;
-      const now = inPane(event);
-      const other = [...pointers].find(([id]) => id !== event.pointerId)?.[1];
-      pointers.set(event.pointerId, now);
-      if (action === 'slide') slideTo(now[0]);
-      else if (action === 'pan') pan(now[0] - before[0], now[1] - before[1]);
-      else if (other) {
-        const apart = (point) => Math.hypot(point[0] - other[0], point[1] - other[1]) || 1;
-        zoomTo(view.zoom * apart(now) / apart(before),
-          (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
-        pan((now[0] - before[0]) / 2, (now[1] - before[1]) / 2);
-      }
-    });
-    for (const end of ['pointerup', 'pointercancel']) {
-      stage.addEventListener(end, (event) => {
-        pointers.delete(event.pointerId);
-        action = pointers.size === 1 && action === 'pinch' ? 'pan' : pointers.size ? action : null;
-      });
-    }
-    stage.addEventListener('dblclick', reset);
-
-    return { open, visit, draw, start() {
+    return { open, visit, start() {
       byId('viewer').hidden = false;
       byId('viewer').classList.toggle('bare', bare);
       const first = data.sizes.findIndex((size) => size !== null);
       open(Math.max(first, 0));
-      new ResizeObserver(draw).observe(stage);
     } };
   })();
 

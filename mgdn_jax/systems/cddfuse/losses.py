@@ -8,12 +8,12 @@ loss that does takes ``form``: "released" (the default, as it is what can be com
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
 
 from mgdn_jax.image import sobel
 from mgdn_jax.losses import (
     Image,
     PerExample,
+    correlation,
     intensity,
     l1,
     mse,
@@ -78,29 +78,6 @@ def gradient_l1(x: Image, y: Image) -> PerExample:
     same_shape(x, y)
     (along_x, along_y), (their_x, their_y) = sobel(x), sobel(y)
     return 0.5 * (l1(along_x, their_x) + l1(along_y, their_y))
-
-
-def correlation(x: Image, y: Image) -> PerExample:
-    """Correlation coefficient over space of each channel with its partner, averaged; in [-1, 1].
-
-    ``sum xy / (2^-23 + |x| |y|)`` of the centred channels. A channel that is constant
-    (up to rounding) correlates with nothing, 0, and has no gradient where the formula has an
-    infinite one.
-    """
-    same_shape(x, y)
-
-    def centred(z: Array) -> tuple[Array, Array, Array]:
-        """The channels without their mean, their norms, and where they vary beyond rounding."""
-        mean = jnp.mean(z, (1, 2), keepdims=True)
-        square = jnp.sum(jnp.square(z - mean), (1, 2))
-        noise = 8.0 * jnp.finfo(z.dtype).eps * mean[:, 0, 0]
-        varies = square > z.shape[1] * z.shape[2] * jnp.square(noise)
-        return z - mean, jnp.sqrt(jnp.where(varies, square, 1.0)), varies
-
-    (x, norm_x, varies_x), (y, norm_y, varies_y) = centred(x), centred(y)
-    value = jnp.sum(x * y, (1, 2)) / (2.0**-23 + norm_x * norm_y)
-    value = jnp.where(jnp.abs(value) <= 1, value, lax.stop_gradient(jnp.clip(value, -1, 1)))
-    return jnp.mean(jnp.where(varies_x & varies_y, value, 0.0), -1)
 
 
 def decomposition(

@@ -33,7 +33,7 @@ from mgdn_jax.layers.functional import (
     per_example_policy,
     rematerialised,
 )
-from mgdn_jax.layers.padding import Extent, zeroed
+from mgdn_jax.layers.padding import Extent, reflected, zeroed
 from mgdn_jax.layers.restormer import (
     Inside,
     RestormerBlock,
@@ -44,7 +44,7 @@ from mgdn_jax.layers.restormer import (
     run_rows,
     without_frame,
 )
-from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.config import SystemConfig
 
 SKIPS = ("second", "sum", "none")
 
@@ -104,10 +104,8 @@ class Config(SystemConfig):
         demand(self.features * self.expansion >= 1, "expansion leaves no hidden channel")
         demand(self.norm_floor >= 1e-18, "norm_floor must be at least 1e-18 (its square is taken)")
         demand(self.skip in SKIPS, f"skip is one of {', '.join(SKIPS)}")
-        demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
         demand(self.remat in REMATS, f"remat is one of {', '.join(REMATS)}")
-        demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
-        demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+        self.demand_luminance()
 
     def for_use(self) -> SystemConfig:
         """The same network; what is kept for gradients does not matter, for there are none."""
@@ -194,7 +192,7 @@ class InvertedResidual(nnx.Module):
         """
         x = _relu6(self.expand(x))
         if inside is None:
-            framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+            framed = reflected(x)
             return self.contract(_relu6(self.local(framed)[:, 1:-1, 1:-1]))
         return self.contract(_relu6(local(x, self.local.kernel[...], inside)))
 

@@ -24,7 +24,6 @@ from mgdn_jax.systems import registry
 from mgdn_jax.systems.base import BaseRecipe
 from mgdn_jax.systems.cddfuse.losses import (
     FORMS,
-    correlation,
     decomposition,
     fusion_phase,
     reconstruction_phase,
@@ -128,9 +127,7 @@ class Recipe(BaseRecipe):
             InputError: images are not luminance.
         """
         del keys
-        a, b = self.sources(batch)
-        if a.shape[-1] != 1 or b.shape[-1] != 1:
-            raise InputError("CDDFuse is about luminance; set data.channels=1")
+        a, b = self.luminance_sources(batch)
         if phase == "reconstruction":
             (rebuilt_a, rebuilt_b), features = self._rebuilt(params, a, b)
         else:
@@ -144,8 +141,8 @@ class Recipe(BaseRecipe):
         )
         terms = {
             "decomposition": apart,
-            "cc_base": correlation(base[0], base[1]),
-            "cc_detail": correlation(detail[0], detail[1]),
+            "cc_base": losses.correlation(base[0], base[1]),
+            "cc_detail": losses.correlation(detail[0], detail[1]),
         }
         if phase == "reconstruction":
             value = reconstruction_phase(a, b, rebuilt_a, rebuilt_b, apart, form=self.settings.form)

@@ -27,7 +27,7 @@ from mgdn_jax.layers.large_kernel import LargeKernelConv
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple
-from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.config import SystemConfig
 
 FUSIONS = ("maf", "concat")
 IO_RANGES = ("symmetric", "unit")
@@ -122,9 +122,7 @@ class Config(SystemConfig):
         demand(self.io_range in IO_RANGES, f"io_range is one of {', '.join(IO_RANGES)}")
         demand(sorted(self.order) == [0, 1], "order is (0, 1) or (1, 0)")
         demand(type(self.merged) is bool, "merged is true or false")
-        demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
-        demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
-        demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+        self.demand_luminance()
 
     @property
     def width(self) -> int:

@@ -116,9 +116,7 @@ class Recipe(BaseRecipe):
         """
         del phase
         settings = self.settings
-        a, b = self.sources(batch)
-        if a.shape[-1] != 1 or b.shape[-1] != 1:
-            raise InputError("LKC-FUNet is about luminance; set data.channels=1")
+        a, b = self.luminance_sources(batch)
         mode = Mode(training=keys is not None, keys=keys, axis_name=axis_name)
         graphdef = registry.graphdef(self.system, self.model_config)
         (unit, aux), new = functional.apply(

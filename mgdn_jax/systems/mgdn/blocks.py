@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from mgdn_jax.layers import forms
 from mgdn_jax.layers.attention import (
     ChannelCrossAttention,
     WindowAttention,
@@ -208,7 +209,7 @@ class ContextAwareBlock(nnx.Module):
             size = h, w, self.window, self.shift
             masks = shift_masks(*size) if extent is None else shift_masks(*size, extent)
             apart = jnp.asarray(masks[0]), jnp.asarray(masks[1])
-        if keys is not None or h * w <= _STRIP_PIXELS:
+        if keys is not None or forms.are_whole() or h * w <= _STRIP_PIXELS:
             return self._tokens(x, apart, keys)
         # Everything here is local to a window, so strips of whole window rows are independent and
         # each result may take the place of its input: no second map is needed.

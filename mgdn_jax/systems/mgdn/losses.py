@@ -11,15 +11,6 @@ from mgdn_jax.image import luminance, sobel
 from mgdn_jax.losses import Image, PerExample, same_shape
 
 
-def blockwise_mean(image: Image, side: int) -> Float[Array, "b y x c"]:
-    """Means of ``side x side`` blocks, the last ones being what remains; as a network's patches."""
-    if side == 1:
-        return image
-    h, w = image.shape[1:3]
-    image = jnp.pad(image, ((0, 0), (0, -h % side), (0, -w % side), (0, 0)), mode="edge")
-    return jnp.mean(image.reshape(len(image), -(-h // side), side, -(-w // side), side, -1), (2, 4))
-
-
 def structure_mask(images: list[Image]) -> Float[Array, "b h w"]:
     """1 on pixels without strong gradient, 0 on shared structure; carries no gradient.
 

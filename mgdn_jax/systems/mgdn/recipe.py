@@ -18,7 +18,7 @@ from mgdn_jax.quantities.radiance import mu_law
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.base import BaseRecipe
 from mgdn_jax.systems.contract import Batch, Metrics, Networks
-from mgdn_jax.systems.mgdn.losses import blockwise_mean, masked_nmi
+from mgdn_jax.systems.mgdn.losses import masked_nmi
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Recipe(BaseRecipe):
             terms["intensity"] = losses.intensity(fused, *images, rule=settings.intensity_rule)
         if settings.nmi:
             masks = [self._compared(batch["target"])] if settings.supervised else images
-            masks = [blockwise_mean(mask, self.model_config.patch) for mask in masks]
+            masks = [losses.blockwise_mean(mask, self.model_config.patch) for mask in masks]
             reference = 1 if self.model_config.guidance == "reference" else None
             branches = [stage["filtered"] for stage in aux["stages"]]
             branches = [[f.astype(jnp.float32) for f in stage] for stage in branches]

@@ -3,14 +3,19 @@
 Each is the figure of `mgdn_jax.metrics` on pictures in [0, 1]; its test says how closely.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgdn_jax.image import gaussian_window, sobel
-from mgdn_jax.losses import Image, PerExample, _filtered, same_shape
+from mgdn_jax.image import gaussian_window
+from mgdn_jax.losses import (
+    Image,
+    PerExample,
+    correlation,
+    filtered,
+    same_shape,
+    sobel_responses,
+)
 
 _STILL = 1e-4
 """Slopes below it, of full scale, have no direction."""
@@ -18,8 +23,7 @@ _STILL = 1e-4
 
 def _edge(image: Image) -> tuple[Array, Array]:
     """Strength of Sobel slopes (of full scale a pixel, not divided by 8), and their direction."""
-    gx, gy = sobel(image, border="zero")
-    gx, gy = 8.0 * gx, 8.0 * gy
+    gx, gy = sobel_responses(image)
     square = gx * gx + gy * gy
     still = square < _STILL**2
     strength = jnp.sqrt(jnp.where(still, _STILL**2, square))
@@ -66,9 +70,9 @@ def fidelity(fused: Image, a: Image, b: Image) -> PerExample:
     for k, size in enumerate(_SIZES):
         taps = [float(t) for t in gaussian_window(size, size / 5)]
         if k:
-            planes = _filtered(planes, taps)[:, ::2, ::2]
+            planes = filtered(planes, taps)[:, ::2, ::2]
         f, x, y = planes[:count], planes[count : 2 * count], planes[2 * count :]
-        moments = _filtered(jnp.concatenate([planes, planes**2, f * x, f * y]), taps)
+        moments = filtered(jnp.concatenate([planes, planes**2, f * x, f * y]), taps)
         means, squares = moments[: 3 * count], moments[3 * count : 6 * count]
         variances = jnp.maximum(squares - means**2, 0)
         seen = variances[:count]
@@ -84,19 +88,13 @@ def fidelity(fused: Image, a: Image, b: Image) -> PerExample:
     return jnp.sum(carried / (available + 1e-6), 0)
 
 
-def _correlation(x: Image, y: Image) -> PerExample:
-    x, y = (z - jnp.mean(z, (1, 2, 3), keepdims=True) for z in (x, y))
-    sums = functools.partial(jnp.sum, axis=(1, 2, 3))
-    return sums(x * y) / jnp.sqrt(sums(x * x) * sums(y * y) + 1e-6)
-
-
 def differences(fused: Image, a: Image, b: Image) -> PerExample:
     """SCD, how far what the result adds to a source is the other one; -2 to 2.
 
     Aslantas and Bendes 2015, as `metrics.sum_of_correlations_of_differences`.
     """
     same_shape(fused, a, b)
-    return _correlation(a, fused - b) + _correlation(b, fused - a)
+    return correlation(a, fused - b) + correlation(b, fused - a)
 
 
 _BINS = 32
@@ -129,10 +127,3 @@ def _mutual(x: Float[Array, "b n k"], y: Float[Array, "b n k"]) -> PerExample:
 def deviation(image: Image) -> PerExample:
     """Standard deviation of an image."""
     return jnp.sqrt(jnp.var(image, (1, 2, 3)) + 1e-8)
-
-
-def low(image: Image, side: int) -> Float[Array, "b y x c"]:
-    """Means of whole ``side x side`` blocks; what is left at the far edges is left out."""
-    h, w = (n // side for n in image.shape[1:3])
-    image = image[:, : h * side, : w * side]
-    return jnp.mean(image.reshape(len(image), h, side, w, side, -1), (2, 4))

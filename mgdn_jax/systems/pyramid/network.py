@@ -3,12 +3,13 @@
 Both pictures become Laplacian pyramids (Burt and Adelson 1983). From the coarsest scale to the
 finest, one convolutional cell, shared by all scales, sees the details and the intensities of both
 pictures and what it thought of the scale below, and says for each pixel how much of the detail is
-the first picture's (choice) and how strongly it shall stand in the result (gain). At the coarsest
-scale it chooses between the intensities and moves them by a bounded amount. It starts as the rule:
-the larger detail, the mean of the intensities half-way to their maximum.
+the first picture's (choice) and how strongly it shall stand in the result (strength). At the
+coarsest scale it chooses between the intensities, and says how far they are lifted where the mean
+of both is brighter than its surroundings, and lowered where it is darker. It starts as the rule:
+the larger detail, a little stronger; the brighter intensity, lifted by half of what it may be.
 
-A result is made of what the pictures have. Nothing looks at the whole picture: what happens in one
-corner moves nothing in another one, beyond some pixels of the coarsest scale.
+A result is made of what the pictures have. Nothing looks at the whole picture: what happens farther
+away than the surroundings reach moves nothing.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float
 from mgdn_jax.layers import pyramid
 from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.padding import Extent, match_rank, replicated, zeroed
-from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.config import SystemConfig
 
 Maps = Float[Array, "b h w c"]
 
@@ -30,8 +31,10 @@ _FLOOR = 2e-3
 """Of full scale: details below it are noise, between which nothing is chosen at the start."""
 _LOUDNESS = 4.0
 """Of details before the cell: most are below a tenth of full scale."""
-_SHARPNESS = 4.0
+_SHARPNESS = 8.0
 """How sharply the larger detail is chosen at the start."""
+_BRIGHTNESS = 20.0
+"""How sharply the brighter intensity is, by full scale."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +46,21 @@ class Config(SystemConfig):
         features: channels of the cell.
         convolutions: 3x3 convolutions of the cell before its last one.
         gain: details stand in the result with 1 / gain to gain times their strength.
-        shift: by how much of full scale the coarsest intensities are moved at most.
+        strength: that of details at the start.
+        lift: how far the intensities may be lifted, of the way from surroundings to the mean.
+        surroundings: halvings of the coarsest scale that the surroundings are taken from.
         dtype: compute dtype; parameters stay float32.
         in_channels: channels of the two pictures, fixed: luminance.
         out_channels: channels of the result, fixed: luminance.
     """
 
-    levels: int = 5
+    levels: int = 4
     features: int = 24
     convolutions: int = 2
     gain: float = 1.5
-    shift: float = 0.15
+    strength: float = 1.1
+    lift: float = 0.6
+    surroundings: int = 4
     dtype: str = "float32"
     in_channels: tuple[int, ...] = (1, 1)
     out_channels: int = 1
@@ -62,18 +69,19 @@ class Config(SystemConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.demand_whole("levels", "features", "convolutions")
+        self.demand_whole("levels", "features", "convolutions", "surroundings")
         self.demand_blocks(self.convolutions)
-        self.demand(self.levels <= 12, "levels is at most 12")
-        self.demand_positive("gain")
+        self.demand(self.levels + self.surroundings <= 12, "levels + surroundings is at most 12")
+        self.demand_positive("gain", "strength")
         self.demand(self.gain >= 1, "gain is 1 (none) or more")
-        self.demand(0 <= self.shift <= 1, "shift is in [0, 1]")
-        self.demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
-        self.demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
-        self.demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+        self.demand(0 <= self.lift <= 1, "lift is in [0, 1]")
+        self.demand_luminance()
 
 
-PRESETS: dict[str, Config] = {name: Config() for name in ("ivf", "mif")}
+PRESETS: dict[str, Config] = {
+    "ivf": Config(),
+    "mif": Config(strength=1.0, lift=0.3),  # half of a slice is black, and stays so
+}
 
 _SEEN = 6  # maps of a scale that the cell sees beside its features of the scale below
 _SAID = 2  # maps that it says
@@ -153,7 +161,7 @@ class Network(nnx.Module):
             config.levels,
             extents[-1],
         )
-        fused = replicated(self._base(coarsest, said.astype(stack.dtype)), extents[-1])
+        fused = self._base(coarsest, said.astype(stack.dtype), extents[-1])
         aux: dict[str, Any] = {"base": fused, "choice": [], "strength": []}
         for scale in range(config.levels - 1, -1, -1):
             detail, within = details[scale], extents[scale]
@@ -168,12 +176,21 @@ class Network(nnx.Module):
             aux["strength"].insert(0, strength)
         return fused, aux
 
-    def _base(self, coarsest: Maps, said: Maps) -> Maps:
-        """The coarsest intensities: between mean and maximum at the start, then moved a little."""
+    def _base(self, coarsest: Maps, said: Maps, whole: Extent) -> Maps:
+        """The coarsest intensities: the brighter ones at the start, set off from what is around."""
         a, b = coarsest[..., :1], coarsest[..., 1:]
-        choice = jax.nn.sigmoid(said[..., :1] + 8.0 * (a - b))
-        shift = self.config.shift * jnp.tanh(said[..., 1:])
-        return choice * a + (1 - choice) * b + shift
+        choice = jax.nn.sigmoid(said[..., :1] + _BRIGHTNESS * (a - b))
+        mean = (a + b) / 2
+        around, extent, sizes = mean, whole, []
+        for _ in range(self.config.surroundings):
+            sizes.append((around, extent))
+            around = pyramid.shrunk(around, replicated=True)
+            extent = None if extent is None else (extent + 1) // 2
+            around = replicated(around, extent)
+        for like, within in reversed(sizes):
+            around = replicated(_expanded(around, like), within)
+        lift = self.config.lift * jax.nn.sigmoid(said[..., 1:])
+        return replicated(choice * a + (1 - choice) * b + lift * (mean - around), whole)
 
     def _chosen(self, detail: Maps, said: Maps) -> tuple[Maps, Maps]:
         """How much of a detail is the first picture's, and how strongly it stands."""
@@ -181,7 +198,7 @@ class Network(nnx.Module):
         larger = _SHARPNESS * (a - b) / (a + b + _FLOOR)
         choice = jax.nn.sigmoid(larger + said[..., :1])
         strength = jnp.exp(jnp.log(self.config.gain) * jnp.tanh(said[..., 1:]))
-        return choice, strength
+        return choice, self.config.strength * strength
 
 
 def _expanded(x: Maps, like: Maps) -> Maps:

@@ -23,7 +23,6 @@ from mgdn_jax.systems.pyramid.losses import (
     edge_transfer,
     fidelity,
     information,
-    low,
 )
 
 
@@ -112,9 +111,7 @@ class Recipe(BaseRecipe):
         """
         del keys, phase, axis_name
         settings = self.settings
-        a, b = self.sources(batch)
-        if a.shape[-1] != 1 or b.shape[-1] != 1:
-            raise InputError("Pyramid is about luminance; set data.channels=1")
+        a, b = self.luminance_sources(batch)
         graphdef = registry.graphdef(self.system, self.model_config)
         (fused, _), _ = functional.apply(graphdef, params["fusion"], stats["fusion"], a, b)
         target = losses.intensity_target(a, b, settings.tone_rule, settings.tone_share)
@@ -127,7 +124,7 @@ class Recipe(BaseRecipe):
             "differences": 2 - differences(fused, a, b),
             "information": 2 - information(fused, a, b),
             "contrast": jax.nn.relu(wanted - deviation(fused)) / (wanted + 0.02),
-            "tone": losses.l1(low(fused, 8), low(target, 8)),
+            "tone": losses.l1(*(losses.blockwise_mean(x, 8) for x in (fused, target))),
             "gradient": 0.1 * losses.gradient_signed_max(fused, *sharper),
             "range": jnp.mean(jnp.square(fused - jnp.clip(fused, 0, 1)), (1, 2, 3)),
         }

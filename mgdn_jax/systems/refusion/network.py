@@ -41,7 +41,7 @@ from mgdn_jax.layers.restormer import (
     run_rows,
     without_frame,
 )
-from mgdn_jax.systems.config import DTYPES, SystemConfig
+from mgdn_jax.systems.config import SystemConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,7 @@ class Config(SystemConfig):
         demand(self.norm_floor >= 1e-18, "norm_floor must be at least 1e-18 (its square is taken)")
         demand(self.proposal in ("two_branch", "single"), "proposal is 'two_branch' or 'single'")
         demand(self.remat in REMATS, f"remat is one of {', '.join(REMATS)}")
-        demand(self.dtype in DTYPES, f"dtype is one of {', '.join(DTYPES)}")
-        demand(self.in_channels == (1, 1), "in_channels is (1, 1): it fuses luminance")
-        demand(self.out_channels == 1, "out_channels is 1: it fuses luminance")
+        self.demand_luminance()
 
     def for_use(self) -> SystemConfig:
         """The same network; what is kept for gradients does not matter, for there are none."""

@@ -12,7 +12,7 @@ from mgdn_jax.layers import functional, pyramid
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.pyramid.network import Config
 
-SMALL = Config(levels=2, features=6, convolutions=1)
+SMALL = Config(levels=2, features=6, convolutions=1, surroundings=2)
 
 
 def made(config=SMALL, spread=0.0, seed=0):
@@ -30,18 +30,23 @@ def noise(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).random(shape), jnp.float32)
 
 
+PLAIN = dataclasses.replace(SMALL, strength=1.0, lift=0.0)
+
+
 @pytest.mark.parametrize("size", [(1, 9), (33, 64)])
-def test_equal_pictures_come_back_at_any_size(size):
+def test_plain_it_gives_equal_pictures_back_at_any_size(size):
     picture = noise(2, *size, 1)
-    fused, aux = made()(picture, picture)
+    fused, aux = made(PLAIN)(picture, picture)
     np.testing.assert_allclose(fused, picture, atol=1e-6)
     assert fused.dtype == jnp.float32
     assert len(aux["choice"]) == len(aux["strength"]) == SMALL.levels
     assert aux["base"].shape[1:3] == tuple(-(-n // 2**SMALL.levels) for n in size)
+    flat = jnp.full_like(picture, 0.3)
+    np.testing.assert_allclose(made()(flat, flat)[0], flat, atol=1e-6)
 
 
 def test_it_starts_as_the_rule_of_the_larger_detail():
-    deep = dataclasses.replace(SMALL, levels=4)
+    deep = dataclasses.replace(PLAIN, levels=4)
     a = jnp.full((1, 32, 32, 1), 0.4).at[:, 8:16, 8:16].set(0.9)
     b = jnp.full((1, 32, 32, 1), 0.4).at[:, 20:28, 20:28].set(0.1)
     fused, aux = made(deep)(a, b)
@@ -54,8 +59,17 @@ def test_it_starts_as_the_rule_of_the_larger_detail():
     np.testing.assert_allclose(aux["strength"][0], 1.0)
 
 
-def test_gains_and_shifts_are_bounded():
-    config = dataclasses.replace(SMALL, gain=1.3, shift=0.1)
+def test_what_is_brighter_than_its_surroundings_is_lifted_at_the_start():
+    a = jnp.full((1, 64, 64, 1), 0.3).at[:, 24:40, 24:40].set(0.6)
+    lifted, plain = (made(dataclasses.replace(PLAIN, lift=lift))(a, a)[0] for lift in (0.6, 0.0))
+    difference = (lifted - plain)[0, ..., 0]
+    assert float(difference[32, 32]) > 0.02
+    assert float(difference[16, 32]) < -0.002
+    np.testing.assert_allclose(difference[0, 0], 0, atol=1e-3)
+
+
+def test_strengths_and_lifts_are_bounded():
+    config = dataclasses.replace(SMALL, gain=1.3, strength=1.0, lift=0.1)
     a, b = noise(1, 24, 24, 1), noise(1, 24, 24, 1, seed=1)
     _, aux = made(config, spread=3.0)(a, b)
     for strength, choice in zip(aux["strength"], aux["choice"], strict=True):
@@ -65,8 +79,8 @@ def test_gains_and_shifts_are_bounded():
     low = [pyramid.shrunk(x, replicated=True) for x in (a, b)]
     for _ in range(SMALL.levels - 1):
         low = [pyramid.shrunk(x, replicated=True) for x in low]
-    assert bool(jnp.all(aux["base"] <= jnp.maximum(*low) + 0.1 + 1e-6))
-    assert bool(jnp.all(aux["base"] >= jnp.minimum(*low) - 0.1 - 1e-6))
+    assert bool(jnp.all(aux["base"] <= jnp.maximum(*low) + 0.1))  # means differ by at most 1
+    assert bool(jnp.all(aux["base"] >= jnp.minimum(*low) - 0.1))
 
 
 def test_what_happens_far_away_moves_nothing():
@@ -106,8 +120,9 @@ def test_mistakes_are_named():
         made()(noise(1, 4, 4, 1), noise(1, 4, 5, 1))
     for fields, message in (
         ({"gain": 0.5}, "gain is 1"),
-        ({"shift": 2.0}, "shift is in"),
-        ({"levels": 13}, "levels is at most 12"),
+        ({"lift": 2.0}, "lift is in"),
+        ({"strength": 0.0}, "strength must be a positive number"),
+        ({"levels": 9}, "levels \\+ surroundings is at most 12"),
         ({"in_channels": (3, 3)}, "it fuses luminance"),
     ):
         with pytest.raises(InputError, match=message):

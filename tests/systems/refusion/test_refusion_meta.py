@@ -103,7 +103,7 @@ class Form:
 
         def signs(psi, theta, batch):
             rebuilt = self.apply("recon", psi, self.fuse(theta, batch))
-            return tuple(tuple(map(jnp.sign, losses._responses(x))) for x in rebuilt)
+            return tuple(tuple(map(jnp.sign, losses.sobel_responses(x))) for x in rebuilt)
 
         def down(params, slopes):
             return jax.tree.map(lambda p, g: p - 0.01 * g, params, slopes)
@@ -143,7 +143,7 @@ class Form:
 
 def strength(x, signs):
     """`losses.sobel_strength` with the signs of both responses given; 0 leaves one free."""
-    responses = zip(losses._responses(x), signs, strict=True)
+    responses = zip(losses.sobel_responses(x), signs, strict=True)
     return sum(jnp.where(s == 0, losses.absolute(g), s * g) for g, s in responses)
 
 
