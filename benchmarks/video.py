@@ -1,7 +1,7 @@
 """What becomes of a film: pairs, a patch that should not move, memory, and frames a second.
 
     python benchmarks/video.py [--models NAME ...] [--frames 120] [--size 320x256] [--json]
-    python benchmarks/video.py --soak 2000 [--size 320x256] [--json]
+    python benchmarks/video.py --soak 1200 [--size 320x256] [--json]
 
 Makes two films of one scene, stored without loss: a dull thermal one of 10 frames a second, and one
 in colour of 30. In the second half something hot and bright walks through the upper left quarter;

@@ -9,6 +9,7 @@ from mgdn_jax.arguments import whole
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import sequences, stream, tasks
 from mgdn_jax.fusing.options import FuseOptions
+from mgdn_jax.io import kinds
 from mgdn_jax.weights import zoo
 
 USUAL = FuseOptions(range="auto", order="brightness")
@@ -67,7 +68,11 @@ class Settings:
             raise InputError(f"--quality is {arguments.quality}, but must lie between 1 and 100.")
         if arguments.batch is not None:
             whole("--batch", arguments.batch, least=1, most=stream.MOST_BATCH)
-        usual = tasks.TASKS[arguments.task].model if arguments.task else zoo.DEFAULT
+        usual = zoo.DEFAULT
+        if arguments.task:
+            task = tasks.TASKS[arguments.task]
+            has_videos = any(kinds.is_video(name) for name in arguments.inputs)
+            usual = (has_videos and task.still) or task.model
         words = {name: values[name] for name in FuseOptions.names()}
         words = {k: ";".join(v) if isinstance(v, list) else v for k, v in words.items()}
         # A rule for one source leaves the others what is usual.

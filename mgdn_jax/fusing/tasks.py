@@ -26,6 +26,8 @@ class Task:
         sources: what is fused.
         result: what comes out.
         options: the preparation that such sources need.
+        still: the bundled network for videos, where that of pictures answers to what walks in with
+            another tone everywhere; empty where it does not.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Task:
     sources: str
     result: str
     options: FuseOptions
+    still: str = ""
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
@@ -63,6 +66,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
                 "a thermal picture and a photograph",
                 "warm things on the photograph, in its colours",
                 FuseOptions(range="auto"),
+                still="refusion-ivf",
             ),
             Task(
                 "medical",

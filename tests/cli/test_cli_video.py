@@ -15,6 +15,7 @@ from helpers_video import number_of, numbered, write
 
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import progress
+from mgdn_jax.cli.settings import Settings
 from mgdn_jax.io.video import Video
 
 
@@ -64,6 +65,15 @@ def test_json_is_one_object(capsys):
     assert result["steps"][0]["step"] == "pairs"
     assert report["failed"] == []
     assert numbers("c.mkv") == [4, 5, 6, 7, 8]
+
+
+def test_videos_of_a_task_have_a_network_that_keeps_still():
+    words = ["fuse", "a.png", "b.png", "-o", "c.png", "--task", "thermal"]
+    models = []
+    for names in (["a.png", "b.png"], ["ir.mp4", "vi.mp4"]):
+        parsed = cli.build_parser().parse_args([*words[:1], *names, *words[3:]])
+        models.append(Settings.read(parsed).model)
+    assert models == ["lkc-funet-small-ivf", "refusion-ivf"]
 
 
 def test_parts_are_joined(capsys):
