@@ -22,8 +22,8 @@ those of the published ReFusion weights in brackets:
     ivf_cameras  1.56 hours from `refusion-ivf` as it was: 245 pairs of eight cameras, which is
              shipped under the name since. Held out: loss 0.0941, outer loss 0.108. Mean rank of
              seven rows on held-out pairs of all cameras 2.38, without a stretch.
-    ivf_without_msrs, ivf_without_m3fd, ivf_without_llvip  HOURS hours each: the same for 600 steps,
-             without one of its cameras (docs/benchmarks/cameras.md).
+    ivf_without_msrs, ivf_without_m3fd, ivf_without_llvip  0.17 to 0.25 hours each: the same for
+             600 steps, without one of its cameras (docs/benchmarks/cameras.md).
     mif_cpu  0.15 hours, 603 medical slices: `refusion-mif`. Held out: outer loss 0.239. CT 2.62
              (4.62), PET 2.88 (4.50), SPECT 2.62 (3.50).
     mff_cpu  0.21 hours with --config.train.steps=1200, 283 BSDS500 photographs: `refusion-mff`.
