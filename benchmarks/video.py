@@ -64,7 +64,7 @@ def frames(count: int, size: tuple[int, int], kind: str) -> Iterator[np.ndarray]
             left = width // 10 + width // 3 * (number - count // 2) // count
             frame[height // 6 : height // 3, left : left + width // 12] = 250
         for bit in range(BITS):
-            frame[:SIDE, bit * SIDE : (bit + 1) * SIDE] = (60, 220)[number >> bit & 1]
+            frame[:SIDE, bit * SIDE : (bit + 1) * SIDE] = (60, 220)[number + 1 >> bit & 1]
         yield frame.round().astype(np.uint8)
 
 
@@ -73,7 +73,8 @@ def number_of(picture: np.ndarray) -> int:
     gray = picture.mean(-1) if picture.ndim == 3 else picture
     blocks = [gray[2:-2, 2:-2] for gray in np.split(gray[:SIDE, : BITS * SIDE], BITS, 1)]
     middle = (gray[:SIDE, : BITS * SIDE].max() + gray[:SIDE, : BITS * SIDE].min()) / 2
-    return sum(int(block.mean() > middle) << bit for bit, block in enumerate(blocks))
+    # Counted from 1: no frame bears blocks of one kind alone, which nothing tells apart.
+    return sum(int(block.mean() > middle) << bit for bit, block in enumerate(blocks)) - 1
 
 
 def store(path: Path, pictures: Iterator[np.ndarray], rate: int, quality: int = 100) -> Path:
