@@ -70,7 +70,7 @@ def frames(count: int, size: tuple[int, int], kind: str) -> Iterator[np.ndarray]
 
 def number_of(picture: np.ndarray) -> int:
     """The number that a frame bears."""
-    gray = picture.mean(-1) if picture.ndim == 3 else picture
+    gray = picture.mean(-1) if picture.ndim == 3 else picture.astype(float)
     blocks = [gray[2:-2, 2:-2] for gray in np.split(gray[:SIDE, : BITS * SIDE], BITS, 1)]
     middle = (gray[:SIDE, : BITS * SIDE].max() + gray[:SIDE, : BITS * SIDE].min()) / 2
     # Counted from 1: no frame bears blocks of one kind alone, which nothing tells apart.
