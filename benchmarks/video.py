@@ -41,7 +41,7 @@ from mgdn_jax.io import video_writing
 from mgdn_jax.io.video import Facts, Video
 from mgdn_jax.io.video_frames import Tags
 
-MODELS = ("lkc-funet-small-ivf", "refusion-ivf", "cddfuse-ivf")
+MODELS = ("fusion-ivf", "refusion-ivf", "cddfuse-ivf", "lkc-funet-small-ivf")
 RULES = ("base_mean", "base_max", "base_laplacian", "base_hybrid_multiscale")
 BITS, SIDE = 8, 8
 SOAK = """

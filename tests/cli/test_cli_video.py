@@ -73,7 +73,7 @@ def test_videos_of_a_task_have_a_network_that_keeps_still():
     for names in (["a.png", "b.png"], ["ir.mp4", "vi.mp4"]):
         parsed = cli.build_parser().parse_args([*words[:1], *names, *words[3:]])
         models.append(Settings.read(parsed).model)
-    assert models == ["lkc-funet-small-ivf", "refusion-ivf"]
+    assert models == ["fusion-ivf", "refusion-ivf"]
 
 
 def test_parts_are_joined(capsys):
