@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PAGE = "licences.md"
-STATED = {"openexr": "BSD-3-Clause"}
+STATED = {"jax2onnx": "Apache-2.0", "openexr": "BSD-3-Clause"}
 """Licences of packages whose metadata name none, read off the files that they install."""
 STAYS = {
     "mkdocs-material": "ends in May 2027, with fixes until then; it builds the site and is no part"

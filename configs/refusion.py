@@ -22,8 +22,6 @@ those of the published ReFusion weights in brackets:
     ivf_cameras  1.56 hours from `refusion-ivf` as it was: 245 pairs of eight cameras, which is
              shipped under the name since. Held out: loss 0.0941, outer loss 0.108. Mean rank of
              seven rows on held-out pairs of all cameras 2.38, without a stretch.
-    ivf_without_msrs, ivf_without_m3fd, ivf_without_llvip  0.17 to 0.25 hours each: the same for
-             600 steps, without one of its cameras (docs/benchmarks/cameras.md).
     mif_cpu  0.15 hours, 603 medical slices: `refusion-mif`. Held out: outer loss 0.239. CT 2.62
              (4.62), PET 2.88 (4.50), SPECT 2.62 (3.50).
     mff_cpu  0.21 hours with --config.train.steps=1200, 283 BSDS500 photographs: `refusion-mff`.
@@ -37,15 +35,8 @@ those of the published ReFusion weights in brackets:
 import ml_collections
 
 TASKS = ("ivf", "mif", "mff", "mef")
-LEFT_OUT = ("ivf_without_msrs", "ivf_without_m3fd", "ivf_without_llvip")
 VARIANTS = (
-    "ivf_cameras",
-    *LEFT_OUT,
-    "ivf_form_r",
-    "ivf_mgdn",
-    "ivf_supervised",
-    "ivf_max_abs",
-    "ivf_frozen",
+    *("ivf_cameras", "ivf_form_r", "ivf_mgdn", "ivf_supervised", "ivf_max_abs", "ivf_frozen"),
 )
 PRESETS = (*TASKS, *(f"{task}_cpu" for task in TASKS), *VARIANTS, "smoke")
 DATASETS = {"ivf": "ivf", "mif": "mif", "mff": "natural", "mef": "mef"}
@@ -116,15 +107,9 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "train": {
                 "batch": 8,  # half of it judges P; with the swap F sees twice as many
                 "steps": 20_000,  # exactly one of steps, epochs, examples; the others 0
-                "epochs": 0.0,
-                "examples": 0,
-                "accumulate": 1,
+                **{"epochs": 0.0, "examples": 0, "accumulate": 1},
                 "ema": 0.999,
-                "seed": 0,
-                "log_every": 50,
-                "eval_every": 2000,
-                "save_every": 1000,
-                "keep": 2,
+                **{"seed": 0, "log_every": 50, "eval_every": 2000, "save_every": 1000, "keep": 2},
                 "best": "",  # a figure of validation; "": psnr, or else loss
                 "devices": 0,
                 "parallel": "pmap",  # or "mesh"
@@ -143,20 +128,14 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
         config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
         config.train.update({"steps": 1000, "ema": 0.99, "save_every": 100, "eval_every": 100})
-    if preset == "ivf_cameras" or preset in LEFT_OUT:
-        config.name = "refusion-ivf"
-        config.data.update({"dataset": "", "mix": CAMERAS})
-        config.data.train.split = "train[:85%]"
+    if preset == "ivf_cameras":
+        config.update({"name": "refusion-ivf", "data": {"dataset": "", "mix": CAMERAS}})
+        config.data.train.split, config.data.validation.split = "train[:85%]", "train[85%:]"
         config.data.train.jitter.update(noise=0.03, exposure=2.0, contrast=0.6, polarity=0.1)
-        config.data.validation.update({"split": "train[85%:]", "crop": 128, "limit": 6})
+        config.data.validation.update({"crop": 128, "limit": 6})
         config.optimiser.learning_rate = 6e-3
         config.train.update({"steps": 3000, "ema": 0.995, "eval_every": 250})
         config.train.init = "refusion-ivf"
-    if preset in LEFT_OUT:
-        del config.data.mix[preset.removeprefix("ivf_without_")]
-        config.data.train.jitter.update(clip=0.2, exposure=1.5)
-        config.data.validation.limit = 4
-        config.train.update({"steps": 600, "ema": 0.99, "eval_every": 600, "save_every": 200})
     if preset == "ivf_form_r":
         config.recipe.update(form="R", ramp=True, meta_every=1, meta_after=0.25, even_start=True)
         config.optimiser.networks.proposal.learning_rate = 2e-4

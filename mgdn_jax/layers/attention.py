@@ -199,13 +199,15 @@ def shift_masks(
     y, x = np.divmod(np.arange(window * window), window)
 
     def different(n: int, offset: np.ndarray, axis: int) -> Array | np.ndarray:
-        index = jnp.arange(n) if forms.are_compact() else np.arange(n)
+        index = jnp.arange(n) if forms.has_symbols([n]) else np.arange(n)
         start = (index >= n - shift).astype(np.int8)
         if extent is None:
             region = start + (index >= n - window)
         else:
             region = start[None] + (index[None] >= extent[:, axis, None] - shift)
         label = region.reshape(*region.shape[:-1], n // window, window)[..., offset]
+        if forms.are_compact():  # the pairs are many, and would be constants
+            label = jnp.asarray(label, jnp.int32)
         return label[..., :, None] != label[..., None, :]
 
     return different(height, y, 0), different(width, x, 1)

@@ -194,12 +194,13 @@ def _expanding(length: int, replicated: bool) -> np.ndarray:
     return matrix
 
 
-Lengths = tuple[Array, Array]
-"""Rows and columns that count, known when a program runs; what lies beyond has no meaning."""
+Lengths = tuple[Any, Any]
+"""Rows and columns that count, numbers or known when a program runs; what lies beyond has no
+meaning."""
 
 
 def _lengths(size: tuple[int, ...]) -> Lengths:
-    return jnp.asarray(size[0]), jnp.asarray(size[1])
+    return size if not forms.has_symbols(size) else tuple(map(jnp.asarray, size))  # type: ignore[return-value]
 
 
 def _halved(size: Any) -> tuple[Any, Any]:
@@ -212,10 +213,11 @@ def _shrunk_to(
     """`shrunk`, in a map of at least the new size."""
     offsets, taps = np.arange(-2, 3)[None], np.array([[1, 4, 6, 4, 1]], np.float32) / 16
     for axis, lines, length in zip((1, 2), size, lengths, strict=True):
-        places, last = 2 * jnp.arange(lines)[:, None] + offsets, length - 1
+        xp: Any = np if isinstance(length, int) else jnp
+        places, last = 2 * xp.arange(lines)[:, None] + offsets, length - 1
         if not replicated:  # `_reflected`
-            places = places % jnp.maximum(2 * last, 1)
-            places = jnp.minimum(places, 2 * last - places)
+            places = places % xp.maximum(2 * last, 1)
+            places = xp.minimum(places, 2 * last - places)
         x = along(_matrix(places, taps, x.shape[axis], last), x, axis)
     return x
 
@@ -227,18 +229,23 @@ def _expanded_to(
     offsets = np.array([[-1, 0, 1]])
     even, odd = np.array([[0.125, 0.75, 0.125]], np.float32), np.array([[0, 0.5, 0.5]], np.float32)
     for axis, lines, length in zip((1, 2), size, lengths, strict=True):
-        line = jnp.arange(lines)[:, None]
-        places, taps = line // 2 + offsets, jnp.where(line % 2 == 1, odd, even)
-        places = places if replicated else jnp.abs(places)
+        xp: Any = np if isinstance(length, int) else jnp
+        line = xp.arange(lines)[:, None]
+        places, taps = line // 2 + offsets, xp.where(line % 2 == 1, odd, even)
+        places = places if replicated else xp.abs(places)
         x = along(_matrix(places, taps, x.shape[axis], (length + 1) // 2 - 1), x, axis)
     return x
 
 
-def _matrix(places: Array, taps: Any, columns: int, last: Array) -> Float[Array, "lines columns"]:
-    """A matrix with taps at places along its lines, (lines, n) both; none beyond the last place."""
+def _matrix(places: Any, taps: Any, columns: int, last: Any) -> Float[Array, "lines columns"]:
+    """A matrix with taps at places along its lines, (lines, n) both; none beyond the last place.
+
+    It is worked out in the program, where it would take much room as a constant.
+    """
+    xp: Any = np if isinstance(places, np.ndarray) else jnp
     column = jnp.arange(columns)[None, None]
-    is_there = jnp.clip(places, 0, last)[..., None] == column
-    return jnp.sum(jnp.where(is_there, taps[..., None], 0.0), 1)
+    is_there = jnp.asarray(xp.clip(places, 0, last), jnp.int32)[..., None] == column
+    return jnp.sum(jnp.where(is_there, jnp.asarray(taps)[..., None], 0.0), 1)
 
 
 def _reflected(position: int, length: int) -> int:

@@ -1,5 +1,6 @@
 """Exported networks: programs of any size and of one, what stands beside them, and their checks."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -45,9 +46,9 @@ CARD = {"task": "infrared and visible", "inputs": "infrared, visible"}
 
 
 @functools.cache
-def small(system):
+def small(system, **changes):
     """A small network with drawn weights that say something."""
-    config = SMALL[system]
+    config = dataclasses.replace(SMALL[system], **changes)
     _, params = helpers_systems.drawn(system, config, 0.1)
     stats = registry.abstract(system, config)[2]
     return Fuser(system, config, params, {k: np.ones(v.shape, v.dtype) for k, v in stats.items()})
@@ -69,7 +70,18 @@ def files(weights, tmp_path_factory):
         return export(weights, tmp_path_factory.mktemp("out") / "new")
 
 
-@pytest.mark.parametrize("system", sorted(SMALL))
+@pytest.mark.parametrize("system", ["mgdn", "refusion"])
+def test_nothing_branches_on_sizes(system):
+    program = programs.exported(small(system), "jax", None, ("cpu", "cuda", "tpu"))
+    exported = jax.export.deserialize(bytearray(program))
+    assert {str(aval.shape[:3]) for aval in exported.in_avals} == {"(b, h, w)"}
+    assert str(exported.out_avals[0].shape[:3]) == "(b, h, w)"
+
+
+COMPILES_LONG = [pytest.param(x, marks=pytest.mark.long) for x in SMALL if x != "pyramid"]
+
+
+@pytest.mark.parametrize("system", ["pyramid", *COMPILES_LONG])
 def test_a_program_of_any_size_is_the_network(system, tmp_path):
     fuser = small(system)
     path = tmp_path / "program"
@@ -87,7 +99,8 @@ def test_a_program_of_any_size_is_the_network(system, tmp_path):
 def test_both_kinds_of_accelerators_get_their_own_blocks(tmp_path):
     # Two blocks of four rows on a CPU, all eight at once elsewhere, in one program.
     path = tmp_path / "program"
-    path.write_bytes(programs.exported(small("mgdn"), "jax", (1, 16, 3200), ("cpu", "cuda", "tpu")))
+    fuser = small("mgdn", depths=(1,), guidance="mutual", head="blend")
+    path.write_bytes(programs.exported(fuser, "jax", (1, 16, 3200), ("cpu", "cuda", "tpu")))
     program = jax.export.deserialize(bytearray(path.read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
     text = program.mlir_module()
@@ -176,9 +189,9 @@ def test_it_runs_without_the_package(files, weights, tmp_path):
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
-def test_every_bundled_network_has_a_description():
-    for name, path in zoo.bundled().items():
-        fuser = load(name)
+def test_networks_of_every_kind_have_a_description():
+    for name in ("mgdn-gdsr4", "mgdn-hdr", "mgdn-mef", "refusion-mff"):
+        fuser, path = load(name), zoo.bundled()[name]
         about = description.describe(
             fuser, name=name, weights=path, kind="jax", size=None, platforms=("cpu",)
         )

@@ -28,15 +28,24 @@ def run(fuser, size, sizes, tmp_path):
             np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_refusion_at_any_size(tmp_path):
     run(small("refusion"), None, [(2, 13, 18)], tmp_path)
 
 
 def test_a_pyramid_at_one_size(tmp_path):
-    run(small("pyramid"), (1, 13, 18), [(1, 13, 18)], tmp_path)
+    run(small("pyramid", levels=1), (1, 13, 18), [(1, 13, 18)], tmp_path)
 
 
-@pytest.mark.parametrize("system", ["cddfuse", "lkc_funet", "mgdn", "pyramid"])
+@pytest.mark.long
+def test_mgdn_at_one_size(tmp_path):
+    run(small("mgdn"), (2, 13, 18), [(2, 13, 18)], tmp_path)
+
+
+LATE = [pytest.param(system, marks=pytest.mark.long) for system in ("cddfuse", "lkc_funet", "mgdn")]
+
+
+@pytest.mark.parametrize("system", ["pyramid", *LATE])
 def test_other_systems_go_at_one_size(system):
     with pytest.raises(
         InputError, match=r"to onnx for any size because its converter .* give a size"

@@ -170,7 +170,7 @@ def test_options_of_the_recipe():
         assert config.order == ((0, 1) if mif else (1, 0))
         assert recipe.card()["inputs"] == ("CT/PET/SPECT, MRI" if mif else "infrared, visible")
         assert run.data["train"]["augment"] == "flips"
-        assert config.dropout == (0.0 if preset.endswith("_cpu") else 0.2)
+        assert config.dropout == (0.0 if preset.endswith(("_cpu", "_cameras")) else 0.2)
     for changes, message in (
         ({"ssim": -1.0}, "recipe.ssim is -1.0 and must be a number"),
         ({"intensity_share": 1.5}, "recipe.intensity_share is 1.5 and must be between 0 and 1"),
