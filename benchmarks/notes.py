@@ -70,8 +70,8 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "infrared and visible",
         "inputs": "infrared, visible",
         "trained_on": _CAMERAS,
-        "verdict": "the most contrast and fidelity, still in sequences, no blobs in skies; "
-        "bad at fine texture, where refusion-ivf is sharper",
+        "verdict": "the most contrast and fidelity, no blobs in skies; bad at fine texture and at "
+        "small videos, where refusion-ivf is sharper and stiller",
         "terms": _THERMAL_TERMS,
         "inference": _LINEAR,
     },
@@ -79,8 +79,8 @@ NOTES: dict[str, dict[str, Any]] = {
         "task": "medical: CT, PET or SPECT with MRI",
         "inputs": "CT/PET/SPECT, MRI",
         "trained_on": "{dataset_size} Harvard medical slices, of cases no test set has",
-        "verdict": "first on SPECT, black stays black, still in sequences; bad at CT, where "
-        "refusion-mif and the pixelwise maximum are ahead",
+        "verdict": "first on SPECT, black stays black; bad at CT, where refusion-mif and the "
+        "pixelwise maximum are ahead",
         "terms": _MEDICAL_TERMS,
         "inference": _LINEAR,
     },
