@@ -100,18 +100,10 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             },
         }
     )
-    if medical:  # half of a slice is black, and stays so
-        config.recipe.update({"stretch": 1.05, "tone_rule": "max", "sharpness": 1.2})
-        config.train.steps = 1200
-        config.data.train.crop = 192
-        config.data.validation.crop = 256
-        config.data.train.jitter.update({"scale": 1.3, "noise": 0.0, "clip": 0.0})
-        config.data.train.jitter.update({"exposure": 1.5, "contrast": 0.0, "polarity": 0.0})
+    if medical:
+        _medical(config)
     if preset == "ivf_further":
-        config.recipe.update({"edges": 1.6, "ssim": 1.3, "contrast": 0.5, "stretch": 1.08})
-        config.recipe.update({"information": 0.25, "tone": 0.2, "gradient": 2.0})
-        config.optimiser.learning_rate = 2e-3
-        config.train.update({"steps": 900, "init": "runs/fusion-ivf/fusion-ivf.safetensors"})
+        _further(config)
     if preset == "smoke":
         config.model.update({"features": 4, "convolutions": 1, "levels": 2})
         config.data.train.update({"crop": 48, "threads": 1})
@@ -122,3 +114,21 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     if half:
         config.model.dtype = "bfloat16"
     return config
+
+
+def _medical(config: ml_collections.ConfigDict) -> None:
+    """What slices ask for: half of one is black, and stays so."""
+    config.recipe.update({"stretch": 1.05, "tone_rule": "max", "sharpness": 1.2})
+    config.train.steps = 1200
+    config.data.train.crop = 192
+    config.data.validation.crop = 256
+    config.data.train.jitter.update({"scale": 1.3, "noise": 0.0, "clip": 0.0})
+    config.data.train.jitter.update({"exposure": 1.5, "contrast": 0.0, "polarity": 0.0})
+
+
+def _further(config: ml_collections.ConfigDict) -> None:
+    """Other weights of the terms, from what `ivf` made."""
+    config.recipe.update({"edges": 1.6, "ssim": 1.3, "contrast": 0.5, "stretch": 1.08})
+    config.recipe.update({"information": 0.25, "tone": 0.2, "gradient": 2.0})
+    config.optimiser.learning_rate = 2e-3
+    config.train.update({"steps": 900, "init": "runs/fusion-ivf/fusion-ivf.safetensors"})

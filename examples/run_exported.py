@@ -56,16 +56,20 @@ class Network:
         return dict(zip(self.outputs, map(np.asarray, self.run(*arrays)), strict=True))
 
     def check(self):
-        """(largest difference to what is expected, what is allowed) on the check pair."""
+        """(name, largest difference to what is expected, what is allowed) of each output."""
         check = self.about["check"]
         with np.load(self.folder / check["file"]) as file:
             results = self(*(file[name] for name in self.inputs))
             step = check["step"]
-            worst = max(
-                float(np.abs(results[name][:, ::step, ::step] - file[name]).max())
+            place = "cpu" if self.platform == "cpu" else "elsewhere"
+            return [
+                (
+                    name,
+                    float(np.abs(results[name][:, ::step, ::step] - file[name]).max()),
+                    check["tolerance"][name][place],
+                )
                 for name in self.outputs
-            )
-        return worst, check["tolerance"]["cpu" if self.platform == "cpu" else "elsewhere"]
+            ]
 
     def fuse(self, *pictures):
         """Fuses pictures (H, W, 1 or 3) in [0, 1] of one size; the result is in [0, 1]."""
@@ -136,9 +140,10 @@ def main():
     arguments = parser.parse_args()
     network = Network(arguments.about)
     if arguments.check:
-        worst, allowed = network.check()
-        print(f"largest difference {worst:.1e}, {allowed:.0e} allowed")
-        return 0 if worst <= allowed else 1
+        checked = network.check()
+        for name, worst, allowed in checked:
+            print(f"{name}: largest difference {worst:.1e}, {allowed:.0e} allowed")
+        return 0 if all(worst <= allowed for _, worst, allowed in checked) else 1
     if len(arguments.pictures) != len(network.inputs):
         roles = ", ".join(entry["role"] for entry in network.about["inputs"])
         parser.error(f"give {len(network.inputs)} pictures: {roles}")

@@ -120,7 +120,8 @@ def _checked(about: str, done: dict[str, Any], *, is_json: bool) -> int:
     else:
         verdict = "as expected" if result["passed"] else "NOT as expected"
         tell(
-            f"check     {verdict}: largest difference {result['difference']:.1e},"
+            f"check     {verdict}: largest difference of {result['output']}"
+            f" {result['difference']:.1e},"
             f" {result['tolerance']:.0e} allowed"
         )
     return 0 if result["passed"] else 1

@@ -1,5 +1,7 @@
 """Two kinds of attention: across channels over the whole image, and across pixels in windows."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,7 +201,9 @@ def shift_masks(
     y, x = np.divmod(np.arange(window * window), window)
 
     def different(n: int, offset: np.ndarray, axis: int) -> Array | np.ndarray:
-        index = jnp.arange(n) if forms.has_symbols([n]) else np.arange(n)
+        is_number = not forms.has_symbols([n])
+        is_constant = is_number and (forms.are_plain() or not forms.are_compact())
+        index = np.arange(n) if is_constant else jnp.arange(n)
         start = (index >= n - shift).astype(np.int8)
         if extent is None:
             region = start + (index >= n - window)
@@ -245,7 +249,10 @@ class WindowAttention(nnx.Module):
         qkv = self.qkv(x)
         qkv = qkv.reshape(b, rows, n, cols, n, 3, self.heads, d).transpose(5, 6, 0, 1, 3, 2, 4, 7)
         q, k, v = qkv.reshape(3, self.heads, b, rows * cols, n * n, d)
-        bias = self.position_bias[...][relative_position_index(n)].transpose(2, 0, 1)
+        index: Any = relative_position_index(n)
+        if forms.are_compact() and n <= 128:
+            index = jnp.asarray(index, jnp.uint16).astype(jnp.int32)
+        bias = self.position_bias[...][index].transpose(2, 0, 1)
         wide = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("...qd,...kd->...qk", q * d**-0.5, k).astype(wide)
         logits = logits + bias[:, None, None].astype(wide)

@@ -59,6 +59,11 @@ def are_compact() -> bool:
     return _form.value != "quick"
 
 
+def are_plain() -> bool:
+    """Whether a converter to another format reads the program."""
+    return _form.value == "plain"
+
+
 def has_symbols(sizes: Sequence[Any]) -> bool:
     """Whether a size is no number, but a symbol of a program for any size."""
     return not all(isinstance(size, int) for size in sizes)
@@ -74,6 +79,6 @@ def by_platform(*operands: Any, cpu: Callable[..., Any], default: Callable[..., 
         cpu: the form of CPUs.
         default: the form of everything else, and of other formats than JAX's.
     """
-    if _form.value == "plain":
+    if are_plain():
         return default(*operands)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)

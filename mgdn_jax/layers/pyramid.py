@@ -200,7 +200,9 @@ meaning."""
 
 
 def _lengths(size: tuple[int, ...]) -> Lengths:
-    return size if not forms.has_symbols(size) else tuple(map(jnp.asarray, size))  # type: ignore[return-value]
+    if forms.are_plain() and not forms.has_symbols(size):
+        return size[0], size[1]  # converters are no good at whole numbers
+    return jnp.asarray(size[0]), jnp.asarray(size[1])
 
 
 def _halved(size: Any) -> tuple[Any, Any]:

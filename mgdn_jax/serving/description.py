@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import mgdn_jax
 from mgdn_jax.fusing import base, tasks
 from mgdn_jax.fusing.fuser import Fuser
@@ -106,7 +108,8 @@ def _inputs(fuser: Fuser, quantity: str) -> list[dict[str, Any]]:
     roles = str(fuser.card.get("inputs", ""))
     parts = [part.strip() for part in roles.split(",")]
     if quantity == tasks.DEPTH:
-        low, high = rgb_input(_extremes()).reshape(-1, 3)[[0, -1]].tolist()
+        extremes = np.array([[[0.0] * 3, [1.0] * 3]], np.float32)
+        low, high = rgb_input(extremes).reshape(-1, 3)[[0, -1]].tolist()
         about = [
             {
                 "role": "photograph",
@@ -139,12 +142,6 @@ def _inputs(fuser: Fuser, quantity: str) -> list[dict[str, Any]]:
         {"name": name, "channels": c, **entry}
         for name, c, entry in zip(names, channels, about, strict=True)
     ]
-
-
-def _extremes() -> Any:
-    import numpy as np
-
-    return np.array([[[0.0] * 3, [1.0] * 3]], np.float32)
 
 
 def _outputs(fuser: Fuser, quantity: str) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def export(
     content["check"] = {
         "file": files.check.name,
         "step": check.step,
-        "tolerance": checks.TOLERANCES[format],
+        "tolerance": {name: checks.TOLERANCES[format][name] for name in check.expected},
     }
     disk.write_atomically(files.artefact, program)
     disk.write_atomically(files.check, check.content())
@@ -123,11 +123,11 @@ def _check_conversion(program: bytes, check: checks.Check) -> None:
     Raises:
         InputError: the program does not give what is expected.
     """
-    worst = max(check.differences(programs.opened(program, "onnx")).values())
-    if not worst <= checks.TOLERANCES["onnx"]["cpu"]:
+    result = check.worst(programs.opened(program, "onnx"), checks.TOLERANCES["onnx"], "cpu")
+    if not result["passed"]:
         raise InputError(
-            f"the converter made an ONNX program whose results are off by {worst:.1e}; choose the"
-            " format jax."
+            f"the converter made an ONNX program whose output {result['output']} is off by"
+            f" {result['difference']:.1e}; choose the format jax."
         )
 
 

@@ -1,28 +1,16 @@
 """benchmarks/scaling.py: what is predicted from counts, by hand; nothing is timed."""
 
 import dataclasses
-import importlib.util
-import sys
 
 import jax
 import pytest
-from helpers import ROOT
+
+from benchmarks import scaling
 
 SIZE = 8e6
 
 
-@pytest.fixture(scope="module")
-def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", ROOT / "benchmarks" / "scaling.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [*sys.path])
-        patch.setitem(sys.modules, "scaling", module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        yield module
-
-
-def test_an_all_reduce_by_hand(scaling):
+def test_an_all_reduce_by_hand():
     chip = scaling.Chip("c", peak=1e12, near=1e9, reach=4, far=1e8, host=4)
     assert scaling.reduce_seconds(SIZE, 1, chip) == 0
     inside = 2 * 3 * (SIZE / 4 / 1e9 + scaling.NEAR_HOP)
@@ -32,7 +20,7 @@ def test_an_all_reduce_by_hand(scaling):
     assert scaling.reduce_seconds(SIZE, 8, chip) == pytest.approx(inside + between)
 
 
-def test_a_prediction_by_hand(scaling, monkeypatch):
+def test_a_prediction_by_hand(monkeypatch):
     chip = scaling.Chip("c", peak=1e12, near=1e9, reach=4, far=1e8, host=4)
     monkeypatch.setattr(scaling, "CHIPS", (chip,))
     monkeypatch.setattr(scaling, "COUNTS", (4,))
@@ -44,7 +32,7 @@ def test_a_prediction_by_hand(scaling, monkeypatch):
     assert row == "| x:y | c | 4 | 0 | 100.00 | 80 | 0.1 |"
 
 
-def test_the_collective_is_what_is_trained_and_the_statistics(scaling, capsys):
+def test_the_collective_is_what_is_trained_and_the_statistics(capsys):
     config = scaling.read("pyramid:smoke")
     step, start, recipe = scaling.build(config, None)
     state = jax.eval_shape(start)

@@ -35,5 +35,7 @@ def test_it_fuses_as_python_does(tmp_path):
     wanted = programs.loaded(program, "onnx")(inputs)[0][0, ..., 0]
     got = files.read_image(tmp_path / "f.pgm")
     assert np.abs(got - 255 * np.clip(wanted, 0, 1)).max() < 0.51
-    broken = subprocess.run([*words[:2], words[1], *words[3:]], capture_output=True, text=True)
+    words[2] = words[1]
+    broken = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert broken.returncode == 1
+    assert "is no binary PGM or PPM of 8 bits" in broken.stderr

@@ -155,7 +155,8 @@ def test_files_of_an_export(files, weights):
     fuser = load(weights)
     assert programs._narrow(next(iter(fuser.params.values()))).dtype == np.float16
     assert files.run_check() == {
-        **{"difference": pytest.approx(0, abs=1e-5), "tolerance": 1e-5, "passed": True},
+        **{"output": "fused", "tolerance": 1e-5, "passed": True},
+        "difference": pytest.approx(0, abs=1e-5),
         "differences": {"fused": pytest.approx(0, abs=1e-5)},
     }
 
@@ -221,7 +222,10 @@ def test_the_command_writes_and_checks(weights, tmp_path, capsys):
         arrays = dict(file)
     np.savez(check, **(arrays | {"fused": arrays["fused"] + np.float32(0.01)}))
     assert main(["export", str(out / "little.json"), "--check"]) == 1
-    assert "NOT as expected: largest difference 1.0e-02, 1e-05 allowed" in capsys.readouterr().out
+    assert (
+        "NOT as expected: largest difference of fused 1.0e-02, 1e-05 allowed"
+        in capsys.readouterr().out
+    )
     (out / "little.jax").write_bytes(b"none")
     assert main(["export", str(out / "little.json"), "--check"]) == 2
     assert "is no exported network, or damaged" in capsys.readouterr().err
