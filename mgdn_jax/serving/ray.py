@@ -86,7 +86,7 @@ class Outcome:
 def fuse_folders(
     *folders: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    model: str | os.PathLike[str] | Fuser | None = None,
+    model: str | os.PathLike[str] | Fuser | Weights | None = None,
     task: str | None = None,
     address: str | None = None,
     workers: int | None = None,
@@ -109,7 +109,8 @@ def fuse_folders(
         *folders: one for each input of the network, in its order; all machines see them under one
             name.
         output: folder to write to; made if it is missing, and seen by all machines likewise.
-        model: as `mgdn_jax.fuse_folders` takes it; None is the network of `task`.
+        model: as `mgdn_jax.fuse_folders` takes it, or what `fusing.loading.read` gives; None is
+            the network of `task`.
         task: of `fusing.tasks.TASKS`, which sets what `options` leave open; None sets nothing.
         address: of a cluster (``"auto"``, ``"HOST:PORT"``, ``"ray://HOST:PORT"``). None is the one
             that this process is connected to, else ``$RAY_ADDRESS``, else one on this machine for
@@ -224,11 +225,13 @@ def _words(task: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(
-    model: str | os.PathLike[str] | Fuser | None,
+    model: str | os.PathLike[str] | Fuser | Weights | None,
     task: str | None,
     trust: bool | str | Collection[str],
 ) -> Weights:
     """What workers make their network of; this process touches no device."""
+    if isinstance(model, Weights):
+        return model
     if isinstance(model, Fuser):
         return Weights(
             model.system,
