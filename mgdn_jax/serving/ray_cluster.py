@@ -82,7 +82,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: the rows tell
     try:
-        with _quiet(), warnings.catch_warnings():
+        with _quiet(), _hushed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ray.init(address=place, logging_level=logging.ERROR, log_to_driver=False, **alone)
     except (ConnectionError, RuntimeError, ValueError, OSError, AssertionError) as error:
@@ -123,7 +123,9 @@ def _look_for(place: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's own words about its progress are left out; its errors are not."""
+    """Ray's own words about its progress are left out; what goes wrong is raised."""
+    import ray.data  # noqa: F401 - it sets levels of its own
+
     loggers = [logging.getLogger(name) for name in ("ray", "ray.data")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -133,6 +135,24 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """The process's stderr itself is shut: the part of Ray that is no Python greets there."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Cluster:

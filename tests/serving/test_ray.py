@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -73,60 +72,50 @@ def surroundings(monkeypatch):
     monkeypatch.setattr(ray_workers, "limit_threads", lambda cpus: None)
 
 
-def test_a_data_set_through_ray(tmp_path):
-    """The one test that starts it: the files of `fuse_folders`, rows, what fails, a second run."""
-    root = tmp_path
-    one, other = make(root, 6)
+@pytest.mark.filterwarnings("ignore:::ray")
+def test_a_data_set_through_ray(tmp_path, capfd):
+    """The one test that starts it: the files of `fuse_folders`, and a row for what fails."""
+    one, other = make(tmp_path, 6)
     (one / "text.png").write_text("no picture")
     (other / "text.png").write_text("no picture")
     files.write_image(one / "alone.png", np.zeros((4, 4), np.uint8))
-    code = (
-        "import sys, json, pathlib\n"
-        "from mgdn_jax.serving import ray as cluster\n"
-        "import ray\n"
-        "root = pathlib.Path(sys.argv[1])\n"
-        "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
-        "def fuse(**words):\n"
-        "    o = cluster.fuse_folders(root / 'a', root / 'b', output=root / 'out',\n"
-        "        model=root / 'w.safetensors', trust='fake_fusion', **words)\n"
-        "    print(json.dumps([o.written, o.skipped, dict(o.failed), o.lost, str(o)]))\n"
-        "fuse(rows=root / 'rows.jsonl')\n"
-        "(root / 'out' / '3.png').write_bytes((root / 'out' / '3.png').read_bytes()[:-20])\n"
-        "fuse(workers=1)\n"
-        "assert ray.is_initialized()\n"
-        "ray.shutdown()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "error:::mgdn_jax", "-c", code, str(root)],
-        env=helpers.environment(RAY_USAGE_STATS_ENABLED="0"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = map(json.loads, done.stdout.splitlines())
+    import ray
+
+    seen = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    capfd.readouterr()
+    try:
+        outcome = fuse(
+            tmp_path, rows=tmp_path / "rows.jsonl", progress=lambda *counts: seen.append(counts)
+        )
+        assert ray.is_initialized()  # it was there before
+        with pytest.raises(InputError, match="connected to a cluster of Ray already"):
+            fuse(tmp_path, address="auto")
+        with pytest.raises(InputError, match=r"no machine .* room for a worker of 3 cores"):
+            fuse(tmp_path, cpus=3)
+    finally:
+        ray.shutdown()
+    assert seen == [(number, 7) for number in range(1, 8)]
     names = {str(k) for k in range(6)}
-    assert set(first[0]) == names
-    assert first[1] == []
-    assert first[3] == 0
-    assert first[2].keys() == second[2].keys() == {"text", "alone"}
-    assert first[2]["alone"] == f"alone has no partner in {other}."
-    assert "is not an image" in first[2]["text"]
-    assert first[4].startswith("6 written, 2 failed, ")
-    # A damaged result is made again, the others stay.
-    assert (second[0], set(second[1])) == (["3"], names - {"3"})
-    rows = [json.loads(line) for line in (root / "rows.jsonl").read_text().splitlines()]
+    assert (set(outcome.written), outcome.skipped, outcome.lost) == (names, (), 0)
+    assert outcome.failed.keys() == {"text", "alone"}
+    assert outcome.failed["alone"] == f"alone has no partner in {other}."
+    assert "is not an image" in outcome.failed["text"]
+    assert str(outcome).startswith("6 written, 2 failed, ")
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert sorted(row["name"] for row in rows) == sorted([*names, "text", "alone"])
     assert {row["status"] for row in rows} == {"written", "failed"}
     assert set(rows[-1]) == set(ray_rows.COLUMNS)
     # Byte for byte what one machine writes, and nothing beside it but the mark.
     plain = mgdn_jax.fuse_folders(
-        one, other, output=root / "plain", model=root / "w.safetensors", trust="fake_fusion"
+        one, other, output=tmp_path / "plain", model=tmp_path / "w.safetensors", trust="fake_fusion"
     )
     assert sum(not isinstance(x, InputError) for x in plain.values()) == 6
     for name in names:
-        assert (root / f"out/{name}.png").read_bytes() == (root / f"plain/{name}.png").read_bytes()
-    assert {p.name for p in (root / "out").iterdir()} == {f"{n}.png" for n in names} | {
+        assert (tmp_path / f"out/{name}.png").read_bytes() == (
+            tmp_path / f"plain/{name}.png"
+        ).read_bytes()
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{n}.png" for n in names} | {
         cluster.MARK
     }
 
@@ -354,6 +343,10 @@ def test_a_worker_is_killed(tmp_path, deadly):
         outcome = fuse(
             tmp_path, trust=True, rows=tmp_path / "rows.jsonl", progress=progress, bucket=0
         )
+        later = tmp_path / "out/7.png"
+        ends.set()
+        later.write_bytes(later.read_bytes()[:-20])
+        rerun = fuse(tmp_path, trust=True, bucket=0)
     finally:
         ends.set()
         ray.shutdown()
@@ -365,6 +358,8 @@ def test_a_worker_is_killed(tmp_path, deadly):
     assert outcome.failed.keys() == ({"deadly"} if deadly else set())
     assert outcome.lost == (3 if deadly else 1)
     assert not again
+    # The second run makes what is damaged, and leaves the others alone.
+    assert (rerun.written, set(rerun.skipped)) == (("7",), names - {"7"})
     assert all(whole.is_png(tmp_path / f"out/{name}.png") for name in names)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         *(f"{name}.png" for name in names),
