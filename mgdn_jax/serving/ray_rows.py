@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -45,22 +46,7 @@ class Table:
         self.done = 0
         self.lost = 0
         self._processes: set[str] = set()
-        self._path = None if path is None else Path(path)
-        self._file, self._hidden = None, None
-        if self._path is None:
-            return
-        if self._path.suffix.lower() not in (".jsonl", ".csv"):
-            raise InputError(f"{path}: rows are written as .jsonl or .csv; name such a file.")
-        if self._path.is_dir():
-            raise InputError(f"{path} is a folder; name a file for the rows.")
-        files.check_folder(self._path.parent, os.fspath(path))
-        try:
-            self._hidden = disk.hidden_beside(self._path)
-            self._file = open(self._hidden, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        except OSError as error:
-            raise disk.WriteError(self._path, error) from error
-        if self._path.suffix.lower() == ".csv":
-            csv.writer(self._file).writerow(COLUMNS)
+        self._file = None if path is None else _File(Path(path))
 
     def gap(self, name: str, sentence: str) -> None:
         """A picture lacks its partner."""
@@ -101,15 +87,7 @@ class Table:
             return
         status = ray_workers.WRITTEN if row["status"] == ray_workers.FOUND else row["status"]
         values = row | {"name": name, "output": output, "status": status}
-        line = {column: values[column] for column in COLUMNS}
-        try:
-            if self._path.suffix.lower() == ".csv":
-                texts = [disk.encoded(str(value)).decode() for value in line.values()]
-                csv.writer(self._file).writerow(texts)
-            else:
-                self._file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise disk.WriteError(self._path, error) from error
+        self._file.add({column: values[column] for column in COLUMNS})
 
     def write(self) -> None:
         """All rows are there: the file appears.
@@ -117,8 +95,44 @@ class Table:
         Raises:
             WriteError: it cannot.
         """
-        if self._file is None:
-            return
+        if self._file is not None:
+            self._file.publish()
+
+    def close(self) -> None:
+        """Removes a file that is not complete."""
+        if self._file is not None:
+            self._file.close()
+
+
+class _File:
+    """Rows on their way into a file, which has a hidden name until it is complete."""
+
+    def __init__(self, path: Path):
+        if path.suffix.lower() not in (".jsonl", ".csv"):
+            raise InputError(f"{path}: rows are written as .jsonl or .csv; name such a file.")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file for the rows.")
+        files.check_folder(path.parent, os.fspath(path))
+        self._path, self._is_csv = path, path.suffix.lower() == ".csv"
+        try:
+            self._hidden = disk.hidden_beside(path)
+            self._file = open(self._hidden, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        except OSError as error:
+            raise disk.WriteError(path, error) from error
+        if self._is_csv:
+            csv.writer(self._file).writerow(COLUMNS)
+
+    def add(self, line: dict[str, Any]) -> None:
+        try:
+            if self._is_csv:
+                texts = [disk.encoded(str(value)).decode() for value in line.values()]
+                csv.writer(self._file).writerow(texts)
+            else:
+                self._file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise disk.WriteError(self._path, error) from error
+
+    def publish(self) -> None:
         try:
             self._file.close()
             disk.publish(self._hidden, self._path)
@@ -126,7 +140,6 @@ class Table:
             raise disk.WriteError(self._path, error) from error
 
     def close(self) -> None:
-        """Removes a file that is not complete."""
-        if self._file is not None:
+        with contextlib.suppress(OSError):
             self._file.close()
-            self._hidden.unlink(missing_ok=True)
+        self._hidden.unlink(missing_ok=True)

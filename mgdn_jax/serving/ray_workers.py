@@ -145,7 +145,9 @@ def settle(
     }
     numbers: dict[Any, int] = {None: 0}
     keys = {size: (plan.padded, plan.tiles > 1) for size, plan in plans.items()}
-    programs = [numbers.setdefault(keys.get(size), len(numbers)) for size in sizes]
+    programs = [
+        numbers.setdefault(None if size is None else keys[size], len(numbers)) for size in sizes
+    ]
     return Settled(choice, common, programs, report, fingerprint(weights, choice, common))
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import fake_fusion
 import helpers
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import mgdn_jax
+from mgdn_jax.cli.main import main
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import folders
 from mgdn_jax.io import disk, files, whole
@@ -303,6 +305,49 @@ def test_sweeping_leaves_what_is_not_ours(tmp_path):
     assert old.exists()
     assert disk.sweep([target], until=10) == 1
     assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+    make(tmp_path, 1)
+    calls = []
+
+    def answer(*places, **words):
+        calls.append((places, words))
+        words["progress"](1, 1)
+        failed = {"2": "2 has no partner in b."}
+        return cluster.Outcome(
+            Path(words["output"]), ("1",), (), failed, (), 2, 3, "by rule.", (), (), 1.0
+        )
+
+    monkeypatch.setattr(cluster, "fuse_folders", answer)
+    a, b, out = (str(tmp_path / name) for name in ("a", "b", "out"))
+    command = ["fuse", a, b, "-o", out, "--model", str(tmp_path / "w.safetensors")]
+    command += ["--trust-system", "--stretch", "fill"]
+    assert main([*command, "--cluster"]) == 1
+    places, words = calls.pop()
+    assert (places, words["output"], words["address"]) == ((a, b), out, None)
+    assert (words["stretch"], words["tone"], words["model"].system) == (
+        "fill",
+        "auto",
+        "fake_fusion",
+    )
+    said = capsys.readouterr()
+    assert "done    1 written, 1 failed, 2 lost workers started again, 1.0 s" in said.out
+    assert said.err == "mgdn: error: 2 has no partner in b.\n"
+    assert main([*command, "--cluster=here:1", "--json"]) == 1
+    assert calls.pop()[1]["address"] == "here:1"
+    content = json.loads(capsys.readouterr().out)
+    assert (content["written"], content["lost"], content["output"]) == (["1"], 2, out)
+    for more, sentence in (
+        (["--score"], "--score does not go with --cluster; leave it out."),
+        (["--frames", "1:"], "--frames does not go with --cluster; leave it out."),
+    ):
+        assert main([*command, "--cluster", *more]) == 2
+        assert sentence in capsys.readouterr().err
+    files.write_image(tmp_path / "c.png", np.zeros((4, 4), np.uint8))
+    assert main(["fuse", a, str(tmp_path / "c.png"), "-o", out, "--cluster"]) == 2
+    assert "is no folder; --cluster fuses folders" in capsys.readouterr().err
+    assert not calls
 
 
 @pytest.mark.long
