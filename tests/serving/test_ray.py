@@ -75,6 +75,7 @@ def surroundings(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:::ray")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # children of Ray do not use JAX
 def test_a_data_set_through_ray(tmp_path, capfd):
     """The one test that starts it: the files of `fuse_folders`, and a row for what fails."""
     one, other = make(tmp_path, 6)
@@ -352,6 +353,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:::ray")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # children of Ray do not use JAX
 @pytest.mark.parametrize("deadly", [False, True])
 def test_a_worker_is_killed(tmp_path, deadly):
     """Two machines of one worker each, 400 pairs: one worker dies, or one pair is deadly."""
