@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sys
@@ -62,7 +61,9 @@ def taking_turns(program: str) -> Iterator[None]:
     lock = None
     if folder is not None:
         name = hashlib.sha256(program.encode()).hexdigest()[:24]
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, ImportError):
+            import fcntl  # Windows has none: there, each process compiles for itself
+
             (folder / "turns").mkdir(parents=True, exist_ok=True)
             lock = os.open(folder / "turns" / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(lock, fcntl.LOCK_EX)  # a process that ends lets go of it
