@@ -177,15 +177,18 @@ class Phase:
     Attributes:
         name: passed to the recipe's ``loss``.
         trains: networks that are updated.
-        share: part of the whole duration, the shares of all phases sum to 1.
+        share: part of the duration that phases of a length in updates leave over; the shares of
+            all phases sum to 1.
         kind: ``"plain"`` descends the recipe's ``loss``; ``"meta"`` learns the loss as well
             (`mgdn_jax.training.meta_step`), which asks for a `MetaRecipe`.
+        steps: its length in updates, in place of a share, which is then 0.
     """
 
     name: str
     trains: tuple[str, ...]
     share: float = 1.0
     kind: str = "plain"
+    steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
