@@ -6,14 +6,14 @@
 b is the published network with the published schedule, as near as it can be told; a, c and d are
 its other published forms (docs/systems/defusion.md). They are for a GPU and many photographs. small
 is a narrower and shallower network for two CPU cores, on a schedule a hundredth as long, with a
-calmer start. smoke is small shrunk until a step takes milliseconds, for tests.
+calmer start; small_further goes on from it. smoke is small shrunk until a step takes milliseconds, for tests.
 
 Hours, machine and figures: a, b, c, d were not run in full.
 """
 
 import ml_collections
 
-PRESETS = ("b", "a", "c", "d", "small", "smoke")
+PRESETS = ("b", "a", "c", "d", "small", "small_further", "smoke")
 
 STEPS = 637_500
 """51 epochs of 12,500 batches of 4."""
@@ -23,6 +23,7 @@ def get_config(preset: str = "b") -> ml_collections.ConfigDict:
     """The config of a preset, one of `PRESETS`."""
     if preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    model = {"small_further": "small", "smoke": "small"}.get(preset, preset)
     config = ml_collections.ConfigDict(
         {
             "name": "defusion",
@@ -40,7 +41,7 @@ def get_config(preset: str = "b") -> ml_collections.ConfigDict:
                 "start_gain": 1.0,
                 "start_level": 0.0,
             },
-            "model": {"preset": "small" if preset == "smoke" else preset},
+            "model": {"preset": model},
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": "natural",
@@ -87,8 +88,10 @@ def get_config(preset: str = "b") -> ml_collections.ConfigDict:
     late = config.recipe.fusion_from
     stones = tuple((m * STEPS - late) / (STEPS - late) for m in config.optimiser.milestones)
     config.optimiser.networks = {"rule": {"milestones": stones}}
-    if preset in ("small", "smoke"):
+    if model == "small":
         _small(config)
+    if preset == "small_further":
+        _further(config)
     if preset == "smoke":
         _smoke(config)
     return config
@@ -106,6 +109,13 @@ def _small(config: ml_collections.ConfigDict) -> None:
     config.optimiser.learning_rate = 2e-3
     config.train.update({"steps": 2400, "ema": 0.995, "log_every": 25})
     config.train.update({"eval_every": 600, "save_every": 200})
+
+
+def _further(config: ml_collections.ConfigDict) -> None:
+    """On from what `small` made, under the weights that its loss ended with."""
+    config.recipe.update({"outside_from": 0, "outside_full": 0, "outside_relaxed": 0})
+    config.recipe.update({"fusion_from": 0, "fusion_zero": 0, "fusion_full": 1})
+    config.train.update({"steps": 4000, "seed": 2, "init": "runs/defusion/defusion.safetensors"})
 
 
 def _smoke(config: ml_collections.ConfigDict) -> None:

@@ -76,6 +76,13 @@ class Config(Protocol):
         All have the channels of the first. `in_channels` holds the least number.
         """
 
+    @property
+    def splits_chroma(self) -> bool:
+        """Whether a network of colour fuses luminance where one picture is gray, another not.
+
+        Chroma then passes beside it, as it does with networks of luminance.
+        """
+
     def for_use(self) -> Config:
         """The same network without what only training needs."""
 

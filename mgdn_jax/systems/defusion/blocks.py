@@ -187,7 +187,8 @@ def halved(x: Maps) -> Maps:
     even = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
     total = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
     rows, columns = (jnp.minimum(n - 2 * jnp.arange(ceil_div(n, 2)), 2) for n in (h, w))
-    return total / (rows[:, None] * columns)[None, ..., None].astype(x.dtype)
+    counts = rows[None, :, None, None] * columns[None, None, :, None]
+    return total / counts.astype(x.dtype)
 
 
 def doubled(x: Maps, like: Maps) -> Maps:

@@ -102,6 +102,11 @@ class Config(SystemConfig):
         self.demand(self.in_channels == (3, 3), "in_channels is (3, 3): it fuses colour")
         self.demand(self.out_channels == 3, "out_channels is 3: it fuses colour")
 
+    @property
+    def splits_chroma(self) -> bool:
+        """Infrared beside colour is fused in luminance, as the published figures are."""
+        return True
+
 
 _DEEP: dict[str, Any] = {"common_depths": (4, 4, 6, 6)}
 
