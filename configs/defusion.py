@@ -6,7 +6,8 @@
 b is the published network with the published schedule, as near as it can be told; a, c and d are
 its other published forms (docs/systems/defusion.md). They are for a GPU and many photographs. small
 is a narrower and shallower network for two CPU cores, on a schedule a hundredth as long, with a
-calmer start; small_further goes on from it. smoke is small shrunk until a step takes milliseconds, for tests.
+calmer start; small_further goes on from it. smoke is small shrunk until a step takes milliseconds,
+for tests.
 
 Hours, machine and figures: a, b, c, d were not run in full.
 """
