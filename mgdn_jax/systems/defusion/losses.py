@@ -62,7 +62,7 @@ def outside_weight(calls: Any, annealing: Annealing) -> jax.Array:
         annealing: where it changes.
     """
     t = jnp.asarray(calls)
-    part = jnp.minimum(t, annealing.outside_full) / max(annealing.outside_full, 1)
+    part = jnp.minimum(t / max(annealing.outside_full, 1), 1.0)
     weight = annealing.outside * jnp.square(part)
     weight = jnp.where(t > annealing.outside_relaxed, annealing.outside_rest * weight, weight)
     return jnp.where(t < annealing.outside_from, 0.0, weight)
