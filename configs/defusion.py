@@ -9,7 +9,11 @@ is a narrower and shallower network for two CPU cores, on a schedule a hundredth
 calmer start; small_further goes on from it. smoke is small shrunk until a step takes milliseconds,
 for tests.
 
-Hours, machine and figures: a, b, c, d were not run in full.
+Hours, machine and figures, on two CPU cores that did other work at the same time:
+
+    small          0.6 hours, 283 BSDS500 photographs. Held out: PSNR 18.9 dB, nearly gray.
+    small_further  not run in full.
+    a, b, c, d     not run in full.
 """
 
 import ml_collections
