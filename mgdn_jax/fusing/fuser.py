@@ -541,16 +541,9 @@ class Fuser:
         task = tasks.of_card(self.card)
         return tasks.TASKS["exposure"] if task is None and self.config.sets else task
 
-    @property
-    def _fuses_luminance(self) -> bool:
-        """One-channel networks fuse luminance; chroma passes beside them."""
-        return set(self.config.in_channels) == {1} and self.config.out_channels == 1
-
     def _splits_chroma(self, pictures: Sequence[np.ndarray]) -> bool:
         """Whether the luminance of these is fused, and chroma passes beside it."""
-        if self._fuses_luminance or not self.config.splits_chroma:
-            return self._fuses_luminance
-        return len({x.shape[-1] == 1 for x in self._reduced(pictures)}) == 2
+        return rendering.splits_chroma(self.config, pictures)
 
     @property
     def _feather(self) -> int:
@@ -783,9 +776,7 @@ class Fuser:
 
     def _reduced(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Pictures as the network sees them, but for what `_to_network` does."""
-        if not (self._fuses_luminance or self.config.splits_chroma):
-            return pictures
-        return [rendering.gray_if_equal(x) for x in pictures]
+        return rendering.reduced(self.config, pictures)
 
     def _keeps_channels(self, scene: Sequence[np.ndarray]) -> bool:
         """Whether all channels of the network's result are of use for this scene."""
@@ -802,16 +793,8 @@ class Fuser:
         self, pictures: Sequence[np.ndarray], splits: bool = False
     ) -> tuple[jax.Array, ...]:
         """Float pictures as NHWC network inputs: gray repeated or colour reduced to luminance."""
-        inputs = []
-        for picture, channels in zip(pictures, self._channels_of(len(pictures)), strict=True):
-            if splits:
-                picture = np.asarray(image.luminance(picture))
-            if channels == 3 and picture.shape[-1] == 1:
-                picture = np.repeat(picture, 3, -1)
-            elif channels == 1:
-                picture = np.asarray(image.luminance(picture))
-            inputs.append(jnp.asarray(picture[None], jnp.float32))
-        return tuple(inputs)
+        inputs = rendering.inputs(pictures, self._channels_of(len(pictures)), splits)
+        return tuple(jnp.asarray(x, jnp.float32) for x in inputs)
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         try:

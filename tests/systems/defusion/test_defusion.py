@@ -10,6 +10,7 @@ from flax import nnx
 from golden import Golden, max_error, relative_error
 from helpers_defusion import TINY, narrow, nhwc, ours, params_of, state_of
 
+from mgdn_jax import image
 from mgdn_jax.errors import InputError
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional
@@ -148,6 +149,32 @@ def test_any_size_and_the_parts():
     np.testing.assert_allclose(other["upper"], aux["lower"], atol=1e-4)  # one decoder for both
     with pytest.raises(ValueError, match="of one shape"):
         run(a, b[:, :, :2])
+
+
+def test_gray_beside_colour_is_fused_in_luminance():
+    _, params, _ = registry.initialise("defusion", TINY, jax.random.key(0))
+    params = {k: 0.05 * v if k.startswith("rule") else v for k, v in params.items()}
+    fuser = Fuser("defusion", TINY, {**params, "rule/project/bias": jnp.full(3, 0.4)})
+    rng = np.random.default_rng(0)
+    thermal = rng.random((9, 12), np.float32)
+    colour = np.float32(0.4) + np.float32(0.2) * rng.random((9, 12, 3), np.float32)
+    brightness, *chroma = np.moveaxis(image.rgb_to_ycbcr(colour), -1, 0)
+    fused = fuser(thermal, colour)
+    assert fused.shape == (9, 12, 3)
+    ours = np.moveaxis(image.rgb_to_ycbcr(fused), -1, 0)
+    inside = np.all((fused > 0) & (fused < 1), -1)
+    assert inside.sum() > 20
+    for one, other in zip(ours[1:], chroma, strict=True):
+        np.testing.assert_allclose(one[inside], other[inside], atol=1e-5)
+    np.testing.assert_allclose(ours[0][inside], fuser(thermal, brightness)[inside], atol=1e-5)
+    # A thermal picture that is stored in three equal channels is gray as well; in one run, too.
+    stored = np.repeat(thermal[..., None], 3, -1)
+    np.testing.assert_allclose(fuser(stored, colour), fused, atol=1e-5)
+    for one in fuser.batch([(thermal, colour), (stored, colour)]):
+        np.testing.assert_allclose(one, fused, atol=1e-5)
+    # Two colour pictures go through as they are.
+    both = np.asarray(fuser.network(colour[None, ::-1], colour[None]))[0]
+    np.testing.assert_allclose(fuser(colour[::-1], colour), np.clip(both, 0, 1), atol=1e-5)
 
 
 def test_configurations():
