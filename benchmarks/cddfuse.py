@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -108,8 +109,27 @@ def torch_network(params: dict):
     return fuse
 
 
-def measure(side: str, weights: str, repeats: int, target: str, size: str) -> dict:
-    """One process's work: a first call, whose result is kept, then warm ones."""
+def measure(
+    side: str,
+    weights: str,
+    repeats: int,
+    target: str,
+    size: str,
+    *,
+    build: Callable = torch_network,
+    channels: int = 1,
+) -> dict:
+    """One process's work: a first call, whose result is kept, then warm ones.
+
+    Args:
+        side: "torch" or "jax".
+        weights: of the network.
+        repeats: warm calls.
+        target: file for the first channel of the result.
+        size: of the pair, HEIGHTxWIDTH.
+        build: makes PyTorch's function of two pictures from our flat parameters.
+        channels: that the luminance of both pictures is repeated to.
+    """
     from mgdn_jax import image
     from mgdn_jax.io.pixels import to_float
 
@@ -120,9 +140,10 @@ def measure(side: str, weights: str, repeats: int, target: str, size: str) -> di
         from mgdn_jax.weights.store import load_weights
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        network = torch_network(load_weights(weights).params)
+        network = build(load_weights(weights).params)
         planes = [image.luminance(to_float(x if x.ndim == 3 else x[..., None])) for x in pictures]
-        inputs = [torch.from_numpy(np.array(p[None, None, ..., 0])) for p in planes]
+        planes = [np.repeat(p[None, None, ..., 0], channels, 1) for p in planes]
+        inputs = [torch.from_numpy(np.array(p)) for p in planes]
 
         def call():
             with torch.no_grad():
@@ -148,13 +169,24 @@ def measure(side: str, weights: str, repeats: int, target: str, size: str) -> di
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
     if side == "jax":  # after the peak was read: floats, not rounded to levels
         planes = [np.asarray(image.luminance(to_float(np.atleast_3d(x)))) for x in pictures]
-        plane = np.asarray(fuser.network(*(p[None] for p in planes)))[0, ..., 0]
+        planes = [np.repeat(p[None], channels, -1) for p in planes]
+        plane = np.asarray(fuser.network(*planes))[0, ..., 0]
     np.save(target, plane)
     return {"seconds": seconds, "cpu_seconds": work, "peak_mb": peak}
 
 
-def speed(options: argparse.Namespace) -> dict:
-    """Both sides in turns; ratios, peaks, and how far the results lie apart."""
+def speed(
+    options: argparse.Namespace,
+    script: str = __file__,
+    drawn: tuple[str, str] = ("cddfuse", "ivf"),
+) -> dict:
+    """Both sides in turns; ratios, peaks, and how far the results lie apart.
+
+    Args:
+        options: of the command line.
+        script: what runs a side.
+        drawn: system and preset of a network that is freshly drawn.
+    """
     seconds: dict[str, list[float]] = {"jax": [], "torch": []}
     work: dict[str, list[float]] = {"jax": [], "torch": []}
     peaks = dict.fromkeys(seconds, 0.0)
@@ -164,13 +196,13 @@ def speed(options: argparse.Namespace) -> dict:
             from mgdn_jax.systems import registry
             from mgdn_jax.weights.store import save_weights
 
-            config, _, params, _ = registry.create("cddfuse", "ivf")
+            config, _, params, _ = registry.create(*drawn)
             weights = f"{folder}/drawn.safetensors"
-            save_weights(weights, system="cddfuse", config=config.to_dict(), params=params)
+            save_weights(weights, system=drawn[0], config=config.to_dict(), params=params)
         targets = {side: f"{folder}/{side}.npy" for side in seconds}
         for _ in range(options.rounds):
             for side, target in targets.items():
-                command = [sys.executable, __file__, "--model", weights, "--side", side]
+                command = [sys.executable, script, "--model", weights, "--side", side]
                 command += ["--repeats", str(options.repeats), "--target", target]
                 command += ["--size", options.size]
                 ran = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -272,8 +304,12 @@ def main() -> None:
     if options.memory:
         memory(options)
         return
-    report = speed(options)
-    if options.json:
+    show(speed(options), options.json)
+
+
+def show(report: dict, as_json: bool) -> None:
+    """Prints what `speed` measured."""
+    if as_json:
         print(json.dumps(report))
         return
     print(f"results differ by {report['difference']:.1e} at most")

@@ -50,12 +50,11 @@ def make_draw(
     Raises:
       InputError: a task, synthesis or jitter that there is not, or that does not fit the set.
     """
-    if task not in TASKS:
-        raise InputError(f"there is no task {task!r} for data; choose one of {', '.join(TASKS)}.")
-    if task in _MEASURED:
+    module = _module(task)
+    if module is not None:
         if jitter not in (None, {}) and _read_jitter(jitter) != Jitter():
             raise InputError(f"jitter belongs to task 'pairs'; leave it out for {task!r}.")
-        return importlib.import_module(_MEASURED[task]).make_draw(manifest, synthesis)
+        return module.make_draw(manifest, synthesis)
     segmented = "labels" in manifest["roles"]
     if segmented != (task in _SYNTHESES):
         holds = "pictures with segmentations" if segmented else "pairs"
@@ -90,9 +89,28 @@ def preparation(task: str, synthesis: Mapping[str, Any] | None) -> dict[str, Any
 
     Empty for pictures, which are only brought to [0, 1]; else see `mgdn_jax.quantities`.
     """
-    if task not in _MEASURED:
-        return {}
-    return dict(importlib.import_module(_MEASURED[task]).preparation(synthesis))
+    module = _module(task)
+    return {} if module is None else dict(module.preparation(synthesis))
+
+
+def _module(task: str) -> Any:
+    """The module of a task that has one: ours, or under the task's own dotted name.
+
+    Raises:
+      InputError: there is no such task.
+    """
+    if task in TASKS:
+        return importlib.import_module(_MEASURED[task]) if task in _MEASURED else None
+    try:
+        module = importlib.import_module(task) if "." in task else None
+    except (ImportError, ValueError) as error:
+        raise InputError(f"data.task is {task!r} ({error}); name a module.") from None
+    if module is None or not {"make_draw", "preparation"} <= vars(module).keys():
+        raise InputError(
+            f"there is no task {task!r} for data; choose one of {', '.join(TASKS)}, or give the"
+            " dotted name of a module with make_draw and preparation."
+        )
+    return module
 
 
 def views(task: str, manifest: Mapping[str, Any]) -> int:

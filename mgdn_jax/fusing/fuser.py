@@ -543,10 +543,9 @@ class Fuser:
         task = tasks.of_card(self.card)
         return tasks.TASKS["exposure"] if task is None and self.config.sets else task
 
-    @property
-    def _fuses_luminance(self) -> bool:
-        """One-channel networks fuse luminance; chroma passes beside them."""
-        return set(self.config.in_channels) == {1} and self.config.out_channels == 1
+    def _splits_chroma(self, pictures: Sequence[np.ndarray]) -> bool:
+        """Whether the luminance of these is fused, and chroma passes beside it."""
+        return rendering.splits_chroma(self.config, pictures)
 
     @property
     def _feather(self) -> int:
@@ -582,7 +581,8 @@ class Fuser:
         gap = (1 << (len(scenes) - 1).bit_length()) - len(scenes)
         inputs = [
             self._to_network(
-                [to_float(x[view][plan.positions(0, 0)]) for x in self._reduced(scene)]
+                [to_float(x[view][plan.positions(0, 0)]) for x in self._reduced(scene)],
+                self._splits_chroma(scene),
             )
             for scene, plan in zip(scenes, plans, strict=True)
         ]
@@ -710,7 +710,7 @@ class Fuser:
         views = rendering.views(options.ensemble)
         is_stretched = options.stretch != "none" and dtype is not None
         is_based = base.chosen(options, self.config) != "network"
-        if not (self._fuses_luminance or is_stretched or is_based or len(views) > 1):
+        if not (self._splits_chroma(pictures) or is_stretched or is_based or len(views) > 1):
             # Rows take their final type as they are completed: no second picture is held.
             return self._assemble(pictures, pictures, job, dtype)
         reduced = self._reduced(pictures)
@@ -728,9 +728,10 @@ class Fuser:
         contrast: rendering.Contrast,
     ) -> np.ndarray:
         """The picture of a scene from the results of all views."""
-        sources = self._reduced(pictures) if self._fuses_luminance else None
+        splits = self._splits_chroma(pictures)
+        sources = self._reduced(pictures) if splits else None
         has_colour = any(x.shape[-1] == 3 for x in pictures)
-        makes_colour = self._fuses_luminance or self.config.out_channels == 3
+        makes_colour = splits or self.config.out_channels == 3
         channels = 3 if has_colour and makes_colour else 1
         mean = base.replaced(rendering.mean(parts), pictures, base.chosen(options, self.config))
         return rendering.picture(mean, sources, options, dtype, channels, contrast)
@@ -757,10 +758,11 @@ class Fuser:
         abilities |= jobs.extent([plan])
         channels = self.config.out_channels if self._keeps_channels(scene) else 1
         channels = len(pictures) if weighs else channels
+        splits = self._splits_chroma(scene)
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
 
         def run(tile: list[np.ndarray]) -> np.ndarray:
-            inputs = self._to_network([to_float(x) for x in tile])
+            inputs = self._to_network([to_float(x) for x in tile], splits)
             values = self._call(self._weigh if weighs else self._fuse, inputs, abilities)
             return np.asarray(values)[0] if weighs else self._channels(np.asarray(values)[0], scene)
 
@@ -776,13 +778,12 @@ class Fuser:
 
     def _reduced(self, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Pictures as the network sees them, but for what `_to_network` does."""
-        if not self._fuses_luminance:
-            return pictures
-        return [rendering.gray_if_equal(x) for x in pictures]
+        return rendering.reduced(self.config, pictures)
 
     def _keeps_channels(self, scene: Sequence[np.ndarray]) -> bool:
         """Whether all channels of the network's result are of use for this scene."""
-        return self.config.out_channels == 3 and any(x.shape[-1] > 1 for x in scene)
+        has_colour = self.config.out_channels == 3 and any(x.shape[-1] > 1 for x in scene)
+        return has_colour and not self._splits_chroma(scene)
 
     def _channels(self, values: np.ndarray, scene: Sequence[np.ndarray]) -> np.ndarray:
         """The network's result, reduced to luminance where the scene is gray."""
@@ -790,16 +791,12 @@ class Fuser:
             return values
         return np.asarray(image.luminance(values))
 
-    def _to_network(self, pictures: Sequence[np.ndarray]) -> tuple[jax.Array, ...]:
+    def _to_network(
+        self, pictures: Sequence[np.ndarray], splits: bool = False
+    ) -> tuple[jax.Array, ...]:
         """Float pictures as NHWC network inputs: gray repeated or colour reduced to luminance."""
-        inputs = []
-        for picture, channels in zip(pictures, self._channels_of(len(pictures)), strict=True):
-            if channels == 3 and picture.shape[-1] == 1:
-                picture = np.repeat(picture, 3, -1)
-            elif channels == 1:
-                picture = np.asarray(image.luminance(picture))
-            inputs.append(jnp.asarray(picture[None], jnp.float32))
-        return tuple(inputs)
+        inputs = rendering.inputs(pictures, self._channels_of(len(pictures)), splits)
+        return tuple(jnp.asarray(x, jnp.float32) for x in inputs)
 
     def _call(self, function: Callable, *arguments: Any) -> Any:
         try:

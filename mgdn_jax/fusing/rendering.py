@@ -12,6 +12,7 @@ from mgdn_jax import image
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.options import limits as tone_limits
 from mgdn_jax.io.pixels import from_float, to_float
+from mgdn_jax.systems.contract import Config
 
 _BAND_ROWS = 512
 MOST_GAIN = 16.0
@@ -104,6 +105,40 @@ def averaged(
 def gray_if_equal(picture: np.ndarray) -> np.ndarray:
     """One channel of a colour picture whose channels are equal everywhere; else the picture."""
     return picture[..., :1] if (picture == picture[..., :1]).all() else picture
+
+
+def fuses_luminance(config: Config) -> bool:
+    """Whether a network has one channel throughout: chroma passes beside it."""
+    return set(config.in_channels) == {1} and config.out_channels == 1
+
+
+def reduced(config: Config, pictures: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """Pictures as a network sees them, before colour is reduced or gray repeated."""
+    if not (fuses_luminance(config) or config.splits_chroma):
+        return pictures
+    return [gray_if_equal(x) for x in pictures]
+
+
+def splits_chroma(config: Config, pictures: Sequence[np.ndarray]) -> bool:
+    """Whether a network fuses the luminance of these, and chroma passes beside it."""
+    if fuses_luminance(config) or not config.splits_chroma:
+        return fuses_luminance(config)
+    return len({x.shape[-1] == 1 for x in reduced(config, pictures)}) == 2
+
+
+def inputs(
+    pictures: Sequence[np.ndarray], channels: Sequence[int], splits: bool
+) -> Iterable[np.ndarray]:
+    """Float pictures as a network takes them, (1, H, W, C): gray repeated, or colour reduced.
+
+    Args:
+        pictures: (H, W, 1 or 3) each.
+        channels: of each, as the network wants them.
+        splits: as `splits_chroma` says of the whole scene.
+    """
+    for shown, wanted in zip(pictures, channels, strict=True):
+        values = np.asarray(image.luminance(shown)) if splits or wanted == 1 else shown
+        yield (np.repeat(values, 3, -1) if wanted == 3 and values.shape[-1] == 1 else values)[None]
 
 
 def picture(

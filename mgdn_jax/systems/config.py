@@ -54,6 +54,11 @@ class SystemConfig:
         """Whether any number of inputs, two or more, is taken in any order."""
         return False
 
+    @property
+    def splits_chroma(self) -> bool:
+        """Whether a network of colour fuses luminance where one picture is gray, another not."""
+        return False
+
     def for_use(self) -> SystemConfig:
         """The same network without what only training needs."""
         return self

@@ -76,6 +76,13 @@ class Config(Protocol):
         All have the channels of the first. `in_channels` holds the least number.
         """
 
+    @property
+    def splits_chroma(self) -> bool:
+        """Whether a network of colour fuses luminance where one picture is gray, another not.
+
+        Chroma then passes beside it, as it does with networks of luminance.
+        """
+
     def for_use(self) -> Config:
         """The same network without what only training needs."""
 
@@ -177,15 +184,18 @@ class Phase:
     Attributes:
         name: passed to the recipe's ``loss``.
         trains: networks that are updated.
-        share: part of the whole duration, the shares of all phases sum to 1.
+        share: part of the duration that phases of a length in updates leave over; the shares of
+            all phases sum to 1.
         kind: ``"plain"`` descends the recipe's ``loss``; ``"meta"`` learns the loss as well
             (`mgdn_jax.training.meta_step`), which asks for a `MetaRecipe`.
+        steps: its length in updates, in place of a share, which is then 0.
     """
 
     name: str
     trains: tuple[str, ...]
     share: float = 1.0
     kind: str = "plain"
+    steps: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

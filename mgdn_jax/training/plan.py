@@ -59,15 +59,17 @@ def stretches(phases: Sequence[Phase], total: int) -> list[Stretch]:
     """A recipe's phases laid over `total` steps, in order and without gaps.
 
     Args:
-        phases: their shares are relative to the sum of all shares.
+        phases: their shares are relative to the sum of all shares, and of what lengths in steps
+            leave over. A run that is shorter than these ends with the phases that fit.
         total: steps in the whole run.
     """
-    whole = sum(phase.share for phase in phases)
+    whole = sum(phase.share for phase in phases) or 1.0
+    left = total - sum(phase.steps for phase in phases)
     laid: list[Stretch] = []
-    done, share = 0, 0.0
+    done, share, fixed = 0, 0.0, 0
     for phase in phases:
-        share += phase.share
-        stop = round(total * share / whole)
+        share, fixed = share + phase.share, fixed + phase.steps
+        stop = min(fixed + round(max(left, 0) * share / whole), total)
         laid.append(Stretch(phase.name, tuple(phase.trains), done, stop, phase.kind))
         done = stop
     return laid

@@ -21,6 +21,11 @@ tests/test_cddfuse.py.
     python tests/goldens/pack.py --lkc-funet FIXTURES_FOLDER
 
 packs LKC-FUNet's, the weights of its reduced network in the same way.
+
+    python tests/goldens/pack.py --defusion FIXTURES_FOLDER
+
+packs DeFusion's: blocks without their activations, losses, draws of its data and a pair of
+pictures. The weights of its networks follow from their names (tests/helpers_defusion.py).
 """
 
 import pathlib
@@ -213,8 +218,29 @@ def lkc_funet(folder: str) -> None:
     save("full", {k: v for k, v in full.items() if not k.startswith("scalar:model.")})
 
 
+def defusion(folder: str) -> None:
+    source, here = pathlib.Path(folder), pathlib.Path(__file__).parent
+    drop = {
+        "splat": ("mid:",),
+        "layer_first": ("mid:",),
+        "layer_stride2_odd": ("mid:",),
+        "layer_decoder": ("mid:",),
+        "losses": (),
+        "data_recipe": ("in:s64_noaa_c", "out:s64_noaa_c", "in:s256/normal", "out:jitter"),
+        "inference": ("out:common", "out:upper", "out:lower"),
+    }
+    for name, prefixes in drop.items():
+        file = np.load(source / f"{name}.npz")
+        kept = {k: v for k, v in file.items() if not k.startswith(prefixes or "-")}
+        target = here / f"defusion_{name}.npz"
+        np.savez_compressed(target, **kept)
+        print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--lkc-funet":
+    if sys.argv[1] == "--defusion":
+        defusion(sys.argv[2])
+    elif sys.argv[1] == "--lkc-funet":
         lkc_funet(sys.argv[2])
     elif sys.argv[1] == "--cddfuse":
         cddfuse(sys.argv[2])

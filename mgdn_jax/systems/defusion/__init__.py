@@ -1,0 +1,1 @@
+"""DeFusion: what two pictures share and what each shows alone, learned from single photographs."""
