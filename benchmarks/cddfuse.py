@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -108,8 +109,19 @@ def torch_network(params: dict):
     return fuse
 
 
-def measure(side: str, weights: str, repeats: int, target: str, size: str) -> dict:
-    """One process's work: a first call, whose result is kept, then warm ones."""
+def measure(
+    side: str, weights: str, repeats: int, target: str, size: str, build: Callable = torch_network
+) -> dict:
+    """One process's work: a first call, whose result is kept, then warm ones.
+
+    Args:
+        side: "jax" or "torch".
+        weights: file of the network.
+        repeats: warm calls.
+        target: file for the result.
+        size: of the pair.
+        build: makes PyTorch's network from flat parameters.
+    """
     from mgdn_jax import image
     from mgdn_jax.io.pixels import to_float
 
@@ -120,7 +132,7 @@ def measure(side: str, weights: str, repeats: int, target: str, size: str) -> di
         from mgdn_jax.weights.store import load_weights
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        network = torch_network(load_weights(weights).params)
+        network = build(load_weights(weights).params)
         planes = [image.luminance(to_float(x if x.ndim == 3 else x[..., None])) for x in pictures]
         inputs = [torch.from_numpy(np.array(p[None, None, ..., 0])) for p in planes]
 
@@ -153,8 +165,14 @@ def measure(side: str, weights: str, repeats: int, target: str, size: str) -> di
     return {"seconds": seconds, "cpu_seconds": work, "peak_mb": peak}
 
 
-def speed(options: argparse.Namespace) -> dict:
-    """Both sides in turns; ratios, peaks, and how far the results lie apart."""
+def speed(options: argparse.Namespace, system: str = "cddfuse", script: str = __file__) -> dict:
+    """Both sides in turns; ratios, peaks, and how far the results lie apart.
+
+    Args:
+        options: of the command line.
+        system: whose preset "ivf" is drawn where no weights are given.
+        script: runs one side in a process of its own, with --side.
+    """
     seconds: dict[str, list[float]] = {"jax": [], "torch": []}
     work: dict[str, list[float]] = {"jax": [], "torch": []}
     peaks = dict.fromkeys(seconds, 0.0)
@@ -164,13 +182,13 @@ def speed(options: argparse.Namespace) -> dict:
             from mgdn_jax.systems import registry
             from mgdn_jax.weights.store import save_weights
 
-            config, _, params, _ = registry.create("cddfuse", "ivf")
+            config, _, params, _ = registry.create(system, "ivf")
             weights = f"{folder}/drawn.safetensors"
-            save_weights(weights, system="cddfuse", config=config.to_dict(), params=params)
+            save_weights(weights, system=system, config=config.to_dict(), params=params)
         targets = {side: f"{folder}/{side}.npy" for side in seconds}
         for _ in range(options.rounds):
             for side, target in targets.items():
-                command = [sys.executable, __file__, "--model", weights, "--side", side]
+                command = [sys.executable, script, "--model", weights, "--side", side]
                 command += ["--repeats", str(options.repeats), "--target", target]
                 command += ["--size", options.size]
                 ran = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -272,8 +290,12 @@ def main() -> None:
     if options.memory:
         memory(options)
         return
-    report = speed(options)
-    if options.json:
+    show(speed(options), options.json)
+
+
+def show(report: dict, as_json: bool) -> None:
+    """Prints what `speed` found."""
+    if as_json:
         print(json.dumps(report))
         return
     print(f"results differ by {report['difference']:.1e} at most")
