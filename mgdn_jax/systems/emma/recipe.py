@@ -43,6 +43,9 @@ class Settings:
             must be multiples of 2 for every level after the first.
         first_phase: part of the training that is the first phase.
         momentum: of the running statistics of the sensing networks.
+        noise: deviation, at most, of the noise on the fused pictures of the first phase, drawn for
+            each; 0 as published. Sensing networks that heed faint patterns teach the U-Fuser to
+            draw such patterns.
         equivariance: coefficient of the third term.
         views: how many views of each picture the third term has in a step of the training: the
             picture itself and others of the stack, drawn for each picture. All of them, as
@@ -55,6 +58,7 @@ class Settings:
     sensing: tuple[int, ...] = (64, 128, 256, 512, 1024)
     first_phase: float = 0.25
     momentum: float = 0.9
+    noise: float = 0.0
     equivariance: float = 0.1
     views: int = views.COUNT
     norm_floor: float = 1e-12
@@ -65,7 +69,7 @@ class Settings:
             raise InputError(f"recipe.views is {self.views!r} and must be in 1 to {views.COUNT}")
         if not 0 < self.first_phase < 1:
             raise InputError(f"recipe.first_phase is {self.first_phase!r} and must be in (0, 1)")
-        for field, least in (("equivariance", 0), ("norm_floor", 1e-18)):
+        for field, least in (("noise", 0), ("equivariance", 0), ("norm_floor", 1e-18)):
             value = getattr(self, field)
             if value < least:
                 raise InputError(f"recipe.{field} is {value!r} and must be {least:g} or more")
@@ -137,8 +141,7 @@ class Recipe(BaseRecipe):
                 f" data.validation.crop multiples of {grid}"
             )
         if phase == "sensing":
-            mode = {"training": keys is not None, "axis_name": axis_name}
-            return self._sensing(params, stats, batch, mode)
+            return self._sensing(params, stats, batch, keys, axis_name)
         shifts = views.draw_shifts(keys, *a.shape[:3])
         chosen = None
         if keys is not None and self.settings.views < views.COUNT:
@@ -197,7 +200,12 @@ class Recipe(BaseRecipe):
         return {"loss": loss, "inputs": "infrared, visible"}
 
     def _sensing(
-        self, params: Networks, stats: Networks, batch: Batch, mode: dict[str, Any]
+        self,
+        params: Networks,
+        stats: Networks,
+        batch: Batch,
+        keys: jax.Array | None,
+        axis_name: str | None,
     ) -> tuple[jax.Array, tuple[Networks, Metrics]]:
         """The first phase: both errors, each of which is one network's alone."""
         if "target" not in batch:
@@ -205,9 +213,13 @@ class Recipe(BaseRecipe):
                 "the sensing networks learn from fused pictures, and the set has none; prepare it"
                 " with a third folder (mgdn data prepare pairs --folders ir vi fused)"
             )
+        fused = batch["target"]
+        if keys is not None and self.settings.noise:
+            fused = fused + _noise(keys, fused, self.settings.noise)
         terms, new = {}, dict(stats)
         for name, source in zip(SENSING, "ab", strict=True):
-            made, new[name] = self._sensed(params, stats, name, batch["target"], Mode(**mode))
+            mode = Mode(training=keys is not None, axis_name=axis_name)
+            made, new[name] = self._sensed(params, stats, name, fused, mode)
             terms[f"error_{source}"] = jnp.mean(losses.mse(made, batch[source]))
         return terms["error_a"] + terms["error_b"], (new, terms)
 
@@ -217,3 +229,14 @@ class Recipe(BaseRecipe):
         """What a sensing network makes of pictures, and its statistics after that."""
         graphdef = registry.graphdef(self.system, self.sensing_config, "SensingNetwork")
         return functional.apply(graphdef, params[name], stats[name], x, mode)
+
+
+def _noise(keys: jax.Array, pictures: Array, most: float) -> Float[Array, "b h w 1"]:
+    """Normal noise for each picture, of a deviation drawn from 0 to ``most``."""
+
+    def of_picture(key: jax.Array) -> Array:
+        spread, values = jax.random.split(key)
+        drawn = jax.random.normal(values, pictures.shape[1:], pictures.dtype)
+        return most * jax.random.uniform(spread, dtype=pictures.dtype) * drawn
+
+    return jax.vmap(of_picture)(keys)
