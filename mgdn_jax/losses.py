@@ -109,6 +109,13 @@ def intensity(fused: Image, *sources: Image, rule: str = "max") -> PerExample:
     raise ValueError(f"rule is 'max' or 'mean' for {len(sources)} sources, got {rule!r}")
 
 
+def gradient_l1(x: Image, y: Image) -> PerExample:
+    """L1 distance of the Sobel responses along both axes, divided by 8, borders replicated."""
+    same_shape(x, y)
+    (along_x, along_y), (their_x, their_y) = sobel(x), sobel(y)
+    return 0.5 * (l1(along_x, their_x) + l1(along_y, their_y))
+
+
 def gradient_max(fused: Image, *sources: Image) -> PerExample:
     """L1 distance of |Sobel_x| + |Sobel_y| of the result to the largest one of the sources.
 

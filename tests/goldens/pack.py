@@ -26,6 +26,11 @@ packs LKC-FUNet's, the weights of its reduced network in the same way.
 
 packs DeFusion's: blocks without their activations, losses, draws of its data and a pair of
 pictures. The weights of its networks follow from their names (tests/helpers_defusion.py).
+
+    python tests/goldens/pack.py --emma FIXTURES_FOLDER
+
+packs EMMA's: its blocks, the sensing network at reduced width (its weights follow from their names,
+`helpers_systems.by_rule`), losses, views and the preparation of its data.
 """
 
 import pathlib
@@ -237,9 +242,40 @@ def defusion(folder: str) -> None:
         print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
 
 
+EMMA = {
+    "block_16_8": ("mid:",),
+    "block_1_16": ("mid:",),
+    "losses": (),
+    "transforms": ("out:square/rot", "grad_in:", "in:square/rot", "out:wide/", "in:wide/"),
+    "unet5_narrow": (
+        *("mid:", "param:", "grad:", "in:cot", "grad_in:", "out:train/down", "out:train/up"),
+    ),
+    "data_prep": (),
+}
+
+
+def emma(folder: str) -> None:
+    """Weights are powers of two times sixteenths: half precision loses nothing (checked here)."""
+    for name, drop in EMMA.items():
+        packed = {}
+        for key, value in np.load(pathlib.Path(folder) / f"{name}.npz").items():
+            if key.startswith(drop or ("\n",)) and key != "out:train/down5.conv.4.running_var":
+                continue
+            if key.startswith("param:"):
+                half = value.astype(np.float16)
+                assert np.array_equal(half.astype(np.float32), value), key
+                value = half
+            packed[key] = value
+        target = pathlib.Path(__file__).parent / f"emma_{name}.npz"
+        np.savez_compressed(target, **packed)
+        print(f"{target.name}: {target.stat().st_size / 1e3:.0f} kB")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "--defusion":
         defusion(sys.argv[2])
+    elif sys.argv[1] == "--emma":
+        emma(sys.argv[2])
     elif sys.argv[1] == "--lkc-funet":
         lkc_funet(sys.argv[2])
     elif sys.argv[1] == "--cddfuse":

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mgdn_jax.image import sobel
 from mgdn_jax.losses import (
     Image,
     PerExample,
     correlation,
+    gradient_l1,
     intensity,
-    l1,
     mse,
     same_shape,
     sobel_max,
@@ -71,13 +70,6 @@ def structural_dissimilarity(x: Image, y: Image, *, form: str = "released") -> P
         (distance >= 0) & (distance <= 1), distance, lax.stop_gradient(jnp.clip(distance, 0, 1))
     )
     return jnp.mean(distance if form == "later" else 0.5 * distance, (1, 2, 3))
-
-
-def gradient_l1(x: Image, y: Image) -> PerExample:
-    """L1 distance of the Sobel responses along both axes, divided by 8, borders replicated."""
-    same_shape(x, y)
-    (along_x, along_y), (their_x, their_y) = sobel(x), sobel(y)
-    return 0.5 * (l1(along_x, their_x) + l1(along_y, their_y))
 
 
 def decomposition(

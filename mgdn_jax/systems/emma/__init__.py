@@ -1,0 +1,1 @@
+"""EMMA: fusion learned through pseudo-sensing and equivariance (Zhao et al., CVPR 2024)."""
