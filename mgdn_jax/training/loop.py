@@ -368,7 +368,7 @@ class _Loop:
     # ---- figures --------------------------------------------------------------------------
 
     def _check(self, window: Window) -> None:
-        """Stops the run if any step since the last look was not finite."""
+        """Stops the run if a step since the last look went wrong."""
         bad = window.fetch()
         if bad is None:
             return
@@ -377,6 +377,12 @@ class _Loop:
         if self._checkpoints is not None:
             self._checkpoints.wait()
             good = last_good(self.setup.workdir, self.setup.run.train.checkpoints)
+        if name == "curvature":
+            raise TrainingFailedError(
+                f"the inner Hessian has curvature {value:.3g} with its damping at step {step},"
+                f" where mode 'implicit' has no answer; {good}; raise the damping, or take another"
+                " mode."
+            )
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."

@@ -25,6 +25,8 @@ from mgdn_jax.training.state import (
 
 NO_META = dict.fromkeys(("outer_loss", "inner_loss", "max_g", "meta"), 0.0)
 """Metrics of the first part of a step, as they are in steps without it."""
+SOLUTION = ("curvature", "residual", "stationarity")
+"""Metrics that mode "implicit" adds: see `bilevel.Solution`."""
 
 
 def make_meta_step(
@@ -65,7 +67,7 @@ def make_meta_step(
         the terms of the learned loss on the whole batch, "grad_norm" of theta, "recon" (psi's
         loss), the mean of every weight map by source ("w_a", "w_b", ...); from the first part,
         "inner_loss", "outer_loss", "max_g" (largest entry of phi's gradient) and "meta" (1), all
-        0 in steps without it.
+        0 in steps without it; in mode "implicit" also `SOLUTION`.
 
     Raises:
         ValueError: a network in `trains` has no optimiser; or, when traced, a batch of odd size.
@@ -90,7 +92,8 @@ def make_meta_step(
                 return _outer_update(recipe, optimiser, state, batch, progress, alpha, axis_name)
 
             def wait() -> tuple[Flat, Any, Metrics]:
-                unchanged = params[meta.learns], opt[meta.learns], NO_META
+                solution = dict.fromkeys(SOLUTION, 0.0) if meta.solver is not None else {}
+                unchanged = params[meta.learns], opt[meta.learns], NO_META | solution
                 return jax.tree.map(jnp.asarray, unchanged)
 
             if meta.every == 1 and not meta.after:
@@ -133,7 +136,7 @@ def _outer_update(
         axis_name: mapped axis to average over, if any.
 
     Returns:
-        ``(phi, state of its optimiser, metrics named as in `NO_META`)``.
+        ``(phi, state of its optimiser, metrics named as in `NO_META` and `SOLUTION`)``.
     """
     meta = recipe.meta
     theta, phi = state.params[meta.inner], state.params[meta.learns]
@@ -187,7 +190,11 @@ def _outer_update(
         "max_g": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(grads)])),
         "meta": jnp.ones(()),
     }
-    return phi, opt, {name: jnp.asarray(metrics[name], jnp.float32) for name in NO_META}
+    if aux.solution is not None:
+        metrics |= {
+            name: value for name, value in aux.solution._asdict().items() if name in SOLUTION
+        }
+    return phi, opt, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
 def _inner_gradients(
