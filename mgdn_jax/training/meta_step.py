@@ -141,7 +141,7 @@ def _outer_update(
     meta = recipe.meta
     theta, phi = state.params[meta.inner], state.params[meta.learns]
     stats = state.stats[meta.inner]
-    train, test = _halves(batch)
+    train, test = halves(batch)
 
     def inner_loss(theta: Flat, maps: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         value, (fused, *_) = recipe.inner_loss(theta, stats, maps, batch, progress)
@@ -163,7 +163,7 @@ def _outer_update(
     gradient = bilevel.meta_gradient(
         inner_loss,
         outer_loss,
-        optimiser=_at_rate(meta.optimiser),
+        optimiser=at_rate(meta.optimiser),
         propose=recipe.propose,
         steps=meta.steps,
         mode=meta.mode,
@@ -240,7 +240,7 @@ def _inner_gradients(
     return gradients, {meta.inner: new_stats}, metrics
 
 
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
+def halves(batch: Batch) -> tuple[Batch, Batch]:
     """Two halves of a batch that do not depend on its layout over devices.
 
     Example i goes by the parity of the ones among the binary digits of i. Of two neighbours 2k and
@@ -257,7 +257,7 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
     return first, second
 
 
-def _at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
+def at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     """Multiplies updates by a rate that is part of the state, ``(state, rate)``.
 
     So the rate may be a traced value while the transformation itself stays a constant.
