@@ -7,7 +7,8 @@
 
 Sets are prepared ones (docs/train/data.md); the default split is what trainings on the mixture hold
 out. Weights are bundled names or files, after a colon the stretch if not the card's. A row is the
-mean over the pairs of a set, then over the sets, and ranked among all rows. `--without` names for a
+mean over the pairs of a set, and ranked among all rows; "by camera" is the mean of these ranks, "of
+the means" ranks the means over the sets. `--without` names for a
 set the weights that were trained without it; they make one row, "without this camera".
 Luminance, whole pictures, 8 bit.
 """
@@ -83,14 +84,17 @@ def averaged(sets: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
 
 
 def table(sets: Mapping[str, Mapping[str, Figures]]) -> str:
-    """Mean ranks by set and of the means over sets, the best first, as Markdown."""
+    """Mean ranks by set, the mean of these, and ranks of the means over sets, as Markdown."""
     every = {**sets, **({MEAN: averaged(sets)} if len(sets) > 1 else {})}
     ranks = {name: mean_ranks(dict(rows), COLUMNS) for name, rows in every.items()}
     last = ranks[list(every)[-1]]
-    lines = ["| mean rank | " + " | ".join(every) + " |", "|---" + "|---:" * len(every) + "|"]
+    heads = [*sets, *(["by camera", "of the means"] if len(sets) > 1 else [])]
+    lines = ["| mean rank | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
     for method in sorted(last, key=last.__getitem__):
-        cells = " | ".join(f"{ranks[name][method]:.2f}" for name in every)
-        lines.append(f"| {method} | {cells} |")
+        cells = [ranks[name][method] for name in every]
+        if len(sets) > 1:
+            cells.insert(-1, statistics.mean(ranks[name][method] for name in sets))
+        lines.append(f"| {method} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

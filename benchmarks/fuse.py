@@ -4,6 +4,7 @@
     python benchmarks/fuse.py --flips             # and averaged over flips
     python benchmarks/fuse.py --large             # and 6000x4000 in tiles (minutes on a CPU)
     python benchmarks/fuse.py --model mff.safetensors --json
+    python benchmarks/fuse.py --model refusion-ivf --beside fusion-ivf cddfuse-ivf   # ratios
 
 Pictures are the example pair, mirrored to the size asked for. Memory is the peak resident set of
 the process, imports and compilation included.
@@ -84,11 +85,43 @@ def measure_starts(model: str) -> dict:
     return {"first_start_s": seconds[0], "second_start_s": seconds[1]}
 
 
+def print_ratios(models: list[str], height: int, width: int, repeats: int) -> None:
+    """Warm calls of several models in turn in this process; medians as ratios to the first.
+
+    Processor time beside wall time, for a machine that does other work as well.
+    """
+    import numpy as np
+
+    import mgdn_jax
+
+    rng = np.random.default_rng(0)
+    pair = [rng.integers(0, 256, (height, width), dtype=np.uint8) for _ in "ab"]
+    fusers = {model: mgdn_jax.load(model) for model in models}
+    seconds: dict[str, list[tuple[float, float]]] = {model: [] for model in models}
+    for repeat in range(repeats + 1):
+        for model, fuser in fusers.items():
+            started, spent = time.perf_counter(), time.process_time()
+            fuser(*pair)
+            elapsed = time.perf_counter() - started, time.process_time() - spent
+            if repeat:  # the first call compiles
+                seconds[model].append(elapsed)
+    medians = {model: np.median(rows, axis=0) for model, rows in seconds.items()}
+    print(f"{width}x{height}, medians of {repeats} calls in turn, ratios to {models[0]}")
+    print(f"{'model':>24} {'wall s':>8} {'ratio':>6} {'cpu s':>8} {'ratio':>6}")
+    for model, (wall, cpu) in medians.items():
+        first_wall, first_cpu = medians[models[0]]
+        print(
+            f"{model:>24} {wall:>8.2f} {wall / first_wall:>6.2f} "
+            f"{cpu:>8.2f} {cpu / first_cpu:>6.2f}"
+        )
+
+
 def main() -> None:
     """Prints a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mgdn-mff", help="name or .safetensors file")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--beside", nargs="+", default=[], help="models to compare with, 480x640")
     parser.add_argument("--large", action="store_true", help="also 6000x4000 in tiles")
     parser.add_argument("--flips", action="store_true", help="also averaged over flips")
     parser.add_argument("--json", action="store_true")
@@ -97,6 +130,9 @@ def main() -> None:
     if options.child:
         *sizes, ensemble = options.child.split(",")
         print(json.dumps(measure_call(options.model, *map(int, sizes), ensemble)))
+        return
+    if options.beside:
+        print_ratios([options.model, *options.beside], 480, 640, options.repeats)
         return
     calls = [call_in_fresh_process(options.model, 520, 520, options.repeats)]
     if options.flips:

@@ -41,6 +41,7 @@ OWNERS = {
     "jax2onnx": "serving/programs.py",
     "onnxruntime": "serving/programs.py",
     "cv2": "fusing/",
+    "ray": "serving/ray",
     "tensorboardX": "training/logs.py",
     "ml_collections": ("training/loop.py", "cli/train.py"),
 }

@@ -42,6 +42,10 @@ def fuse(arguments: argparse.Namespace) -> int:
     """
     started = time.perf_counter()
     settings = Settings.read(arguments)
+    if settings.cluster is not None:
+        from mgdn_jax.cli import cluster
+
+        return cluster.fuse(settings)
     if any(kinds.is_video(name) for name in settings.inputs):
         from mgdn_jax.cli import video
 

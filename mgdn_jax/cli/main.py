@@ -175,6 +175,13 @@ def _add_fuse(commands) -> None:
     fuse.add_argument(
         "--save-transforms", metavar="FILE", help="write what --align or --register found"
     )
+    fuse.add_argument(
+        "--cluster",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="of folders: fuse on a cluster of Ray (--cluster=HOST:PORT), or on all cores here",
+    )
     fuse.add_argument("--score", action="store_true", help="print quality figures of the result")
     fuse.add_argument("--json", action="store_true", help="one JSON object on stdout")
     fuse.add_argument("--quiet", action="store_true", help="say nothing but errors")

@@ -34,6 +34,7 @@ class Settings:
       quality: of JPEG, WebP and videos, 1 to 100.
       depth_map: file for the number of the sharpest picture at each pixel, or None.
       transforms: file for the transforms of an alignment, or None.
+      cluster: address of a cluster that fuses folders, empty for what is usual; None for none.
       has_scores: whether quality figures of the result are said.
       is_json: whether stdout is for one JSON object alone.
       is_quiet: whether errors alone are said.
@@ -52,6 +53,7 @@ class Settings:
     quality: int
     depth_map: str | None
     transforms: str | None
+    cluster: str | None
     has_scores: bool
     is_json: bool
     is_quiet: bool
@@ -92,6 +94,7 @@ class Settings:
             quality=arguments.quality,
             depth_map=arguments.depth_map,
             transforms=arguments.save_transforms,
+            cluster=arguments.cluster,
             has_scores=arguments.score,
             is_json=arguments.json,
             is_quiet=arguments.quiet,

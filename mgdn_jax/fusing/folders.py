@@ -1,16 +1,23 @@
 """Folders of pictures, matched by name, through one network into a folder."""
 
+from __future__ import annotations
+
+import copy
+import dataclasses
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mgdn_jax import arguments
 from mgdn_jax.errors import InputError
-from mgdn_jax.fusing import sequences, stream, timing
+from mgdn_jax.fusing import buckets, sequences, stream, timing
 from mgdn_jax.fusing.fused import Fused
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.fusing.loading import load
+from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.fusing.preparation import Prepared
 from mgdn_jax.fusing.report import Report
 from mgdn_jax.io import files, pairing
@@ -27,6 +34,131 @@ class Written(dict[str, Path | InputError]):
 
     rule: str = ""
     report: Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """What the pictures of a folder have in common beside options; it travels between processes.
+
+    Attributes:
+        padded_sizes: as of a `Fuser`.
+        steady: as of a `Fuser`.
+    """
+
+    padded_sizes: Mapping[buckets.Size, buckets.Size | None]
+    steady: tuple[buckets.Size, dict[str, np.ndarray]] | None
+
+    @classmethod
+    def of(cls, fuser: Fuser) -> Common:
+        """What `settle` gave a network."""
+        steady = fuser.steady
+        if steady is not None:
+            steady = steady[0], {name: np.asarray(value) for name, value in steady[1].items()}
+        return cls(dict(fuser.padded_sizes), steady)
+
+    def on(self, fuser: Fuser) -> Fuser:
+        """A network with it, which shares weights and programs."""
+        fuser = copy.copy(fuser)
+        fuser.padded_sizes, fuser.steady = self.padded_sizes, self.steady
+        return fuser
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One result of a folder.
+
+    Attributes:
+        sources: files, in the order of the network's inputs.
+        target: the file to write.
+    """
+
+    sources: tuple[Path, ...]
+    target: Path
+
+
+def check(folders: Sequence[str | os.PathLike[str]], batch: int | None) -> int | None:
+    """Finds out whether there are folders to pair.
+
+    Args:
+        folders: one for each input of the network.
+        batch: pictures of one size that are fused at once, or None.
+
+    Returns:
+        `batch`, a whole number or None.
+
+    Raises:
+        InputError: fewer than two folders, or no such number of pictures.
+    """
+    if len(folders) < 2:
+        raise InputError("give two folders or more, one for each input of the network.")
+    if batch is None:
+        return None
+    return arguments.whole("batch", batch, least=1, most=stream.MOST_BATCH)
+
+
+def choose(fuser: Fuser, options: Mapping[str, Any]) -> FuseOptions:
+    """The options of a call for folders, checked before work.
+
+    Args:
+        fuser: the network.
+        options: of the call, by name.
+
+    Raises:
+        InputError: an option that does not exist, or does not fit.
+    """
+    choice = fuser.resolve(sequences.USUAL, **options)
+    fuser.plan(1, 1, options=choice)
+    return choice
+
+
+def run(
+    fuser: Fuser,
+    scenes: Sequence[Scene],
+    options: FuseOptions,
+    *,
+    batch: int | None = None,
+    warn: Callable[[int, Sequence[str]], object] | None = None,
+    fuse: Callable[[list[Prepared]], Sequence[Fused]] | None = None,
+    workers: int = 2,
+) -> Iterator[tuple[int, Path | InputError]]:
+    """Reads, fuses and writes scenes; what goes wrong with one leaves the others alone.
+
+    Args:
+        fuser: the network.
+        scenes: what to fuse into what.
+        options: as `choose` and `sequences.settle` give them.
+        batch: scenes of one size that are fused at once; None is what is usual.
+        warn: takes the number of a scene and the warnings about it, in a thread.
+        fuse: prepared pictures to results; None is the network's.
+        workers: threads that read and write.
+
+    Yields:
+        For each scene, in order, its number and the file written, or what was wrong with it.
+    """
+
+    def read(number: int) -> Prepared:
+        scene = scenes[number]
+        if scene.target.exists() and any(x.samefile(scene.target) for x in scene.sources):
+            raise InputError(f"{scene.target} is one of the inputs; name another output.")
+        return fuser.prepare(scene.sources, options=options)
+
+    def write(number: int, prepared: Prepared, fused: Fused) -> Path:
+        del prepared
+        fused.save(scenes[number].target)
+        if warn is not None:
+            warn(number, fused.warnings)
+        return scenes[number].target
+
+    return stream.run(
+        len(scenes),
+        read,
+        fuse or fuser.fuse_prepared,
+        write,
+        batch=batch or stream.default_batch(),
+        same_program=fuser.same_program,
+        size=lambda scene: scene.pixels,
+        workers=workers,
+    )
 
 
 def fuse_folders(
@@ -66,52 +198,31 @@ def fuse_folders(
         InputError: folders without a common name, an unknown model, wrong options, or an output
             that cannot be written.
     """
-    if len(folders) < 2:
-        raise InputError("give two folders or more, one for each input of the network.")
-    if batch is not None:
-        batch = arguments.whole("batch", batch, least=1, most=stream.MOST_BATCH)
+    batch = check(folders, batch)
     files.check_folder(output)
     paired = pairing.pair_folders(folders)
     fuser = model if isinstance(model, Fuser) else load(model, trust=trust)
-    choice = fuser.resolve(sequences.USUAL, **options)
-    fuser.plan(1, 1, options=choice)
+    choice = choose(fuser, options)
     if options.get("bucket") is None:
         sizes = files.read_sizes(sources[0] for sources in paired.groups.values())
         fuser = fuser.for_sizes(sizes, options=choice)
     targets = paired.targets(output)
-    names = list(paired.groups)
     report = Report()
-    groups = list(paired.groups.values())
-    part = timing.stretch(frames, len(names))
-    fuser, choice = sequences.settle(fuser, groups, choice, report)
-    names = [names[number] for number in part]
-
-    def read(number: int) -> Prepared:
-        sources, target = paired.groups[names[number]], targets[names[number]]
-        if target.exists() and any(source.samefile(target) for source in sources):
-            raise InputError(f"{target} is one of the inputs; name another output.")
-        return fuser.prepare(sources, options=choice)
-
-    def write(number: int, prepared: Prepared, fused: Fused) -> Path:
-        del prepared
-        fused.save(targets[names[number]])
-        report.warn(*fused.warnings)
-        return targets[names[number]]
-
+    part = timing.stretch(frames, len(targets))
+    fuser, choice = sequences.settle(fuser, list(paired.groups.values()), choice, report)
+    everything = list(targets)
+    names = [everything[number] for number in part]
+    scenes = [Scene(paired.groups[name], targets[name]) for name in names]
     results = Written(
         {name: InputError(pairing.no_partner(name, gap)) for name, gap in paired.gaps.items()}
     )
     results.rule, results.report = paired.rule, report
-    at_once = batch or stream.default_batch()
-    for number, result in stream.run(
-        len(names),
-        read,
-        fuser.fuse_prepared,
-        write,
-        batch=at_once,
-        same_program=fuser.same_program,
-        size=lambda scene: scene.pixels,
-    ):
+
+    def warn(number: int, sentences: Sequence[str]) -> None:
+        del number
+        report.warn(*sentences)
+
+    for number, result in run(fuser, scenes, choice, batch=batch, warn=warn):
         results[names[number]] = result
         if progress is not None:
             progress(number + 1, len(names))

@@ -61,6 +61,8 @@ class Fuser:
       has_buckets: whether the network takes the `bucket` option.
       padded_sizes: what pictures are padded to where a call names no bucket, by size; none at
         first, see `for_sizes`.
+      steady: size of the frames of a sequence and the statistics that all of them share; None at
+        first, see `steadied`.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class Fuser:
         takes = registry.network(system).Network.takes
         self._has_context = CONTEXT in takes
         self.has_buckets = EXTENT in takes
-        self._steady: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
+        self.steady: tuple[tuple[int, int], dict[str, np.ndarray]] | None = None
         self.padded_sizes: Mapping[buckets.Size, buckets.Size | None] = {}
 
         # Parameters are arguments, not constants: one compiled program serves all weights.
@@ -327,7 +329,7 @@ class Fuser:
         if not scenes:
             return []
         plans = [self._plan(scene.shape, scene.options, len(scene)) for scene in scenes]
-        together = self._steady is None and not (has_depth or self._weighs_all)
+        together = self.steady is None and not (has_depth or self._weighs_all)
         inputs = len(self.config.in_channels)
         if not (together and jobs.is_one_program(scenes, plans, inputs)):
             return [
@@ -476,7 +478,7 @@ class Fuser:
         if size is None or not total:
             return self
         fuser = copy.copy(self)
-        fuser._steady = size, total
+        fuser.steady = size, total
         return fuser
 
     def same_program(self, prepared: Prepared) -> tuple[Any, ...]:
@@ -746,8 +748,8 @@ class Fuser:
         plan, ticks = job.plan, job.ticks
         abilities: dict[str, Any] = {}
         sums: Mapping[str, np.ndarray] = {}
-        if self._steady is not None and self._steady[0] == (plan.height, plan.width):
-            sums = self._steady[1]
+        if self.steady is not None and self.steady[0] == (plan.height, plan.width):
+            sums = self.steady[1]
         elif plan.streamed:
             sums = assembly.sums(pictures, plan, self._measure_tile, ticks.tick)
         if sums:

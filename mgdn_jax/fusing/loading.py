@@ -1,12 +1,13 @@
 """A `Fuser` from a bundled name or from a weight file."""
 
+import dataclasses
 import os
 from collections.abc import Collection
 
 from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.systems import finding, registry
 from mgdn_jax.weights import zoo
-from mgdn_jax.weights.store import load_weights
+from mgdn_jax.weights.store import Weights, load_weights
 
 
 def load(
@@ -29,11 +30,41 @@ def load(
         InputError: unknown name, missing, truncated or foreign file, a system outside mgdn_jax
             that is not trusted, or weights that do not fit the configuration stored with them.
     """
+    return bind(read(name_or_path, system=system, trust=trust))
+
+
+def read(
+    name_or_path: str | os.PathLike[str] = zoo.DEFAULT,
+    *,
+    system: str | None = None,
+    trust: bool | str | Collection[str] = False,
+) -> Weights:
+    """The weights of `load`, before they are bound to a network: no device is touched.
+
+    Args:
+        name_or_path: as in `load`.
+        system: as in `load`.
+        trust: as in `load`.
+
+    Raises:
+        InputError: as `load`.
+    """
     path = zoo.resolve(name_or_path)
     weights = load_weights(path)
     if system is None:
         finding.check_trust(weights.system, trust, str(path))
         system = weights.system
-    system = finding.find(system).name
-    config = registry.network(system).Config.from_dict(weights.config)
-    return Fuser(system, config, weights.params, weights.stats, weights.card)
+    return dataclasses.replace(weights, system=finding.find(system).name)
+
+
+def bind(weights: Weights) -> Fuser:
+    """The network of weights that `read` returned, here or in another process.
+
+    Args:
+        weights: whose system is trusted.
+
+    Raises:
+        InputError: as `load`.
+    """
+    config = registry.network(weights.system).Config.from_dict(weights.config)
+    return Fuser(weights.system, config, weights.params, weights.stats, weights.card)

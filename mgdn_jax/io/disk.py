@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
 import re
 import stat
 import tempfile
+from collections.abc import Iterable
 
 from mgdn_jax.errors import InputError
 
@@ -15,6 +17,8 @@ _REASONS = (
     *("No space left on device", "Disk quota exceeded", "File too large"),
     *("Read-only file system", "Input/output error", "Permission denied", "Too many open files"),
 )
+_START = 32  # of a name that a hidden one has; the longest that a disk takes has no room for more
+_HIDDEN = re.compile(rf"\.(?P<start>.{{1,{_START}}})\.[a-z0-9_]{{8}}", re.DOTALL)
 
 
 class WriteError(InputError):
@@ -94,7 +98,7 @@ def hidden_beside(path: str | os.PathLike[str]) -> pathlib.Path:
     check_links(path)
     target = pathlib.Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    start = target.name[:32]  # the longest name that a disk takes has no room for more
+    start = target.name[:_START]
     descriptor, hidden = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
     os.close(descriptor)
     return pathlib.Path(hidden)
@@ -175,3 +179,35 @@ def make_folder(path: str | os.PathLike[str]) -> None:
         raise InputError(
             f"{path}: cannot be made ({error.strerror}); choose a writable folder."
         ) from error
+
+
+def sweep(paths: Iterable[str | os.PathLike[str]], *, since: int = 0, until: int = 2**63) -> int:
+    """Removes the hidden files that killed processes left beside files that they were to write.
+
+    Args:
+        paths: the files to be. Nobody may be writing them in that time.
+        since: nanoseconds of the clock of files; what was changed before stays.
+        until: likewise; what was changed later stays.
+
+    Returns:
+        How many there were.
+    """
+    starts: dict[pathlib.Path, set[str]] = {}
+    for path in paths:
+        target = pathlib.Path(path)
+        starts.setdefault(target.parent, set()).add(target.name[:_START])
+    count = 0
+    for folder, names in starts.items():
+        try:
+            hidden = [entry for entry in os.scandir(folder) if entry.name.startswith(".")]
+        except OSError:
+            continue  # it is not there yet
+        for entry in hidden:
+            match = _HIDDEN.fullmatch(entry.name)
+            if match is None or match["start"] not in names:
+                continue
+            with contextlib.suppress(OSError):
+                if since <= entry.stat(follow_symlinks=False).st_mtime_ns <= until:
+                    os.unlink(entry.path)
+                    count += 1
+    return count
