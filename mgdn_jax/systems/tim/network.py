@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mgdn_jax.layers import functional
 from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.mode import EVAL, Mode
 from mgdn_jax.layers.padding import pad_to_multiple
@@ -191,8 +192,8 @@ class Enhancement(nnx.Module):
         if self.mask is None:
             joined = jnp.tanh(self.tail(jnp.concatenate([a, b], -1)))
         else:
-            largest, mean = jnp.max(a, -1, keepdims=True), jnp.mean(a, -1, keepdims=True)
-            share = jax.nn.sigmoid(self.mask(jnp.concatenate([largest, largest, mean], -1)))
+            top, mean = functional.largest_channel(a), jnp.mean(a, -1, keepdims=True)
+            share = jax.nn.sigmoid(self.mask(jnp.concatenate([top, top, mean], -1)))
             joined = self.tail(share * a + (1 - share) * b)
         return joined, first_image, second_image
 

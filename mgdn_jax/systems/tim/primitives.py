@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.layers import functional
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, depthwise, fan_in_uniform
 from mgdn_jax.layers.mode import EVAL, Mode
 from mgdn_jax.layers.norm import BatchNorm
@@ -173,8 +174,8 @@ class SpatialAttention(nnx.Module):
     def __call__(self, x: Maps, mode: Mode) -> Maps:
         """Map (B, H, W, C) to the same shape."""
         del mode
-        largest, mean = jnp.max(x, -1, keepdims=True), jnp.mean(x, -1, keepdims=True)
-        return x * jax.nn.sigmoid(self.conv(jnp.concatenate([largest, mean], -1)))
+        extrema = [functional.largest_channel(x), jnp.mean(x, -1, keepdims=True)]
+        return x * jax.nn.sigmoid(self.conv(jnp.concatenate(extrema, -1)))
 
 
 PRIMITIVES = (
