@@ -89,6 +89,7 @@ def main() -> None:
         "mixed_product, K=1": engine("mixed_product", 1),
         "mixed_difference, K=1": engine("mixed_difference", 1),
         "implicit, K=1, 10 products": engine("implicit", 1, solver=solver),
+        "rank_one": engine("rank_one", 1),
     }
     first = None
     for name, function in rows.items():

@@ -10,6 +10,7 @@ import optax
 from fake_recipe import make_eval_loader, make_loader
 from flax import nnx
 
+from mgdn_jax import bilevel
 from mgdn_jax.systems.base import BaseRecipe
 from mgdn_jax.systems.config import SystemConfig
 from mgdn_jax.systems.contract import Meta, MetaRecipe, Phase
@@ -56,6 +57,7 @@ class Settings:
     steps: int = 1
     mode: str = "unrolled"
     rate: float = 0.0
+    damping: float = 1.0
 
 
 class Recipe(BaseRecipe, MetaRecipe):
@@ -73,6 +75,7 @@ class Recipe(BaseRecipe, MetaRecipe):
             inner="fusion", learns="proposal", auxiliary="reconstruction",
             optimiser=optax.sgd(1.0), rate=s.rate, steps=s.steps, mode=s.mode,
             every=s.every, after=s.after,
+            solver=bilevel.Solver(damping=s.damping) if s.mode == "implicit" else None,
         )  # fmt: skip
 
     def init(self, key):

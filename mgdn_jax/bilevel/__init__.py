@@ -10,26 +10,38 @@ only, so functions with a custom backward pass (`jax.custom_vjp`) may take part 
 itself be differentiated.
 
 There is no "first order" mode, which would stop gradients at the inner step: where phi acts only
-through the inner loss, that gradient is identically zero. docs/extend/learned_losses.md has the
-mathematics.
+through the inner loss, that gradient is identically zero. Where phi enters the outer loss itself,
+it is ``jax.grad(outer_loss, 1)``, or mode "rank_one" with a factor of 0; where phi is the starting
+point of theta, `initialisation_gradient` has it.
+docs/extend/learned_losses.md has the mathematics.
 """
 
 from mgdn_jax.bilevel.gradient import MODES, MetaAux, check, meta_gradient
 from mgdn_jax.bilevel.implicit import Solution, Solver
+from mgdn_jax.bilevel.initialisation import (
+    INITIALISATIONS,
+    InitialisationAux,
+    initialisation_gradient,
+)
 from mgdn_jax.bilevel.problem import Auxiliary
+from mgdn_jax.bilevel.rank_one import RankOne
 from mgdn_jax.bilevel.subsets import PyTree, Trainable, combine, partition
 from mgdn_jax.bilevel.transforms import scale_by_length, scale_by_max_abs
 
 __all__ = [
+    "INITIALISATIONS",
     "MODES",
     "Auxiliary",
+    "InitialisationAux",
     "MetaAux",
     "PyTree",
+    "RankOne",
     "Solution",
     "Solver",
     "Trainable",
     "check",
     "combine",
+    "initialisation_gradient",
     "meta_gradient",
     "partition",
     "scale_by_length",

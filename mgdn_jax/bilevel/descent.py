@@ -145,6 +145,29 @@ class Descent:
         return jax.tree.map(lambda g: ((g[0] - g[1]) / (2 * e)).astype(g.dtype), both)
 
 
+def require_gradients_alone(optimiser: optax.GradientTransformation, theta: PyTree) -> None:
+    """Tries the optimiser on gradients alone, which is all that inner steps have.
+
+    Line searches (`optax.lbfgs`), Polyak's steps and schedules on plateaus ask for the loss's value
+    or for the loss itself.
+
+    Args:
+        optimiser: the transformation under trial; nothing is computed.
+        theta: parameters in the shapes that it will be used on.
+
+    Raises:
+        InputError: it asks for more.
+    """
+    try:
+        state = jax.eval_shape(optimiser.init, theta)
+        jax.eval_shape(lambda g, s: optimiser.update(g, s, theta), theta, state)
+    except TypeError as error:
+        raise InputError(
+            "the inner optimiser asks for more than a gradient, as line searches do (optax.lbfgs,"
+            f" optax.polyak_sgd): {error}; take one that steps by gradients, e.g. optax.sgd(rate)."
+        ) from None
+
+
 def require_finite_derivative(optimiser: optax.GradientTransformation, theta: PyTree) -> None:
     """Tries the optimiser's derivative where single entries of the gradient are exactly 0.
 

@@ -12,13 +12,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from mgdn_jax.bilevel.descent import Loss, Scalar, require_finite_derivative
+from mgdn_jax.bilevel.descent import (
+    Loss,
+    Scalar,
+    require_finite_derivative,
+    require_gradients_alone,
+)
 from mgdn_jax.bilevel.implicit import Solution, Solver, proximal, solve
 from mgdn_jax.bilevel.problem import Auxiliary, Problem, Settings, prepare
+from mgdn_jax.bilevel.rank_one import RankOne
 from mgdn_jax.bilevel.subsets import PyTree, Trainable, combine
 from mgdn_jax.errors import InputError
 
-MODES = ("unrolled", "mixed_product", "mixed_difference", "implicit")
+MODES = ("unrolled", "mixed_product", "mixed_difference", "implicit", "rank_one")
 
 
 class MetaAux(NamedTuple):
@@ -26,7 +32,7 @@ class MetaAux(NamedTuple):
 
     Attributes:
         inner_losses: (K,) inner loss before each step, averaged over devices; in mode "implicit"
-            with the proximal term.
+            with the proximal term; in mode "rank_one" the one at theta.
         inner_aux: auxiliary outputs of the inner loss with a leading axis K, of this device.
         outer_aux: auxiliary output of the outer loss, of this device.
         inner: the adapted parameters, on request (`keep_inner`).
@@ -52,6 +58,7 @@ def check(
     mode: str = "unrolled",
     difference: float = 0.01,
     solver: Solver | None = None,
+    rank_one: RankOne | None = None,
     batch_per_step: bool = False,
     auxiliary: Auxiliary | None = None,
     inner_has_aux: bool = False,
@@ -59,10 +66,11 @@ def check(
     """Checks settings of `meta_gradient` before there are losses to build it from.
 
     Args:
-        steps: K, at least 1; 1 for the two mixed modes.
+        steps: K, at least 1; 1 for the two mixed modes and "rank_one".
         mode: one of `MODES`.
         difference: of mode "mixed_difference", above 0.
         solver: for mode "implicit", which needs one, and for no other mode.
+        rank_one: for mode "rank_one", and for no other mode.
         batch_per_step: whether each step has a batch of its own; not for mode "implicit".
         auxiliary: parameters fitted for the outer loss.
         inner_has_aux: whether the inner loss returns `(scalar, aux)`.
@@ -74,7 +82,7 @@ def check(
         raise InputError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}.")
-    if mode.startswith("mixed") and steps != 1:
+    if (mode.startswith("mixed") or mode == "rank_one") and steps != 1:
         raise InputError(f"mode {mode!r} is for steps=1, got {steps}; take mode 'unrolled'.")
     if not difference > 0:
         raise InputError(f"difference must be above 0, got {difference}.")
@@ -82,6 +90,8 @@ def check(
         raise InputError("mode 'implicit' needs solver=Solver(damping=...).")
     if mode != "implicit" and solver is not None:
         raise InputError(f"solver belongs to mode 'implicit', not to {mode!r}; leave it out.")
+    if mode != "rank_one" and rank_one is not None:
+        raise InputError(f"rank_one belongs to mode 'rank_one', not to {mode!r}; leave it out.")
     if mode == "implicit" and batch_per_step:
         raise InputError("mode 'implicit' needs one inner batch; leave batch_per_step off.")
     if auxiliary is not None and auxiliary.from_aux and (batch_per_step or not inner_has_aux):
@@ -101,6 +111,7 @@ def meta_gradient(
     batch_per_step: bool = False,
     difference: float = 0.01,
     solver: Solver | None = None,
+    rank_one: RankOne | None = None,
     axis_name: str | None = None,
     inner_has_aux: bool = False,
     outer_has_aux: bool = False,
@@ -120,6 +131,8 @@ def meta_gradient(
     - "implicit": K steps without a graph, then the implicit function theorem at the point
       reached, which it takes to be stationary: ``-d/dphi <d/dtheta L_in, z>`` with z from
       `Solver`. Check `MetaAux.solution`.
+    - "rank_one": no inner step; the implicit gradient at theta with curvatures of rank one, see
+      `RankOne`. The cost is that of first-order gradients; it is an approximation of unknown error.
 
     All modes add the direct gradient of the outer loss to phi, if there is one.
 
@@ -127,7 +140,9 @@ def meta_gradient(
         inner_loss: `(inner, outer, batch) -> scalar`; with `propose`, `(inner, context, batch)`.
         outer_loss: `(inner, outer, batch) -> scalar`; with `auxiliary`, called with psi' as a
             fourth argument.
-        optimiser: inner Optax transformation. It sees the trained parameters alone.
+        optimiser: inner Optax transformation, of gradients alone (`optax.lbfgs` and others that
+            need the loss's value are refused). It sees the trained parameters alone. Mode
+            "rank_one" takes no step by it.
         steps: K, at least 1.
         mode: one of `MODES`.
         trainable: which inner parameters the inner steps change; see `partition`.
@@ -139,6 +154,7 @@ def meta_gradient(
             step j takes batch j modulo K); otherwise all steps share one batch.
         difference: distance |theta_moved - theta| of "mixed_difference", above 0.
         solver: of "implicit", which needs one.
+        rank_one: of "rank_one"; None for the derived form.
         axis_name: mapped axis over which inner and auxiliary gradients are averaged before each
             update, then the outer value and gradient. Losses must be means over their batch.
         inner_has_aux: the inner loss returns `(scalar, aux)`.
@@ -153,13 +169,15 @@ def meta_gradient(
     Raises:
         InputError: an unknown mode, or settings that contradict each other; and, when the
             function is called, a subset that selects nothing, batches that do not fit `steps`, or
-            an optimiser whose derivative is not finite at zero gradients.
+            an optimiser that needs more than gradients, or whose derivative is not finite where
+            they are 0.
     """
     check(
         steps=steps,
         mode=mode,
         difference=difference,
         solver=solver,
+        rank_one=rank_one,
         batch_per_step=batch_per_step,
         auxiliary=auxiliary,
         inner_has_aux=inner_has_aux,
@@ -177,8 +195,8 @@ def meta_gradient(
         inner_has_aux=inner_has_aux,
         outer_has_aux=outer_has_aux,
     )
-    differentiate = _method(mode, difference, solver)
-    tried: set[str] = set()  # shapes of theta for which the optimiser's derivative is finite
+    differentiate = _method(mode, difference, solver, rank_one)
+    tried: set[str] = set()  # shapes of theta for which the optimiser is known to do
 
     def run(
         outer: PyTree,
@@ -191,8 +209,10 @@ def meta_gradient(
     ) -> tuple[Scalar, PyTree, MetaAux]:
         problem = prepare(settings, inner, train_batch, test_batch, opt_state, psi)
         shapes = str(jax.tree.map(lambda x: (x.shape, x.dtype), problem.theta))
-        if mode != "implicit" and shapes not in tried:
-            require_finite_derivative(optimiser, problem.theta)
+        if mode != "rank_one" and shapes not in tried:
+            require_gradients_alone(optimiser, problem.theta)
+            if mode != "implicit":
+                require_finite_derivative(optimiser, problem.theta)
             tried.add(shapes)
         value, gradient, record = differentiate(problem, outer)
         value, gradient = problem.descent.mean((value, gradient))
@@ -231,10 +251,14 @@ class _Record(NamedTuple):
 Method = Callable[[Problem, PyTree], tuple[Scalar, PyTree, _Record]]
 
 
-def _method(mode: str, difference: float, solver: Solver | None) -> Method:
+def _method(
+    mode: str, difference: float, solver: Solver | None, rank_one: RankOne | None
+) -> Method:
     """The function of a mode, with the options of that mode."""
     if mode == "unrolled":
         return _unrolled
+    if mode == "rank_one":
+        return functools.partial(_rank_one, form=rank_one or RankOne())
     if solver is not None:  # `check` has seen that this is mode "implicit", and no other
         return functools.partial(_implicit, solver=solver)
     return functools.partial(_mixed, difference=difference if mode == "mixed_difference" else None)
@@ -326,6 +350,31 @@ def _implicit(problem: Problem, outer: PyTree, *, solver: Solver) -> tuple[Scala
     (through,) = pull_slope(minus_z)
     gradient = jax.tree.map(jnp.add, direct, pull_context(through)[0])
     record = _Record(theta, state, losses, inner_aux, outer_aux, psi, psi_losses, solution)
+    return value, gradient, record
+
+
+def _rank_one(problem: Problem, outer: PyTree, *, form: RankOne) -> tuple[Scalar, PyTree, _Record]:
+    """Gradients of both losses at theta, and what `RankOne` makes of them.
+
+    Args:
+        problem: of which no inner step is taken.
+        outer: phi.
+        form: sign and scale of the second term.
+
+    Returns:
+        This device's outer loss and gradient to `outer`, and the record.
+    """
+    theta, batch = problem.theta, problem.batches.shared
+    context, pull_context = jax.vjp(lambda outer: problem.context(outer, batch), outer)
+    value_and_slopes = jax.value_and_grad(problem.inner_loss, (0, 1), has_aux=True)
+    (loss, aux), (slope, of_context) = value_and_slopes(theta, context, batch)
+    slope, loss = problem.descent.mean((slope, loss))
+    losses, inner_aux = jax.tree.map(lambda x: jnp.asarray(x)[None], (loss, aux))
+    psi, psi_losses = problem.fit_auxiliary(inner_aux)
+    (value, outer_aux), u, direct = _outer_gradients(problem, theta, outer, psi)
+    (indirect,) = pull_context(of_context)
+    gradient = form.combine(direct, indirect, form.ratio(u, slope))
+    record = _Record(theta, problem.state, losses, inner_aux, outer_aux, psi, psi_losses)
     return value, gradient, record
 
 

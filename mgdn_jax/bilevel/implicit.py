@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class Solver:
 
 
 class Solution(NamedTuple):
-    """Diagnostics of mode "implicit". Look at them: a compiled function cannot raise.
+    """Diagnostics of mode "implicit". Look at `fault`: a compiled function cannot raise.
 
     Attributes:
         residual: ``|u - (H + damping I) z| / |u|``.
@@ -70,6 +71,37 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""]
     curvature: Scalar
     stationarity: Scalar
+
+    def fault(self, residual: float = 1e-2, stationarity: float = math.inf) -> str:
+        """What makes the gradient worthless, in one sentence; "" if nothing does.
+
+        Call it outside compiled functions, after every meta-gradient.
+
+        Args:
+            residual: largest one that will do.
+            stationarity: largest norm of the inner gradient that will do.
+        """
+        if not math.isfinite(self.stationarity):
+            return (
+                f"the inner steps diverged, their gradient is {float(self.stationarity)}; lower the"
+                " inner rate."
+            )
+        if not self.curvature > 0:
+            return (
+                f"the inner Hessian has curvature {float(self.curvature):.3g} with its damping and"
+                " is not positive definite; raise the Solver's damping."
+            )
+        if not self.residual <= residual:
+            return (
+                f"the linear solve ended at a residual of {float(self.residual):.3g} after"
+                f" {int(self.iterations)} iterations; give the Solver more, or raise its damping."
+            )
+        if not self.stationarity <= stationarity:
+            return (
+                f"the inner gradient still has norm {float(self.stationarity):.3g}, and the theorem"
+                " takes it to be 0; take more inner steps."
+            )
+        return ""
 
 
 def proximal(loss: Loss, anchor: PyTree, damping: float) -> Loss:

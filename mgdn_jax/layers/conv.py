@@ -150,60 +150,64 @@ def _pixel_sums(x: Float[Array, "*p c"]) -> Float[Array, " c"]:
     return jnp.matmul(jnp.ones((1, x.shape[0]), x.dtype), x, precision=_EXACT)[0]
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], dilation: int = 1
 ) -> Float[Array, "b h w c"]:
     """Depthwise 2-D convolution, stride 1, odd kernel, zero padding that keeps the size.
 
     A sum of shifted products where XLA's grouped convolution is slow (CPU: 20 times at 30
     channels), the grouped convolution elsewhere. Reverse mode only (to any order).
+
+    Args:
+        x: features.
+        kernel: weights of every channel, odd ``kh`` and ``kw``.
+        dilation: spacing of the taps in pixels.
     """
     kh, kw = kernel.shape[:2]
 
     def by_shifts(x: Array, kernel: Array) -> Array:
-        return depthwise_inner(_framed(x, kh, kw), kernel)
+        ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+        framed = jnp.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)))
+        return depthwise_inner(framed, kernel, dilation)
 
     def by_xla(x: Array, kernel: Array) -> Array:
-        pads = [(kh // 2,) * 2, (kw // 2,) * 2]
+        pads = [(dilation * (kh // 2),) * 2, (dilation * (kw // 2),) * 2]
         return lax.conv_general_dilated(
-            x, kernel, (1, 1), pads, dimension_numbers=_DIMS, feature_group_count=x.shape[-1]
-        )
+            x, kernel, (1, 1), pads, rhs_dilation=(dilation, dilation), dimension_numbers=_DIMS,
+            feature_group_count=x.shape[-1],
+        )  # fmt: skip
 
     return forms.by_platform(x, kernel, cpu=by_shifts, default=by_xla)
 
 
 def depthwise_inner(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"]
-) -> Float[Array, "b h-kh+1 w-kw+1 c"]:
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw 1 c"], dilation: int = 1
+) -> Float[Array, "b p q c"]:
     """`depthwise` where the kernel fits inside the map: a sum of shifted products, no padding."""
     kh, kw = kernel.shape[:2]
-    taps = [shifted * match_rank(kernel[dy, dx], x) for dy, dx, shifted in _shifts(x, kh, kw)]
+    h, w = x.shape[1] - dilation * (kh - 1), x.shape[2] - dilation * (kw - 1)
+    taps = [
+        x[:, dilation * dy : dilation * dy + h, dilation * dx : dilation * dx + w]
+        * match_rank(kernel[dy, dx], x)
+        for dy in range(kh)
+        for dx in range(kw)
+    ]
     return functools.reduce(jnp.add, taps)
 
 
-def _framed(x: Array, kh: int, kw: int) -> Array:
-    return jnp.pad(x, ((0, 0), (kh // 2,) * 2, (kw // 2,) * 2, (0, 0)))
+def _depthwise_fwd(x: Array, kernel: Array, dilation: int) -> tuple[Array, tuple[Array, ...]]:
+    return depthwise(x, kernel, dilation), keep(x, kernel)
 
 
-def _shifts(framed: Array, kh: int, kw: int) -> list[tuple[int, int, Array]]:
-    """(dy, dx, what the tap reads) for every tap; the map has the border that the kernel needs."""
-    h, w = framed.shape[1] - kh + 1, framed.shape[2] - kw + 1
-    return [(dy, dx, framed[:, dy : dy + h, dx : dx + w]) for dy in range(kh) for dx in range(kw)]
-
-
-def _depthwise_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, ...]]:
-    return depthwise(x, kernel), keep(x, kernel)
-
-
-def _depthwise_bwd(residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+def _depthwise_bwd(dilation: int, residuals: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
     x, kernel = (x[0] for x in residuals)
-    dk = tap_products(x, g, kernel.shape[:2])
-    return depthwise(g, jnp.flip(kernel, (0, 1))), dk.astype(kernel.dtype)
+    dk = tap_products(x, g, kernel.shape[:2], dilation)
+    return depthwise(g, jnp.flip(kernel, (0, 1)), dilation), dk.astype(kernel.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def tap_products(x: Array, g: Array, size: tuple[int, int], dilation: int = 1) -> Array:
     """Sum over pixels of what each tap of a depthwise kernel reads, times g.
 
     Linear in x and in g, hence its own short derivative.
@@ -212,6 +216,7 @@ def tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
         x: (b, h, w, c) features.
         g: (b, h, w, c) gradient to the result.
         size: (kh, kw) of the kernel.
+        dilation: spacing of the taps in pixels.
 
     Returns:
         (kh, kw, 1, c), in float32 at least.
@@ -224,10 +229,12 @@ def tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
     bands = min(_BANDS, h)
     rows = ceil_div(h, bands)
     more = bands * rows - h
-    framed = jnp.pad(x, ((0, 0), (kh // 2, kh // 2 + more), (kw // 2,) * 2, (0, 0))).astype(wide)
+    ph, pw = dilation * (kh // 2), dilation * (kw // 2)
+    framed = jnp.pad(x, ((0, 0), (ph, ph + more), (pw, pw), (0, 0))).astype(wide)
     g = jnp.pad(g, ((0, 0), (0, more), (0, 0), (0, 0))).astype(wide)
 
     def tap(dy: int, dx: int) -> Array:
+        dy, dx = dilation * dy, dilation * dx
         products = [
             framed[:, dy + top : dy + top + rows, dx : dx + w] * g[:, top : top + rows]
             for top in range(0, h + more, rows)
@@ -239,15 +246,18 @@ def tap_products(x: Array, g: Array, size: tuple[int, int]) -> Array:
 
 
 def _tap_products_bwd(
-    size: tuple[int, int], residuals: tuple[Array, ...], v: Array
+    size: tuple[int, int], dilation: int, residuals: tuple[Array, ...], v: Array
 ) -> tuple[Array, Array]:
     del size
     x, g = (x[0] for x in residuals)
     v = v.astype(x.dtype)
-    return depthwise(g, jnp.flip(v, (0, 1))), depthwise(x, v)
+    return depthwise(g, jnp.flip(v, (0, 1)), dilation), depthwise(x, v, dilation)
 
 
-tap_products.defvjp(lambda x, g, size: (tap_products(x, g, size), keep(x, g)), _tap_products_bwd)
+tap_products.defvjp(
+    lambda x, g, size, dilation: (tap_products(x, g, size, dilation), keep(x, g)),
+    _tap_products_bwd,
+)
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
@@ -294,6 +304,8 @@ class Conv2d(nnx.Module):
 class DepthwiseConv2d(nnx.Module):
     """Depthwise convolution with PyTorch's initialisation; weights ``(k, k, group, c)``.
 
+    ``dilation`` is the spacing of its taps in pixels.
+
     With ``group`` g above 1 it is the grouped convolution whose groups mix g consecutive input
     channels into the g output channels of the same places (c a multiple of g).
     """
@@ -304,9 +316,11 @@ class DepthwiseConv2d(nnx.Module):
         kernel_size: int,
         *,
         group: int = 1,
+        dilation: int = 1,
         use_bias: bool = True,
         rngs: nnx.Rngs,
     ):
+        self.dilation = dilation
         if features % group:
             raise ValueError(f"features ({features}) must be divisible by group ({group})")
         fan_in = group * kernel_size**2
@@ -319,10 +333,12 @@ class DepthwiseConv2d(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         group = kernel.shape[2]
         if group == 1:
-            y = depthwise(x, kernel)
+            y = depthwise(x, kernel, self.dilation)
         else:  # the i-th input of every group, beside each output of its group
             parts = [
-                depthwise(jnp.repeat(x[..., i::group], group, -1), kernel[:, :, i : i + 1])
+                depthwise(
+                    jnp.repeat(x[..., i::group], group, -1), kernel[:, :, i : i + 1], self.dilation
+                )
                 for i in range(group)
             ]
             y = functools.reduce(jnp.add, parts)

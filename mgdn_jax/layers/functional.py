@@ -184,6 +184,32 @@ def chain(
     return jax.lax.scan(body, carry, (stacked, xs))
 
 
+@jax.custom_vjp
+def largest_channel(x: Any) -> jax.Array:
+    """Maximum over the last axis, which stays; its derivative goes to the first of equal entries.
+
+    The derivative of `jnp.max` compares the entries with the maximum again. Where a compiler
+    computes them twice in two ways, none is equal, and it divides by 0. Here the place is kept.
+    Reverse mode only (to any order).
+    """
+    return jnp.max(x, -1, keepdims=True)
+
+
+def _largest_channel_fwd(x: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return largest_channel(x), (jnp.argmax(x, -1, keepdims=True), jnp.zeros((0, x.shape[-1])))
+
+
+def _largest_channel_bwd(residuals: Any, g: Any) -> tuple[jax.Array]:
+    place, like = residuals
+    channels = jax.lax.broadcasted_iota(
+        place.dtype, (*place.shape[:-1], like.shape[-1]), g.ndim - 1
+    )
+    return (jnp.where(channels == place, g, 0),)
+
+
+largest_channel.defvjp(_largest_channel_fwd, _largest_channel_bwd)
+
+
 def keep(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     """Residuals of a custom backward pass as new arrays, each with a leading axis of length 1.
 

@@ -186,8 +186,9 @@ class Phase:
         trains: networks that are updated.
         share: part of the duration that phases of a length in updates leave over; the shares of
             all phases sum to 1.
-        kind: ``"plain"`` descends the recipe's ``loss``; ``"meta"`` learns the loss as well
-            (`mgdn_jax.training.meta_step`), which asks for a `MetaRecipe`.
+        kind: ``"plain"`` descends the recipe's ``loss``; ``"meta"`` learns the loss as well (of a
+            `MetaRecipe`), ``"search"`` an architecture (`SearchRecipe`), ``"tasks"`` a starting
+            point for several tasks (`TaskRecipe`). See `mgdn_jax.training.kinds`.
         steps: its length in updates, in place of a share, which is then 0.
     """
 
@@ -238,6 +239,52 @@ class Meta:
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    """How an architecture is searched for: attribute ``search`` of a `SearchRecipe`.
+
+    Attributes:
+        weights: network that holds all choices (theta).
+        architecture: network of logits (phi).
+        mode: one of `bilevel.MODES`, but "implicit".
+        rank_one: of the mode ``"rank_one"``; None for the derived form.
+        rate: inner learning rate of the modes that take a step; 0 takes the weights' current one.
+        steps: inner steps K of the mode "unrolled".
+        difference: of the mode ``"mixed_difference"``.
+        every: one step of the architecture in so many training steps.
+        after: part of the run, in [0, 1), before which there is none.
+    """
+
+    weights: str
+    architecture: str
+    mode: str = "rank_one"
+    rank_one: bilevel.RankOne | None = None
+    rate: float = 0.0
+    steps: int = 1
+    difference: float = 0.01
+    every: int = 1
+    after: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """How a starting point is learned: attribute ``tasks`` of a `TaskRecipe`.
+
+    Attributes:
+        network: whose starting point it is.
+        names: of the tasks: the sets of the mixture in the loader's order, all of one share.
+        mode: one of `bilevel.INITIALISATIONS`.
+        steps: K of the adaptation.
+        rate: its learning rate; 0 takes the network's current one.
+    """
+
+    network: str
+    names: tuple[str, ...]
+    mode: str = "first_order"
+    steps: int = 1
+    rate: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
 class NoSettings:
     """The settings of a recipe that has none."""
 
@@ -258,6 +305,8 @@ class Recipe(Protocol):
         phases: stretches of training, in order.
         optional_networks: names that `optimiser.networks` may hold though nothing trains by them.
         meta: how the loss is learned, for phases of kind ``"meta"``.
+        search: how an architecture is searched for, for phases of kind ``"search"``.
+        tasks: how a starting point is learned, for phases of kind ``"tasks"``.
         best: the figure of validation that checkpoints are chosen by where the config names none;
             "" for psnr, or else loss.
         settings: instance of `settings_type`.
@@ -271,6 +320,8 @@ class Recipe(Protocol):
     phases: tuple[Phase, ...] = (Phase("fusion", ("fusion",)),)
     optional_networks: tuple[str, ...] = ()
     meta: Meta | None = None
+    search: Search | None = None
+    tasks: Tasks | None = None
     best: str = ""
     settings: Any
     model_config: Any
@@ -337,6 +388,11 @@ class Recipe(Protocol):
         """Inverse of `join`: the networks that shipped weights are for."""
         return {self.ships: params}, {self.ships: stats}
 
+    def shipped(self, params: Networks) -> Any:
+        """The configuration of what ships; a search knows it when it has ended."""
+        del params
+        return self.model_config
+
     def card(self) -> dict[str, Any]:
         """What the card of the shipped weights says about how they were trained."""
         return {}
@@ -372,6 +428,38 @@ class MetaRecipe(Recipe, Protocol):
     @abc.abstractmethod
     def auxiliary_loss(self, psi: Flat, fused: jax.Array, batch: Batch) -> jax.Array:
         """What psi is trained on, a scalar."""
+
+
+@runtime_checkable
+class SearchRecipe(Recipe, Protocol):
+    """A recipe that searches an architecture; both losses are means over the batch they get."""
+
+    search: Search
+
+    @abc.abstractmethod
+    def training_loss(
+        self, theta: Flat, stats: Flat, phi: Flat, batch: Batch, *, axis_name: str | None
+    ) -> tuple[jax.Array, tuple[Flat, Metrics]]:
+        """``(loss, (new statistics, metrics))`` of the network of all choices."""
+
+    @abc.abstractmethod
+    def search_loss(
+        self, theta: Flat, stats: Flat, phi: Flat, batch: Batch, *, axis_name: str | None
+    ) -> jax.Array:
+        """What the architecture is judged by: that loss with what choices cost, a scalar."""
+
+
+@runtime_checkable
+class TaskRecipe(Recipe, Protocol):
+    """A recipe that learns a starting point for several tasks."""
+
+    tasks: Tasks
+
+    @abc.abstractmethod
+    def task_loss(
+        self, theta: Flat, stats: Flat, batch: Batch, task: jax.Array, *, axis_name: str | None
+    ) -> tuple[jax.Array, tuple[Flat, Metrics]]:
+        """``(loss, (new statistics, metrics))`` of a task, whose number is traced: int32, ()."""
 
 
 def warm_start(

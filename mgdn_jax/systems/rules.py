@@ -5,13 +5,16 @@ the tables.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 Row = tuple[str, str, str]
-KINDS = ("conv", "linear", "norm", "array", "vector")
-"""What a row is about: a convolution, a linear layer, a norm (with its running statistics), or a
-lone parameter, as it is or flattened."""
+KINDS = ("conv", "transposed", "linear", "norm", "array", "vector")
+"""What a row is about: a convolution, a transposed one, a linear layer, a norm (with its running
+statistics), or a lone parameter, as it is or flattened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Rules:
         optional: patterns of entries that only some configurations of the network read.
         twin: (pattern, replacement) of second names under which entries are stored again; an
             entry may have either name or both, then with equal values.
+        constants: (pattern, value) of entries that hold what the network has as a constant,
+            repeated along their first axes. One that differs is an unknown entry.
         seen: fields of the system's `Config` that the published names give away.
     """
 
@@ -32,7 +37,20 @@ class Rules:
     dead: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     twin: tuple[str, str] | None = None
+    constants: tuple[tuple[str, np.ndarray], ...] = ()
     seen: Callable[[Iterable[str]], dict[str, Any]] = lambda names: {}
+
+    def is_constant(self, key: str) -> bool:
+        """Whether an entry is one of the constants."""
+        return any(re.fullmatch(pattern, key) for pattern, _ in self.constants)
+
+    def holds(self, key: str, value: np.ndarray) -> bool:
+        """Whether an entry that is a constant has its value, to rounding."""
+        return all(
+            value.shape[-constant.ndim :] == constant.shape and np.allclose(value, constant)
+            for pattern, constant in self.constants
+            if re.fullmatch(pattern, key)
+        )
 
 
 def restormer(theirs: str, ours: str) -> tuple[Row, ...]:

@@ -45,16 +45,17 @@ class Window:
         """Brings all waiting metrics to the host.
 
         Returns:
-            The first step whose "loss" or "grad_norm" is not finite, with name and value.
+            The first step whose "loss" or "grad_norm" is not finite, or whose meta-gradient met a
+            "curvature" that is not positive, with name and value.
         """
         waiting, self._waiting = self._waiting, []
         fetched = jax.device_get([metrics for _, metrics in waiting])
         bad = None
         for (step, _), row in zip(waiting, fetched, strict=True):
             self._rows.append({k: float(v) for k, v in row.items() if not k.startswith("_")})
-            for name in ("loss", "grad_norm"):
-                if bad is None and not math.isfinite(self._rows[-1][name]):
-                    bad = (step, name, self._rows[-1][name])
+            name = _fault(self._rows[-1])
+            if bad is None and name:
+                bad = (step, name, self._rows[-1][name])
         return bad
 
     def means(self) -> tuple[dict[str, float], int]:
@@ -63,6 +64,17 @@ class Window:
         means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in names}
         timed, self.timed, self._rows = self.timed, 0, []
         return means, timed
+
+
+def _fault(row: Mapping[str, float]) -> str:
+    """Name of the figure with which a step went wrong; "" if it did not."""
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(row[name]):
+            return name
+    # Only bilevel's mode "implicit" has a curvature, and 0 where a step took no meta-gradient.
+    if row.get("meta") and not row.get("curvature", 1) > 0:
+        return "curvature"
+    return ""
 
 
 class Figures:

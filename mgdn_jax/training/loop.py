@@ -26,16 +26,16 @@ from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
 from mgdn_jax.training.checkpoints import Checkpoints, newest_whole
+from mgdn_jax.training.kinds import make_step
 from mgdn_jax.training.lock import TakenOverError
 from mgdn_jax.training.logs import Clock, Figures, Log, Window, drop_output, grid_rows
-from mgdn_jax.training.meta_step import make_meta_step
 from mgdn_jax.training.parallel import AXIS
 from mgdn_jax.training.places import home
-from mgdn_jax.training.setup import Setup, meta_recipe, prepare
+from mgdn_jax.training.setup import Setup, prepare
 from mgdn_jax.training.shipping import is_shipped, ship, weights_path
 from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
 from mgdn_jax.training.state import Metrics, Step, TrainState
-from mgdn_jax.training.step import make_eval_step, make_train_step
+from mgdn_jax.training.step import make_eval_step
 from mgdn_jax.weights.card import versions
 
 _GRID_ROWS = 4
@@ -338,26 +338,14 @@ class _Loop:
         return self.setup.parallel.train(self._agreement.passing_on(self._step(stretch)))
 
     def _step(self, stretch: run_plan.Stretch) -> Step:
-        setup, train = self.setup, self.setup.run.train
-        if stretch.kind == "meta":
-            recipe = meta_recipe(setup.recipe)
-            return make_meta_step(
-                recipe,
-                setup.optimisers,
-                trains=stretch.trains,
-                rate=setup.schedules[recipe.meta.inner],
-                total=setup.total,
-                ema_decay=train.ema,
-                axis_name=AXIS,
-            )
-        return make_train_step(
-            setup.recipe.loss,
+        setup = self.setup
+        return make_step(
+            setup.recipe,
+            stretch,
             setup.optimisers,
-            seed=train.seed,
-            phase=stretch.phase,
-            trains=stretch.trains,
-            accumulate=train.accumulate,
-            ema_decay=train.ema,
+            setup.schedules,
+            setup.run.train,
+            total=setup.total,
             axis_name=AXIS,
         )
 
@@ -368,7 +356,7 @@ class _Loop:
     # ---- figures --------------------------------------------------------------------------
 
     def _check(self, window: Window) -> None:
-        """Stops the run if any step since the last look was not finite."""
+        """Stops the run if a step since the last look went wrong."""
         bad = window.fetch()
         if bad is None:
             return
@@ -377,6 +365,12 @@ class _Loop:
         if self._checkpoints is not None:
             self._checkpoints.wait()
             good = last_good(self.setup.workdir, self.setup.run.train.checkpoints)
+        if name == "curvature":
+            raise TrainingFailedError(
+                f"the inner Hessian has curvature {value:.3g} with its damping at step {step},"
+                f" where mode 'implicit' has no answer; {good}; raise the damping, or take another"
+                " mode."
+            )
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."

@@ -25,6 +25,8 @@ from mgdn_jax.training.state import (
 
 NO_META = dict.fromkeys(("outer_loss", "inner_loss", "max_g", "meta"), 0.0)
 """Metrics of the first part of a step, as they are in steps without it."""
+SOLUTION = ("curvature", "residual", "stationarity")
+"""Metrics that mode "implicit" adds: see `bilevel.Solution`."""
 
 
 def make_meta_step(
@@ -65,7 +67,7 @@ def make_meta_step(
         the terms of the learned loss on the whole batch, "grad_norm" of theta, "recon" (psi's
         loss), the mean of every weight map by source ("w_a", "w_b", ...); from the first part,
         "inner_loss", "outer_loss", "max_g" (largest entry of phi's gradient) and "meta" (1), all
-        0 in steps without it.
+        0 in steps without it; in mode "implicit" also `SOLUTION`.
 
     Raises:
         ValueError: a network in `trains` has no optimiser; or, when traced, a batch of odd size.
@@ -90,7 +92,8 @@ def make_meta_step(
                 return _outer_update(recipe, optimiser, state, batch, progress, alpha, axis_name)
 
             def wait() -> tuple[Flat, Any, Metrics]:
-                unchanged = params[meta.learns], opt[meta.learns], NO_META
+                solution = dict.fromkeys(SOLUTION, 0.0) if meta.solver is not None else {}
+                unchanged = params[meta.learns], opt[meta.learns], NO_META | solution
                 return jax.tree.map(jnp.asarray, unchanged)
 
             if meta.every == 1 and not meta.after:
@@ -133,12 +136,12 @@ def _outer_update(
         axis_name: mapped axis to average over, if any.
 
     Returns:
-        ``(phi, state of its optimiser, metrics named as in `NO_META`)``.
+        ``(phi, state of its optimiser, metrics named as in `NO_META` and `SOLUTION`)``.
     """
     meta = recipe.meta
     theta, phi = state.params[meta.inner], state.params[meta.learns]
     stats = state.stats[meta.inner]
-    train, test = _halves(batch)
+    train, test = halves(batch)
 
     def inner_loss(theta: Flat, maps: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         value, (fused, *_) = recipe.inner_loss(theta, stats, maps, batch, progress)
@@ -160,7 +163,7 @@ def _outer_update(
     gradient = bilevel.meta_gradient(
         inner_loss,
         outer_loss,
-        optimiser=_at_rate(meta.optimiser),
+        optimiser=at_rate(meta.optimiser),
         propose=recipe.propose,
         steps=meta.steps,
         mode=meta.mode,
@@ -187,7 +190,11 @@ def _outer_update(
         "max_g": jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(grads)])),
         "meta": jnp.ones(()),
     }
-    return phi, opt, {name: jnp.asarray(metrics[name], jnp.float32) for name in NO_META}
+    if aux.solution is not None:
+        metrics |= {
+            name: value for name, value in aux.solution._asdict().items() if name in SOLUTION
+        }
+    return phi, opt, {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
 
 
 def _inner_gradients(
@@ -233,7 +240,7 @@ def _inner_gradients(
     return gradients, {meta.inner: new_stats}, metrics
 
 
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
+def halves(batch: Batch) -> tuple[Batch, Batch]:
     """Two halves of a batch that do not depend on its layout over devices.
 
     Example i goes by the parity of the ones among the binary digits of i. Of two neighbours 2k and
@@ -250,7 +257,7 @@ def _halves(batch: Batch) -> tuple[Batch, Batch]:
     return first, second
 
 
-def _at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
+def at_rate(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     """Multiplies updates by a rate that is part of the state, ``(state, rate)``.
 
     So the rate may be a traced value while the transformation itself stays a constant.

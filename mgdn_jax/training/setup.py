@@ -9,7 +9,7 @@ import math
 import pathlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,18 +19,18 @@ from mgdn_jax.errors import InputError, nearest
 from mgdn_jax.io.disk import make_folder
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.checks import check_network
-from mgdn_jax.systems.contract import Loader, MetaRecipe, Recipe
+from mgdn_jax.systems.contract import Loader, MixedLoader, Recipe
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
 from mgdn_jax.training import processes
 from mgdn_jax.training.config import PARTS
+from mgdn_jax.training.kinds import KINDS, check_kind
 from mgdn_jax.training.lock import Lock
 from mgdn_jax.training.optimisers import Schedule
 from mgdn_jax.training.parallel import WAYS, Parallel
 from mgdn_jax.training.places import home, is_remote
 from mgdn_jax.training.step import make_eval_step
 
-KINDS = ("plain", "meta")
 _MAKERS = {"train": "make_loader", "validation": "make_eval_loader"}
 
 
@@ -107,7 +107,7 @@ def prepare(
         _keep_checkpoints(run.train.checkpoints, workdir, stack, say)
     devices = processes.local_devices(run.train.devices)
     recipe = read_recipe(run)
-    halves = any(phase.kind == "meta" for phase in recipe.phases)
+    halves = any(phase.kind != "plain" for phase in recipe.phases)
     run_plan.share(run.train, len(devices), count, halves=halves)
 
     makers = {part: _maker(run.data["loader"], part) for part in PARTS if part in run.data}
@@ -115,6 +115,7 @@ def prepare(
     _check_loader(run.data["loader"], loader)
     stack.callback(loader.close)
     _check_data(loader)
+    _check_tasks(recipe, loader, run.data.get("mix") or {})
     eval_loader = None
     if "validation" in run.data:
         # Rounded up to what divides: the mask makes the size a matter of speed only.
@@ -189,25 +190,27 @@ def read_recipe(run: run_config.Run) -> Recipe:
                 f"the recipe {name!r} has a phase of kind {phase.kind!r}; "
                 f"{nearest(phase.kind, KINDS)}"
             )
-        if phase.kind == "meta":
-            meta_recipe(recipe)
+        check_kind(recipe, phase.kind)
     _check_system(name, recipe)
     return recipe
 
 
-def meta_recipe(recipe: Recipe) -> MetaRecipe:
-    """The recipe as one whose loss is learned.
-
-    Raises:
-        InputError: its class does not say so, or it sets no `meta`.
-    """
-    kind = type(recipe)
-    if MetaRecipe not in kind.__mro__ or recipe.meta is None:
+def _check_tasks(recipe: Recipe, loader: Loader, mix: Mapping[str, float]) -> None:
+    """Raises InputError if a recipe's tasks are not the sets of its loader, in equal shares."""
+    if recipe.tasks is None or not any(phase.kind == "tasks" for phase in recipe.phases):
+        return
+    sets = tuple(loader.sets) if isinstance(loader, MixedLoader) else ()
+    if sets != recipe.tasks.names:
         raise InputError(
-            f"the recipe {kind.__module__}.{kind.__name__} has a phase of kind 'meta', which asks"
-            " for a class that derives from mgdn_jax.systems.contract.MetaRecipe and sets `meta`."
+            f"the tasks of the recipe are {', '.join(recipe.tasks.names)}, and the sets of the"
+            f" data {', '.join(sets) or 'one'}; name the same ones, in data.mix and in the recipe."
         )
-    return cast(MetaRecipe, recipe)
+    weights = dict(mix).values()
+    if len(set(weights)) > 1:
+        raise InputError(
+            f"the sets of a run over tasks have one share each, and data.mix is {dict(mix)}; give"
+            " all of them 1."
+        )
 
 
 def _check_system(name: str, recipe: Recipe) -> None:

@@ -80,7 +80,7 @@ def ship(
     save_weights(
         path,
         system=recipe.system,
-        config=recipe.model_config.to_dict(),
+        config=recipe.shipped(networks[0]).to_dict(),
         params=params,
         stats=stats,
         card=card,

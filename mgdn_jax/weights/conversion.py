@@ -38,8 +38,11 @@ _FLAT = _Layout(lambda w: w.reshape(-1), lambda w, shape: w.reshape(shape))
 _LINEAR = _Layout(lambda w: w.transpose(1, 0), lambda w, _: w.transpose(1, 0))
 _CONV = _Layout(lambda w: w.transpose(2, 3, 1, 0), lambda w, _: w.transpose(3, 2, 0, 1))
 
+_TRANSPOSED = _Layout(lambda w: w.transpose(2, 3, 0, 1), lambda w, _: w.transpose(2, 3, 0, 1))
+
 _LEAVES: dict[str, dict[str, tuple[str, _Layout]]] = {
     "conv": {"weight": ("kernel", _CONV), "bias": ("bias", _SAME)},
+    "transposed": {"weight": ("kernel", _TRANSPOSED), "bias": ("bias", _SAME)},
     "linear": {"weight": ("kernel", _LINEAR), "bias": ("bias", _SAME)},
     "norm": {
         "weight": ("scale", _SAME),
@@ -187,7 +190,8 @@ def to_state_dict(
     for name, published in like.items():
         key = _first_name(name.removeprefix("module."), rules)
         targets = [target for target in _targets(key, rules) if target[0] in weights]
-        if _is_among(key, rules.dead) or (not targets and _is_among(key, rules.optional)):
+        unread = _is_among(key, rules.dead) or rules.is_constant(key)
+        if unread or (not targets and _is_among(key, rules.optional)):
             state[name] = np.asarray(published)
             continue
         if len(targets) != 1:
@@ -231,11 +235,13 @@ class _Sorter:
             # Stored twice: one tensor under two names, or not this network.
             (self.skipped if np.array_equal(value, first) else self.double).append(name)
             return
-        matches = _targets(key, self._rules)
-        is_aimless = all(path not in self._targets for path, _ in matches)
+        matches = [row for row in _targets(key, self._rules) if row[0] in self._targets]
         if _is_among(key, self._rules.dead):
             self.skipped.append(name)
-        elif is_aimless:
+        elif self._rules.is_constant(key):
+            is_right = self._rules.holds(key, np.asarray(value))
+            (self.skipped if is_right else self.unmatched).append(name)
+        elif not matches:
             is_optional = _is_among(key, self._rules.optional)
             (self.skipped if is_optional else self.unmatched).append(name)
         elif len(matches) > 1:

@@ -25,6 +25,7 @@ DEVICE_MODES = [
     ("unrolled", 2, None),
     ("mixed_product", 1, None),
     ("implicit", 2, Solver(damping=1.0, tolerance=1e-13)),
+    ("rank_one", 1, None),
 ]
 
 

@@ -19,7 +19,7 @@ from small_problem import (
     quadratic,
 )
 
-from mgdn_jax.bilevel import Auxiliary, Solver, check, meta_gradient
+from mgdn_jax.bilevel import Auxiliary, RankOne, Solver, check, meta_gradient
 from mgdn_jax.errors import InputError
 
 OPTIMISERS = {
@@ -156,6 +156,8 @@ CONTRADICTIONS = [
     ({"mode": "mixed_difference", "difference": 0.0}, "difference must be above 0"),
     ({"mode": "implicit"}, r"needs solver=Solver\(damping=...\)"),
     ({"solver": Solver(damping=1.0)}, "solver belongs to mode 'implicit'"),
+    ({"mode": "rank_one", "steps": 2}, "is for steps=1, got 2"),
+    ({"rank_one": RankOne()}, "rank_one belongs to mode 'rank_one', not to 'unrolled'"),
     (
         {"mode": "implicit", "solver": Solver(damping=1.0), "batch_per_step": True},
         "leave batch_per_step off",
@@ -181,6 +183,7 @@ def test_good_settings_pass_the_check():
     check(steps=3, batch_per_step=True)
     check(mode="mixed_difference", difference=0.1, batch_per_step=True)
     check(mode="implicit", steps=5, solver=Solver(damping=1.0))
+    check(mode="rank_one", rank_one=RankOne.published(0.01))
     check(auxiliary=fitted, inner_has_aux=True)
     with pytest.raises(InputError, match="from_aux needs inner_has_aux"):
         check(auxiliary=fitted)
@@ -196,6 +199,12 @@ def test_bad_solvers_and_auxiliaries():
     ):
         with pytest.raises(InputError, match=words):
             Solver(**options)
+    for options, words in (
+        ({"factor": float("inf")}, "a finite factor"),
+        ({"epsilon": -1.0}, "an epsilon of 0 or more"),
+    ):
+        with pytest.raises(InputError, match=words):
+            RankOne(**options)
     with pytest.raises(InputError, match="steps of at least 0"):
         Auxiliary(inner_loss, SGD, steps=-1)
     for given in ({}, {"inner_has_aux": True, "batch_per_step": True, "steps": 2}):

@@ -7,7 +7,7 @@ import optax
 import pytest
 from small_problem import SGD, gap, normal, ridge
 
-from mgdn_jax.bilevel import Solver, meta_gradient
+from mgdn_jax.bilevel import Solution, Solver, meta_gradient
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,26 @@ def test_implicit_reports_negative_curvature_and_too_few_iterations():
     aux = solve(damping=3.0, iterations=1)[2]
     assert int(aux.solution.iterations) == 1
     assert not bool(aux.solution.converged)
+    assert "ended at a residual of" in aux.solution.fault()
+
+
+def test_a_fault_is_one_sentence():
+    good = Solution(
+        residual=np.float32(1e-7), iterations=np.int32(3), converged=np.bool_(True),
+        curvature=np.float32(0.5), stationarity=np.float32(1e-5),
+    )  # fmt: skip
+    assert good.fault() == ""
+    for change, limits, words in (
+        ({"curvature": np.float32(-4.3)}, {}, "curvature -4.3 with its damping"),
+        ({"curvature": np.float32("nan")}, {}, "is not positive definite"),
+        ({"residual": np.float32(0.1)}, {}, "residual of 0.1 after 3 iterations"),
+        ({"residual": np.float32("nan")}, {}, "residual of nan"),
+        ({"stationarity": np.float32(0.2)}, {"stationarity": 0.1}, "take more inner steps"),
+        ({"stationarity": np.float32("inf")}, {}, "the inner steps diverged"),
+    ):
+        fault = good._replace(**change).fault(**limits)
+        assert words in fault
+        assert fault.count(".") - fault.count(" 0.") - fault.count("-4.") == 1
 
 
 @pytest.mark.usefixtures("x64")

@@ -8,7 +8,8 @@ from mgdn_jax import bilevel
 
 def test_public_names():
     assert set(bilevel.__all__) == {
-        *("MODES", "Auxiliary", "MetaAux", "PyTree", "Solution", "Solver", "Trainable"),
+        *("MODES", "Auxiliary", "MetaAux", "PyTree", "RankOne", "Solution", "Solver", "Trainable"),
+        *("INITIALISATIONS", "InitialisationAux", "initialisation_gradient"),
         *("check", "combine", "meta_gradient", "partition"),
         *("scale_by_length", "scale_by_max_abs"),
     }

@@ -54,7 +54,7 @@ def test_one_batch_a_step():
 
 @pytest.mark.parametrize(
     ("mode", "steps"),
-    [("unrolled", 3), ("mixed_product", 1), ("implicit", 2)],
+    [("unrolled", 3), ("mixed_product", 1), ("implicit", 2), ("rank_one", 1)],
 )
 @pytest.mark.usefixtures("x64")
 def test_proposals_are_computed_once_a_batch(mode, steps):
@@ -106,7 +106,8 @@ def test_auxiliary_parameters_follow_the_base_inner_ones():
 
 
 @pytest.mark.parametrize(
-    ("mode", "steps"), [("unrolled", 1), ("unrolled", 2), ("mixed_product", 1), ("implicit", 2)]
+    ("mode", "steps"),
+    [("unrolled", 1), ("unrolled", 2), ("mixed_product", 1), ("implicit", 2), ("rank_one", 1)],
 )
 def test_the_auxiliary_problem_may_use_what_the_inner_loss_made(mode, steps):
     outer, inner, train, test = problem()

@@ -293,3 +293,14 @@ def test_flat_names_round_trip_and_missing_leaves_raise():
     params.pop("layers/1/bias")
     with pytest.raises(ValueError, match="leaves"):
         functional.apply(graphdef, params, stats, x)
+
+
+def test_the_largest_channel_has_the_derivative_of_its_place():
+    x = jnp.asarray([[[[1.0, 3.0, 3.0, -2.0]]], [[[0.0, 0.0, 0.0, 0.0]]]])
+    y, pull = jax.vjp(functional.largest_channel, x)
+    assert np.array_equal(y, jnp.max(x, -1, keepdims=True))
+    (slope,) = pull(jnp.full(y.shape, 2.0))
+    assert np.array_equal(slope.reshape(2, 4), [[0, 2, 0, 0], [2, 0, 0, 0]])
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.float32)
+    check_grads(lambda x: functional.largest_channel(x**2), (x,), 2, modes=["rev"])

@@ -16,7 +16,7 @@ from mgdn_jax import training
 from mgdn_jax.errors import InputError
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import plan as run_plan
-from mgdn_jax.training.meta_step import _halves, make_meta_step
+from mgdn_jax.training.meta_step import SOLUTION, halves, make_meta_step
 from mgdn_jax.training.optimisers import make_optimiser
 from mgdn_jax.training.state import init_state
 from mgdn_jax.weights.store import load_weights
@@ -118,13 +118,13 @@ def test_every_share_of_every_layout_is_halved_alike(processes):
     batch = 16
     for first in (0, batch, 5 * batch, 2**32 - batch):
         index = np.arange(first, first + batch, dtype=np.uint64).astype(np.uint32)
-        whole = set(_halves({"_index": jnp.asarray(index)})[0]["_index"].tolist())
+        whole = set(halves({"_index": jnp.asarray(index)})[0]["_index"].tolist())
         for devices in (1, 2, 4):
             local = [index[p::processes] for p in range(processes)]
             shares = [s for rows in local for s in np.split(rows, devices)]
             if len(shares[0]) % 2:
                 continue
-            parts = [_halves({"_index": jnp.asarray(s)})[0]["_index"] for s in shares]
+            parts = [halves({"_index": jnp.asarray(s)})[0]["_index"] for s in shares]
             assert whole == {int(i) for part in parts for i in part}
 
 
@@ -140,6 +140,20 @@ def test_meta_every_leaves_the_proposal_alone_between():
         assert metrics["meta"] == (turn + 1) % 2
         assert (metrics["max_g"] == 0) == still
         assert not jnp.all(state.params["fusion"]["first"] == before["fusion"]["first"])
+
+
+@pytest.mark.parametrize("mode", ["implicit", "rank_one"])
+def test_approximations_learn_as_well_and_say_what_they_met(mode):
+    step, state = built(fake_meta.Recipe({}, every=2, mode=mode, rate=0.1))
+    step = jax.jit(step)
+    for turn in range(2):
+        before, (state, metrics) = state.params["proposal"], step(state, data())
+        moved = max(jnp.abs(state.params["proposal"][k] - x).max() for k, x in before.items())
+        np.testing.assert_allclose(moved, 0.01 * (turn == 0), rtol=1e-4)
+        assert (set(SOLUTION) <= set(metrics)) == (mode == "implicit")
+        if mode == "implicit":
+            assert (metrics["curvature"] > 0) == (turn == 0)
+            assert metrics["residual"] <= 1e-5
 
 
 def test_meta_after_lets_the_others_train_first():

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 
+import fake_meta
 import fake_recipe
 import jax
 import numpy as np
@@ -142,6 +144,21 @@ def test_nan_stops_and_names_the_last_good_checkpoint(tmp_path, intervals):
 def test_nan_before_any_checkpoint(tmp_path):
     with pytest.raises(training.TrainingDivergedError, match="step 1; there is no checkpoint yet"):
         fit(tmp_path, {"poison": 0})
+
+
+def test_an_inner_loss_without_a_minimum_stops_an_implicit_run(tmp_path, monkeypatch):
+    def saddle(recipe, theta, stats, maps, batch, progress, before=fake_meta.Recipe.inner_loss):
+        value, aux = before(recipe, theta, stats, maps, batch, progress)
+        return value - 5 * sum((x**2).sum() for x in theta.values()), aux
+
+    monkeypatch.setattr(fake_meta.Recipe, "inner_loss", saddle)
+    config = fake_meta.config(steps=3, devices=1, log_every=1)
+    config["recipe"] |= {"mode": "implicit", "rate": 1e-3, "every": 1}
+    with pytest.raises(training.TrainingFailedError) as caught:
+        training.fit(config, tmp_path, quiet=True)
+    message = str(caught.value)
+    assert re.match(r"the inner Hessian has curvature -\d.* with its damping at step 1, ", message)
+    assert "there is no checkpoint yet; raise the damping, or take another mode." in message
 
 
 def test_phases_train_what_they_name(tmp_path, states):

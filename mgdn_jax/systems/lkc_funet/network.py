@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d
-from mgdn_jax.layers.functional import Flat
+from mgdn_jax.layers.functional import Flat, largest_channel
 from mgdn_jax.layers.large_kernel import LargeKernelConv
 from mgdn_jax.layers.mode import EVAL, Mode, drop_path, dropout
 from mgdn_jax.layers.norm import NORMS, fold_batch_norm, make_norm
@@ -295,7 +295,7 @@ class AdaptiveFusion(nnx.Module):
     def __call__(self, x: Maps, g: Maps, mode: Mode = EVAL) -> Float[Array, "b h w 2*c"]:
         """Fuse two features of one shape into one of twice the channels."""
         channels = self.excite(jax.nn.relu(self.squeeze(mode.mean(x))))
-        extrema = [jnp.mean(g, -1, keepdims=True), jnp.max(g, -1, keepdims=True)]
+        extrema = [jnp.mean(g, -1, keepdims=True), largest_channel(g)]
         space = self.spatial_norm(self.spatial(jnp.concatenate(extrema, -1)), mode)
         joint = self.joint_norm(channels + space, mode)
         share = jax.nn.softmax(self.select(joint), -1)

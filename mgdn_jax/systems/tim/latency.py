@@ -1,0 +1,91 @@
+"""What each primitive costs on this machine, measured once and kept.
+
+A search that is to find quick networks needs times, and published tables are of other machines.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mgdn_jax.io.cache import cache_folder
+from mgdn_jax.io.disk import write_atomically
+from mgdn_jax.layers import functional
+from mgdn_jax.layers.mode import Mode
+from mgdn_jax.systems.tim.primitives import primitive
+
+SIZE = 128
+"""Side of the maps that are measured."""
+_ROUNDS, _CALLS = 9, 4
+
+
+def measure(names: Sequence[str], features: int) -> dict[str, float]:
+    """Milliseconds of one application to a map of `SIZE` x `SIZE`, compiled, by primitive.
+
+    The primitives take turns, so that what else the machine does strikes all of them; the median of
+    the rounds counts.
+    """
+    x = jax.random.uniform(jax.random.key(0), (1, SIZE, SIZE, features))
+    calls = {}
+    for name in names:
+        built = primitive(name, features, rngs=nnx.Rngs(0))
+        graphdef, params, stats = functional.split(built)
+
+        def call(params, x, graphdef=graphdef, stats=stats):
+            return functional.apply(graphdef, params, stats, x, Mode())[0]
+
+        calls[name] = jax.jit(call), params
+        jax.block_until_ready(calls[name][0](params, x))
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(_ROUNDS):
+        for name, (call, params) in calls.items():
+            started = time.perf_counter()
+            for _ in range(_CALLS):
+                y = call(params, x)
+            jax.block_until_ready(y)
+            seconds[name].append((time.perf_counter() - started) / _CALLS)
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def latencies(names: Sequence[str], features: int) -> dict[str, float]:
+    """`measure`, once for a device, a width and a version of JAX; later from the disk.
+
+    A search that is resumed sees the same numbers as long as the cache stays; with the cache
+    switched off they are measured each time, and the resumed run is another one. Numbers in the
+    config (`recipe.latencies`) are the safe way.
+    """
+    device = jax.devices()[0]
+    key = {
+        "device": f"{device.platform} {device.device_kind}",
+        "features": features,
+        "jax": jax.__version__,
+        "names": list(names),
+        "size": SIZE,
+    }
+    folder = cache_folder()
+    place = None if folder is None else folder / "latencies.json"
+    stored = []
+    if place is not None:
+        try:
+            stored = json.loads(place.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = []
+        for entry in stored:
+            if entry["key"] == key:
+                return dict(entry["milliseconds"])
+    found = {name: round(value, 6) for name, value in measure(names, features).items()}
+    if place is not None:
+        entry = {"key": key, "milliseconds": found}
+        write_atomically(place, json.dumps([*stored, entry], indent=1).encode())
+    return found
+
+
+def of_chain(table: dict[str, float], names: Sequence[str]) -> float:
+    """Milliseconds of primitives one after the other."""
+    return float(np.sum([table[name] for name in names]))
