@@ -11,6 +11,8 @@ finds the two primitives of a chain cell and ships the network of them, with the
 in the search; the log holds all shares. tasks_cpu learns a start from which several tasks are
 learned soon. ivf is the published width, for a GPU; NAME_cpu are narrow ones, for two CPU cores.
 smoke, search_smoke and tasks_smoke are those shrunk until a step takes milliseconds, for tests.
+
+Hours, machine and figures: ivf, ivf_cpu, search_cpu, tasks_cpu: not run in full.
 """
 
 import ml_collections
