@@ -9,7 +9,8 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.systems.contract import Loader, Phase
 from mgdn_jax.training import config as run_config
 from mgdn_jax.training import processes, setup
-from mgdn_jax.training.setup import _check_loader, meta_recipe, read_recipe
+from mgdn_jax.training.kinds import KINDS, check_kind
+from mgdn_jax.training.setup import _check_loader, read_recipe
 
 
 def read(module=fake_recipe):
@@ -25,7 +26,10 @@ def refused(words, module=fake_recipe):
 def test_a_good_recipe_is_read():
     assert type(read()) is fake_recipe.Recipe
     recipe = read(fake_meta)
-    assert meta_recipe(recipe) is recipe
+    check_kind(recipe, "meta")
+    for kind in set(KINDS) - {"plain", "meta"}:
+        with pytest.raises(InputError, match=f"has a phase of kind '{kind}', which asks for"):
+            check_kind(recipe, kind)
 
 
 def test_a_phase_that_learns_its_loss_needs_a_recipe_that_can(monkeypatch):
