@@ -33,6 +33,8 @@ def main(folder: str) -> None:
             for key, value in file.items()
             if not key.endswith("/f32") and not key.startswith("out:saved")
         }
+    keys = (source / "keys_c48.csv").read_bytes()
+    np.savez_compressed(here / "tim_networks.npz", keys=np.frombuffer(keys, np.uint8), **kept)
     with np.load(source / "search_step.npz") as file:
         kept = {
             key: value
@@ -42,8 +44,6 @@ def main(folder: str) -> None:
     np.savez_compressed(here / "tim_search.npz", **kept)
     with np.load(source / "meta_initialisation.npz") as file:
         np.savez_compressed(here / "tim_initialisation.npz", **dict(file))
-    keys = (source / "keys_c48.csv").read_bytes()
-    np.savez_compressed(here / "tim_networks.npz", keys=np.frombuffer(keys, np.uint8), **kept)
 
 
 if __name__ == "__main__":

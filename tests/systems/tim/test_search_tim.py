@@ -129,6 +129,7 @@ def test_the_first_step_of_adam(golden, problem):
     assert error <= 1e-8
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("rate", ["0.01", "0.5"])
 def test_exact_and_difference(golden, problem, rate):
