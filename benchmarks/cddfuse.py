@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -37,8 +38,17 @@ def pair(height: int, width: int) -> list[np.ndarray]:
     return [ramp.astype(np.uint8), random.integers(0, 256, (height, width, 3)).astype(np.uint8)]
 
 
-def torch_network(params: dict):
-    """The network as a function of infrared and visible (1, 1, H, W), from our flat parameters."""
+def torch_layers(params: dict, border: str) -> SimpleNamespace:
+    """Layers of Restormer in plain PyTorch, by name in our flat parameters.
+
+    Args:
+        params: ours; kernels are HWIO, or (4, 4, out, in) of transposed convolutions.
+        border: "constant" or "reflect", of all convolutions but those of attention.
+
+    Returns:
+        ``weights`` in PyTorch's layout, and functions ``conv(x, name, mode, stride)``,
+        ``norm(x, name)``, ``attend(x, name)`` and ``feed_forward(x, name)`` of NCHW maps.
+    """
     import torch
     from torch.nn import functional as nn
 
@@ -47,13 +57,14 @@ def torch_network(params: dict):
         x = torch.from_numpy(np.array(value))
         weights[name] = x.permute(3, 2, 0, 1).contiguous() if x.ndim == 4 else x
 
-    def conv(x, name, mode="constant"):
+    def conv(x, name, mode=border, stride=1):
         kernel = weights[f"{name}/kernel"]
         pad = kernel.shape[-1] // 2
         if pad and mode != "constant":
             x, pad = nn.pad(x, (pad,) * 4, mode), 0
         groups = x.shape[1] // kernel.shape[1]
-        return nn.conv2d(x, kernel, weights.get(f"{name}/bias"), padding=pad, groups=groups)
+        bias = weights.get(f"{name}/bias")
+        return nn.conv2d(x, kernel, bias, stride=stride, padding=pad, groups=groups)
 
     def norm(x, name):
         scale, bias = (weights[f"{name}/{part}"] for part in ("scale", "bias"))
@@ -62,7 +73,7 @@ def torch_network(params: dict):
 
     def attend(x, name):
         b, c, h, w = x.shape
-        qkv = conv(conv(x, f"{name}/qkv/project"), f"{name}/qkv/local")
+        qkv = conv(conv(x, f"{name}/qkv/project"), f"{name}/qkv/local", "constant")
         temperature = weights[f"{name}/temperature"].reshape(-1, 1, 1)
         q, k, v = (y.reshape(b, len(temperature), -1, h * w) for y in qkv.chunk(3, 1))
         q, k = nn.normalize(q, dim=-1), nn.normalize(k, dim=-1)
@@ -73,9 +84,22 @@ def torch_network(params: dict):
         first, second = conv(conv(x, f"{name}/expand"), f"{name}/local").chunk(2, 1)
         return conv(nn.gelu(first) * second, f"{name}/contract")
 
+    return SimpleNamespace(
+        weights=weights, conv=conv, norm=norm, attend=attend, feed_forward=feed_forward
+    )
+
+
+def torch_network(params: dict):
+    """The network as a function of infrared and visible (1, 1, H, W), from our flat parameters."""
+    import torch
+    from torch.nn import functional as nn
+
+    layers = torch_layers(params, "constant")
+    conv, norm = layers.conv, layers.norm
+
     def block(x, name):
-        x = x + attend(norm(x, f"{name}/norm1"), f"{name}/attention")
-        return x + feed_forward(norm(x, f"{name}/norm2"), f"{name}/feed_forward")
+        x = x + layers.attend(norm(x, f"{name}/norm1"), f"{name}/attention")
+        return x + layers.feed_forward(norm(x, f"{name}/norm2"), f"{name}/feed_forward")
 
     def row(x, name):
         for i in range(4):

@@ -18,47 +18,17 @@ from benchmarks import cddfuse
 
 def torch_network(params: dict):
     """The network as a function of infrared and visible (1, 1, H, W), from our flat parameters."""
-    import numpy as np
     import torch
     from torch.nn import functional as nn
 
-    weights = {}
-    for name, value in params.items():
-        x = torch.from_numpy(np.array(value))
-        weights[name] = x.permute(3, 2, 0, 1).contiguous() if x.ndim == 4 else x
-
-    def conv(x, name, mode="reflect", stride=1):
-        kernel = weights[f"{name}/kernel"]
-        pad = kernel.shape[-1] // 2
-        if pad and mode != "constant":
-            x, pad = nn.pad(x, (pad,) * 4, mode), 0
-        groups = x.shape[1] // kernel.shape[1]
-        bias = weights.get(f"{name}/bias")
-        return nn.conv2d(x, kernel, bias, stride=stride, padding=pad, groups=groups)
-
-    def norm(x, name):
-        scale, bias = (weights[f"{name}/{part}"] for part in ("scale", "bias"))
-        y = nn.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), scale, bias)
-        return y.permute(0, 3, 1, 2)
-
-    def attend(x, name):
-        b, c, h, w = x.shape
-        qkv = conv(conv(x, f"{name}/qkv/project"), f"{name}/qkv/local", "constant")
-        temperature = weights[f"{name}/temperature"].reshape(-1, 1, 1)
-        q, k, v = (y.reshape(b, len(temperature), -1, h * w) for y in qkv.chunk(3, 1))
-        q, k = nn.normalize(q, dim=-1), nn.normalize(k, dim=-1)
-        mixed = (q @ k.transpose(-2, -1) * temperature).softmax(-1) @ v
-        return conv(mixed.reshape(b, c, h, w), f"{name}/project")
-
-    def feed_forward(x, name):
-        first, second = conv(conv(x, f"{name}/expand"), f"{name}/local").chunk(2, 1)
-        return conv(nn.gelu(first) * second, f"{name}/contract")
+    layers = cddfuse.torch_layers(params, "reflect")
+    conv, norm, weights = layers.conv, layers.norm, layers.weights
 
     def block(x, name):
         x = whole = conv(x, f"{name}/embed")
-        whole = whole + attend(norm(whole, f"{name}/whole/norm1"), f"{name}/whole/attention")
+        whole = whole + layers.attend(norm(whole, f"{name}/whole/norm1"), f"{name}/whole/attention")
         mixed = norm(whole, f"{name}/whole/norm2")
-        whole = whole + feed_forward(mixed, f"{name}/whole/feed_forward")
+        whole = whole + layers.feed_forward(mixed, f"{name}/whole/feed_forward")
         for i in range(2):
             inner = nn.relu(conv(x, f"{name}/local/{i}/first"))
             x = x + conv(inner, f"{name}/local/{i}/second")

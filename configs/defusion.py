@@ -1,6 +1,6 @@
 """DeFusion: one network for all tasks, learned from single photographs.
 
-    mgdn data prepare natural --source DIR/natural/train --name natural
+    mgdn data prepare natural --source DIR/natural --name natural
     python train.py --config=configs/defusion.py:small --workdir=runs/defusion
 
 b is the published network with the published schedule, as near as it can be told; a, c and d are

@@ -19,7 +19,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
 from mgdn_jax.io.depth import decode_depth
 from mgdn_jax.quantities import depth as quantity
-from mgdn_jax.systems.fields import faults
+from mgdn_jax.systems import fields
 
 Example = dict[str, np.ndarray]
 Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | str | None], Example]
@@ -67,7 +67,8 @@ def preparation(synthesis: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
       InputError: an unknown field or one out of range.
     """
-    return quantity.DepthPreparation(_read(synthesis).scale).to_dict()
+    spec = fields.read(DepthSynthesis, synthesis, "synthesis")
+    return quantity.DepthPreparation(spec.scale).to_dict()
 
 
 def make_draw(manifest: Mapping[str, Any], synthesis: Mapping[str, Any] | None) -> Draw:
@@ -90,21 +91,8 @@ def make_draw(manifest: Mapping[str, Any], synthesis: Mapping[str, Any] | None) 
             f"task 'gdsr' does not fit the set {manifest['set']!r}; use one of photographs and "
             "depth maps: mgdn data prepare rgbd --source FOLDER"
         )
-    spec = _read(synthesis)
+    spec = fields.read(DepthSynthesis, synthesis, "synthesis")
     return lambda *args: _draw(spec, *args)
-
-
-def _read(synthesis: Mapping[str, Any] | None) -> DepthSynthesis:
-    fields = {key: value for key, value in dict(synthesis or {}).items() if value is not None}
-    names = [field.name for field in dataclasses.fields(DepthSynthesis)]
-    if strange := [key for key in fields if key not in names]:
-        raise InputError(
-            f"synthesis has no field {', '.join(map(str, strange))} for task 'gdsr'; choose from "
-            f"{', '.join(names)}."
-        )
-    for name, clause in faults(DepthSynthesis, fields):
-        raise InputError(f"synthesis.{name} {clause}.")
-    return DepthSynthesis(**fields)
 
 
 def _draw(

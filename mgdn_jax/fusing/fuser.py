@@ -344,7 +344,8 @@ class Fuser:
         for view in views:
             results = self._run_together(pictures, plans, view)
             for part, group, plan, result in zip(parts, pictures, plans, results, strict=True):
-                values = self._channels(result[: plan.height, : plan.width], group)
+                keeps = self._keeps_channels(group)
+                values = self._channels(result[: plan.height, : plan.width], keeps)
                 part.append(np.array(values[view]))
                 ticks.tick()
         return [
@@ -756,7 +757,8 @@ class Fuser:
         if sums:
             abilities = {"context": {k: jnp.asarray(v) for k, v in sums.items()}}
         abilities |= jobs.extent([plan])
-        channels = self.config.out_channels if self._keeps_channels(scene) else 1
+        keeps = self._keeps_channels(scene)
+        channels = self.config.out_channels if keeps else 1
         channels = len(pictures) if weighs else channels
         splits = self._splits_chroma(scene)
         out = np.empty((plan.height, plan.width, channels), dtype or np.float32)
@@ -764,7 +766,7 @@ class Fuser:
         def run(tile: list[np.ndarray]) -> np.ndarray:
             inputs = self._to_network([to_float(x) for x in tile], splits)
             values = self._call(self._weigh if weighs else self._fuse, inputs, abilities)
-            return np.asarray(values)[0] if weighs else self._channels(np.asarray(values)[0], scene)
+            return np.asarray(values)[0] if weighs else self._channels(np.asarray(values)[0], keeps)
 
         def write(rows: slice, values: np.ndarray) -> None:
             out[rows] = from_float(values, dtype)
@@ -785,9 +787,9 @@ class Fuser:
         has_colour = self.config.out_channels == 3 and any(x.shape[-1] > 1 for x in scene)
         return has_colour and not self._splits_chroma(scene)
 
-    def _channels(self, values: np.ndarray, scene: Sequence[np.ndarray]) -> np.ndarray:
-        """The network's result, reduced to luminance where the scene is gray."""
-        if values.shape[-1] == 1 or self._keeps_channels(scene):
+    def _channels(self, values: np.ndarray, keeps: bool) -> np.ndarray:
+        """The network's result, reduced to luminance where `_keeps_channels` says no."""
+        if values.shape[-1] == 1 or keeps:
             return values
         return np.asarray(image.luminance(values))
 

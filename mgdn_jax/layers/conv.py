@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.layers import forms
 from mgdn_jax.layers.functional import keep
-from mgdn_jax.layers.padding import ceil_div, match_rank
+from mgdn_jax.layers.padding import ceil_div, match_rank, reflected
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
 _BANDS = 8
@@ -299,6 +299,26 @@ class Conv2d(nnx.Module):
         else:
             y = conv2d(x, kernel, self.dilation)
         return y if self.bias is None else y + match_rank(self.bias[...].astype(x.dtype), y)
+
+
+def reflected_conv2d(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]
+) -> Float[Array, "b h w o"]:
+    """`conv2d` of a map that goes on in its mirror image beyond the border (edge not repeated)."""
+    return conv2d(reflected(x), kernel.astype(x.dtype))[:, 1:-1, 1:-1]
+
+
+def reflected_conv(conv: Conv2d, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+    """A layer of 3x3 with reflected in place of zero padding; one of 1x1 as it is.
+
+    Args:
+        conv: the layer, without dilation.
+        x: features.
+    """
+    if conv.kernel.shape[0] == 1:
+        return conv(x)
+    y = reflected_conv2d(x, conv.kernel[...])
+    return y if conv.bias is None else y + match_rank(conv.bias[...].astype(x.dtype), y)
 
 
 class DepthwiseConv2d(nnx.Module):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from mgdn_jax.arguments import shown
+from mgdn_jax.errors import InputError, nearest
+
+T = TypeVar("T")
 
 MOST_WHOLE = 2**31 - 1
 """Whole numbers lie within plus and minus this, where a field says nothing else."""
@@ -93,6 +97,27 @@ def faults(
         wanted = fault(value, hints[name], most=most) if name in hints else None
         if wanted is not None:
             yield name, f"is {shown(value)} and must be {wanted}"
+
+
+def read(kind: type[T], values: Mapping[str, Any] | None, block: str) -> T:
+    """A settings dataclass from a block of a config; its own ranges are its own to check.
+
+    Args:
+        kind: the dataclass.
+        values: by field; None stands for the default, a list for a tuple.
+        block: what the block is called in a config.
+
+    Raises:
+        InputError: an unknown field, or a value of another kind than the field.
+    """
+    values = {key: value for key, value in dict(values or {}).items() if value is not None}
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise InputError(f"{block} has no field {name!r}; {nearest(str(name), names)}.")
+    for name, clause in faults(kind, values):
+        raise InputError(f"{block}.{name} {clause}.")
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import pytest
 from mgdn_jax.cli import main as cli
 from mgdn_jax.cli import train
 from mgdn_jax.errors import InputError
+from mgdn_jax.systems.finding import list_systems
 from mgdn_jax.training.loop import Result, TrainingDivergedError, TrainingFailedError
 from mgdn_jax.training.partners import PartnerLostError
 from mgdn_jax.weights.store import load_weights
@@ -88,7 +89,7 @@ def test_both_commands_do_the_same(tmp_path, monkeypatch, calls):
 def test_configs_come_with_the_program(tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     assert train.parse([*words, "--workdir=w"]).config.name == "refusion-smoke"
-    assert set(train.shipped_configs()) == {"cddfuse", "lkc_funet", "mgdn", "pyramid", "refusion"}
+    assert set(train.shipped_configs()) == set(list_systems())
 
 
 def test_a_file_of_ones_own_goes_first(tmp_path, monkeypatch):

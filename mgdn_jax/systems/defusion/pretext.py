@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mgdn_jax.errors import InputError, nearest
+from mgdn_jax.errors import InputError
 from mgdn_jax.io.codec import decode_image
-from mgdn_jax.systems.fields import faults
+from mgdn_jax.systems import fields
 
 Example = dict[str, np.ndarray]
 Draw = Callable[[Mapping[str, Any], np.random.Generator, int | None, bool | str | None], Example]
@@ -82,7 +82,7 @@ class Draws:
 
 def preparation(synthesis: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the card of a network says about files: pictures are only brought to [0, 1]."""
-    _read(synthesis)
+    fields.read(Pretext, synthesis, "synthesis")
     return {}
 
 
@@ -105,20 +105,8 @@ def make_draw(manifest: Mapping[str, Any], synthesis: Mapping[str, Any] | None) 
             f"this task does not fit the set {manifest['set']!r}; use one of photographs:"
             " mgdn data prepare natural --source FOLDER"
         )
-    spec = _read(synthesis)
+    spec = fields.read(Pretext, synthesis, "synthesis")
     return lambda *args: _draw(spec, *args)
-
-
-def _read(synthesis: Mapping[str, Any] | None) -> Pretext:
-    fields = {key: value for key, value in dict(synthesis or {}).items() if value is not None}
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
-    names = [field.name for field in dataclasses.fields(Pretext)]
-    for name in fields:
-        if name not in names:
-            raise InputError(f"synthesis has no field {name!r}; {nearest(name, names)}")
-    for name, clause in faults(Pretext, fields):
-        raise InputError(f"synthesis.{name} {clause}.")
-    return Pretext(**fields)
 
 
 def _draw(

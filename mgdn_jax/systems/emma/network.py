@@ -29,10 +29,18 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.attention import channel_sums
-from mgdn_jax.layers.conv import Conv2d, LayerNorm, conv2d, fan_in_uniform, pointwise
+from mgdn_jax.layers.conv import (
+    Conv2d,
+    LayerNorm,
+    conv2d,
+    fan_in_uniform,
+    pointwise,
+    reflected_conv,
+    reflected_conv2d,
+)
 from mgdn_jax.layers.mode import EVAL, Mode
 from mgdn_jax.layers.norm import BatchNorm
-from mgdn_jax.layers.padding import match_rank, pad_to_multiple, reflected
+from mgdn_jax.layers.padding import pad_to_multiple, reflected
 from mgdn_jax.layers.restormer import (
     GatedFeedForward,
     TransposedAttention,
@@ -111,17 +119,6 @@ PRESETS: dict[str, Config] = {
 }
 
 
-def mirrored_conv(x: Maps, layer: Conv2d) -> Float[Array, "b h w o"]:
-    """A 3x3 convolution of the picture that goes on in its mirror image beyond the border."""
-    y = without_frame(conv2d(reflected(x), layer.kernel[...].astype(x.dtype)))
-    return y if layer.bias is None else y + match_rank(layer.bias[...].astype(y.dtype), y)
-
-
-def without_frame(x: Maps) -> Float[Array, "b h2 w2 c"]:
-    """The map without its frame of one pixel."""
-    return x[:, 1:-1, 1:-1]
-
-
 class Residual(nnx.Module):
     """``x + second(relu(first(x)))``, two 3x3 convolutions with bias."""
 
@@ -131,7 +128,7 @@ class Residual(nnx.Module):
 
     def __call__(self, x: Maps) -> Maps:
         """Transform."""
-        return x + mirrored_conv(jax.nn.relu(mirrored_conv(x, self.first)), self.second)
+        return x + reflected_conv(self.second, jax.nn.relu(reflected_conv(self.first, x)))
 
 
 class GlobalBranch(nnx.Module):
@@ -160,7 +157,7 @@ class GlobalBranch(nnx.Module):
         # CPU this is quicker than a convolution of pairs, to run and far more to compile.
         both = expand.reshape(len(expand), -1, 2).repeat(2, axis=1)
         both = jnp.einsum("icj,yxjc->yxic", both, pairs)
-        wide = without_frame(conv2d(reflected(self.norm2(x)), both.astype(x.dtype)))
+        wide = reflected_conv2d(self.norm2(x), both)
         first, second = jnp.split(wide, 2, -1)
         return x + layer.contract(gelu(first) * second), sums
 
@@ -217,11 +214,11 @@ class Block(nnx.Module):
 
         def run(state: Any, x: Maps) -> tuple[Maps, Sums]:
             block = nnx.merge(graphdef, state)
-            x = mirrored_conv(x, block.embed)
+            x = reflected_conv(block.embed, x)
             whole, sums = block.whole(x, context, pixel_weights)
             for residual in block.local:
                 x = residual(x)
-            return mirrored_conv(jnp.concatenate([whole, x], -1), block.join), sums
+            return reflected_conv(block.join, jnp.concatenate([whole, x], -1)), sums
 
         return functional.rematerialised(run, self.remat)(state, x)
 
@@ -392,7 +389,7 @@ class Network(nnx.Module):
             if decoded:
                 x = jnp.concatenate([self.up[step - 1](decoded[0]), x], -1)
             decoded.insert(0, sums.run(block, f"decoder/{step}", x, weights[scale]))
-        y = mirrored_conv(decoded[0], self.last)[:, :h, :w]
+        y = reflected_conv(self.last, decoded[0])[:, :h, :w]
         y = y.astype(jnp.promote_types(y.dtype, jnp.float32))
         aux = {"fused_features": fused, "decoded": decoded, "context": sums.gathered}
         return jax.nn.sigmoid(y), aux

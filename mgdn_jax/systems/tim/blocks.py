@@ -10,20 +10,18 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.layers.conv import Conv2d, depthwise_inner, fan_in_uniform
+from mgdn_jax.layers.conv import (
+    Conv2d,
+    depthwise_inner,
+    fan_in_uniform,
+    reflected_conv,
+)
 from mgdn_jax.layers.mode import Mode
 from mgdn_jax.layers.padding import reflected
 from mgdn_jax.systems.tim.primitives import Norm, PReLU, primitive
 
 Maps = Float[Array, "b h w c"]
 _BINOMIAL = (1.0, 2.0, 1.0)
-
-
-def reflect_conv(conv: Conv2d, x: Maps) -> Maps:
-    """A 3x3 convolution with a reflected border (the edge is not repeated), or a 1x1."""
-    if conv.kernel.shape[0] == 1:
-        return conv(x)
-    return conv(reflected(x))[:, 1:-1, 1:-1]
 
 
 class Stem(nnx.Module):
@@ -44,8 +42,8 @@ class Stem(nnx.Module):
 
     def __call__(self, first: Maps, second: Maps, mode: Mode) -> Maps:
         """(B, H, W, C) of two luminance maps."""
-        x = self.wide_act(reflect_conv(self.wide, jnp.concatenate([first, second], -1)))
-        x = reflect_conv(self.narrow, x)
+        x = self.wide_act(reflected_conv(self.wide, jnp.concatenate([first, second], -1)))
+        x = reflected_conv(self.narrow, x)
         return self.act(x if self.norm is None else self.norm(x, mode))
 
 
@@ -67,9 +65,9 @@ class Head(nnx.Module):
 
     def __call__(self, x: Maps) -> Maps:
         """(B, H, W, 1), not bounded."""
-        x = reflect_conv(self.first, x)
+        x = reflected_conv(self.first, x)
         x = x if self.act is None else self.act(x)
-        return self.last(reflect_conv(self.second, x))
+        return self.last(reflected_conv(self.second, x))
 
 
 def blurred_half(x: Maps) -> Maps:

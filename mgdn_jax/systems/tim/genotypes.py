@@ -25,8 +25,3 @@ GENOTYPES: dict[str, Pair] = {
     "fusion_vis_darts": ("SPAattention_3", "SPAattention_3"),
 }
 """By released name; ``fusion_M_scales`` is the field that the cell of three scales reads."""
-
-
-def pair(name: str) -> Pair:
-    """The primitives of a published genotype."""
-    return GENOTYPES[name]

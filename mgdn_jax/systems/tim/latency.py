@@ -5,15 +5,18 @@ A search that is to find quick networks needs times, and published tables are of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
+from mgdn_jax.errors import InputError
 from mgdn_jax.io.cache import cache_folder
 from mgdn_jax.io.disk import write_atomically
 from mgdn_jax.layers import functional
@@ -70,22 +73,29 @@ def latencies(names: Sequence[str], features: int) -> dict[str, float]:
     }
     folder = cache_folder()
     place = None if folder is None else folder / "latencies.json"
-    stored = []
+    entries = [] if place is None else _entries(place)
+    for entry in entries:
+        if entry.get("key") == key:
+            return dict(entry["milliseconds"])
+    table = {name: round(value, 6) for name, value in measure(names, features).items()}
     if place is not None:
-        try:
-            stored = json.loads(place.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = []
-        for entry in stored:
-            if entry["key"] == key:
-                return dict(entry["milliseconds"])
-    found = {name: round(value, 6) for name, value in measure(names, features).items()}
-    if place is not None:
-        entry = {"key": key, "milliseconds": found}
-        write_atomically(place, json.dumps([*stored, entry], indent=1).encode())
-    return found
+        entries.append({"key": key, "milliseconds": table})
+        # A folder that cannot be written to costs the next search a second.
+        with contextlib.suppress(OSError, InputError):
+            write_atomically(place, json.dumps(entries, indent=1).encode())
+    return table
 
 
-def of_chain(table: dict[str, float], names: Sequence[str]) -> float:
-    """Milliseconds of primitives one after the other."""
-    return float(np.sum([table[name] for name in names]))
+def _entries(place: Path) -> list[dict[str, Any]]:
+    """What was measured before; nothing where the file is missing or is not ours."""
+    try:
+        stored = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    if not isinstance(stored, list):
+        return []
+    return [
+        entry
+        for entry in stored
+        if isinstance(entry, dict) and isinstance(entry.get("milliseconds"), dict)
+    ]
