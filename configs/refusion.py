@@ -119,23 +119,9 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         }
     )
     if preset.endswith("_cpu") or preset in VARIANTS:
-        config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
-        config.recipe.update({"inner_optimiser": "normalised_sgd", "inner_rate": 1e-3})
-        config.data.train.update({"crop": 32, "threads": 2})
-        if task == "ivf":  # RoadScene lacks detail, noise, bright scenes and empty black
-            config.data.train.jitter.update(scale=2.5, gamma=1.6, noise=0.02, clip=0.4)
-        config.data.validation.update({"crop": 64, "limit": 16})
-        config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
-        config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
-        config.train.update({"steps": 1000, "ema": 0.99, "save_every": 100, "eval_every": 100})
+        _small(config, task)
     if preset == "ivf_cameras":
-        config.update({"name": "refusion-ivf", "data": {"dataset": "", "mix": CAMERAS}})
-        config.data.train.split, config.data.validation.split = "train[:85%]", "train[85%:]"
-        config.data.train.jitter.update(noise=0.03, exposure=2.0, contrast=0.6, polarity=0.1)
-        config.data.validation.update({"crop": 128, "limit": 6})
-        config.optimiser.learning_rate = 6e-3
-        config.train.update({"steps": 3000, "ema": 0.995, "eval_every": 250})
-        config.train.init = "refusion-ivf"
+        _cameras(config)
     if preset == "ivf_form_r":
         config.recipe.update(form="R", ramp=True, meta_every=1, meta_after=0.25, even_start=True)
         config.optimiser.networks.proposal.learning_rate = 2e-4
@@ -145,8 +131,37 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
         config.optimiser.networks.proposal = {"name": "max_abs"}
     config.recipe.frozen_weights = preset == "ivf_frozen"
     if preset == "smoke":
-        config.model.update({"features": 4, "blocks": 1, "heads": 2})
-        config.data.train.update({"crop": 16, "threads": 1})
-        config.data.validation.update({"crop": 16, "limit": 4})
-        config.train.update({"batch": 4, "steps": 6, "ema": 0.9, "eval_every": 4, "save_every": 3})
+        _smoke(config)
     return config
+
+
+def _small(config: ml_collections.ConfigDict, task: str) -> None:
+    """Small crops, few steps and form T, for two CPU cores."""
+    config.recipe.update({"form": "T", "ramp": False, "swap": False, "meta_every": 4})
+    config.recipe.update({"inner_optimiser": "normalised_sgd", "inner_rate": 1e-3})
+    config.data.train.update({"crop": 32, "threads": 2})
+    if task == "ivf":  # RoadScene lacks detail, noise, bright scenes and empty black
+        config.data.train.jitter.update(scale=2.5, gamma=1.6, noise=0.02, clip=0.4)
+    config.data.validation.update({"crop": 64, "limit": 16})
+    config.optimiser.update(name="muon", learning_rate=1e-2, schedule="cosine", warmup=50)
+    config.optimiser.networks.proposal = {"name": "adam", "learning_rate": 3e-4}
+    config.train.update({"steps": 1000, "ema": 0.99, "save_every": 100, "eval_every": 100})
+
+
+def _cameras(config: ml_collections.ConfigDict) -> None:
+    """The mixture, from the weights that were trained on RoadScene alone."""
+    config.update({"name": "refusion-ivf", "data": {"dataset": "", "mix": CAMERAS}})
+    config.data.train.split, config.data.validation.split = "train[:85%]", "train[85%:]"
+    config.data.train.jitter.update(noise=0.03, exposure=2.0, contrast=0.6, polarity=0.1)
+    config.data.validation.update({"crop": 128, "limit": 6})
+    config.optimiser.learning_rate = 6e-3
+    config.train.update({"steps": 3000, "ema": 0.995, "eval_every": 250})
+    config.train.init = "refusion-ivf"
+
+
+def _smoke(config: ml_collections.ConfigDict) -> None:
+    """Shrunk until a step takes milliseconds."""
+    config.model.update({"features": 4, "blocks": 1, "heads": 2})
+    config.data.train.update({"crop": 16, "threads": 1})
+    config.data.validation.update({"crop": 16, "limit": 4})
+    config.train.update({"batch": 4, "steps": 6, "ema": 0.9, "eval_every": 4, "save_every": 3})
