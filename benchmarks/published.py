@@ -37,6 +37,11 @@ PRINTED = "printed in the CDDFuse {where}; results were stretched to 0..255 befo
 MATCHED = (
     "measured on the pictures stored in the repository of LKC-FUNet whose sources could be found"
 )
+EMMA = "read from a picture of EMMA's README (its paper's table 1); how many pairs is not stated"
+DIFFERS = (
+    "; CDDFuse's own paper prints 7.44, 54.67, 16.36 for its row: not the same pairs, so do not mix"
+    " the two tables"
+)
 _OURS = ("base_", "ReFusion_", "MGDN_", "GIFNet")  # rules, and weights that were run again
 
 
@@ -49,8 +54,8 @@ def rows_of(anchors: Path) -> Iterator[Summary]:
                 if not row.method.startswith(_OURS):
                     jpeg = 95 if row.method == "IFCNN" else 75
                     yield replace(row, source=STORED[test.name].format(jpeg=jpeg))
-        count = foreign.measured[0].n
         for title, values in foreign.printed.items():
+            count = foreign.measured[0].n
             where = title[title.index("(") + 1 : -1].replace(", README", " and its README")
             source = PRINTED.format(where=where)
             yield Summary(test.name, title, count, values, source=source)
@@ -60,6 +65,20 @@ def rows_of(anchors: Path) -> Iterator[Summary]:
                 values = {name: float(row[name]) for name in RANKED}
                 name = f"LKC-FUNet/{row['dataset']}"
                 yield Summary(name, "LKC-FUNet", int(row["n"]), values, source=MATCHED)
+    yield from _emma(anchors / "emma_defusion_published.csv")
+
+
+def _emma(path: Path) -> Iterator[Summary]:
+    """EMMA's table; the rows copied from CDDFuse's are among those above."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    with open(path, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["note"] == "read from the picture":
+                cells = rows.setdefault((row["set"], row["method"]), {})
+                cells[row["metric"]] = float(row["value"])
+    for (name, method), values in rows.items():
+        source = EMMA + (DIFFERS if name == "RoadScene" else "")
+        yield Summary(f"EMMA/{name}", f"{method} (EMMA's paper)", 0, values, source=source)
 
 
 def main() -> int:

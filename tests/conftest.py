@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import signal
 
 import helpers_compiling
 import jaxtyping
@@ -76,6 +77,10 @@ if not HAS_CPP:
 
 def pytest_configure(config) -> None:
     """Looks after the cache of compiled programs, once, before the workers use it."""
+    # A shell starts what it puts into the background with Ctrl-C ignored, and children inherit
+    # that: tests that interrupt theirs would wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         helpers_compiling.tidy(helpers_compiling.cache_folder())
 

@@ -81,14 +81,17 @@ def test_ctrl_c_ends_it(end, tmp_path):
         text=True,
         env=environment(TMPDIR=str(tmp_path)),
     ) as process:
-        url = process.stdout.readline().split()[1]
-        connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"))
-        connection.request("GET", "/")
-        assert b"refusion-ivf" in connection.getresponse().read()
-        connection.close()
-        assert [path.name[:10] for path in tmp_path.iterdir()] == ["mgdn-demo-"]
-        process.send_signal(end)
-        out, err = process.communicate(timeout=60)
+        try:
+            url = process.stdout.readline().split()[1]
+            connection = http.client.HTTPConnection(url.removeprefix("http://").rstrip("/"))
+            connection.request("GET", "/")
+            assert b"refusion-ivf" in connection.getresponse().read()
+            connection.close()
+            assert [path.name[:10] for path in tmp_path.iterdir()] == ["mgdn-demo-"]
+            process.send_signal(end)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or a program that does not end would be waited for
     assert out.endswith("stopped; nothing was kept.\n")
     assert err == ""
     assert process.returncode == 0
