@@ -151,5 +151,5 @@ def test_a_reflected_convolution(golden):
     conv = blocks.Conv2d(6, 4, 3, rngs=nnx.Rngs(0))
     weight, bias = (golden[f"param:ConvLayer_reflect/conv2d.{n}"] for n in ("weight", "bias"))
     conv.kernel[...], conv.bias[...] = jnp.asarray(weight.transpose(2, 3, 1, 0)), jnp.asarray(bias)
-    y = blocks.reflect_conv(conv, golden.nhwc("in:x"))
+    y = blocks.reflected_conv(conv, golden.nhwc("in:x"))
     assert relative_error(y, golden.nhwc("out:ConvLayer_reflect")) <= 1e-6

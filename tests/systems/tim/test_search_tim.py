@@ -11,10 +11,9 @@ from test_primitives_tim import ours
 
 from mgdn_jax import bilevel
 from mgdn_jax.layers import functional
-from mgdn_jax.layers.conv import Conv2d
+from mgdn_jax.layers.conv import Conv2d, reflected_conv
 from mgdn_jax.layers.mode import Mode
 from mgdn_jax.systems.tim import conversion
-from mgdn_jax.systems.tim.blocks import reflect_conv
 from mgdn_jax.systems.tim.primitives import PReLU
 from mgdn_jax.systems.tim.supernet import MixedOperation
 
@@ -40,10 +39,10 @@ class StandIn(nnx.Module):
 
     def __call__(self, x, shares):
         mode = Mode(training=True)
-        y = self.act(reflect_conv(self.stem, x))
+        y = self.act(reflected_conv(self.stem, x))
         for place, mixed in enumerate(self.places):
             y = mixed(y, shares[place], mode)
-        return reflect_conv(self.out, y)
+        return reflected_conv(self.out, y)
 
 
 @pytest.fixture(scope="module")
