@@ -137,7 +137,7 @@ def initialise(
     build = _class(system, network)
 
     def draw(key: jax.Array) -> tuple[Flat, Flat]:
-        return functional.split(build(config, rngs=nnx.Rngs(key)))[1:]
+        return functional.split(build(config, rngs=functional.Rngs(key)))[1:]
 
     if isinstance(key, jax.core.Tracer):
         return (outline, *draw(key))
@@ -147,7 +147,7 @@ def initialise(
     return (outline, *values)
 
 
-class _CountedRngs(nnx.Rngs):
+class _CountedRngs(functional.Rngs):
     """Keys for a network that is only outlined: while it is built there are so many and no more."""
 
     def __init__(self, most: int, refusal: str):

@@ -304,3 +304,12 @@ def test_the_largest_channel_has_the_derivative_of_its_place():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.float32)
     check_grads(lambda x: functional.largest_channel(x**2), (x,), 2, modes=["rev"])
+
+
+def test_keys_are_those_of_flax():
+    ours, theirs = functional.Rngs(3), nnx.Rngs(3)
+    for name in ("params", "dropout", "params"):
+        one, other = getattr(ours, name)(), getattr(theirs, name)()
+        assert np.array_equal(jax.random.key_data(one), jax.random.key_data(other))
+    one, other = (jax.random.key_data(rngs.fork().default()) for rngs in (ours, theirs))
+    assert np.array_equal(one, other)

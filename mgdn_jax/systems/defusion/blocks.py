@@ -38,7 +38,7 @@ def convolution(
 ) -> Conv2d:
     """A convolution as this network draws it."""
     conv = Conv2d(in_features, out_features, size, use_bias=use_bias, rngs=rngs)
-    conv.kernel[...] = normal(rngs, conv.kernel[...].shape)
+    conv.kernel.set_value(normal(rngs, conv.kernel.shape))
     return conv
 
 

@@ -208,10 +208,10 @@ class Network(nnx.Module):
         if config.stem_gain:
             alike = len({*config.in_channels}) == 1
             for i, stem in enumerate(self.stems):
-                stem.kernel[...] = _detail(stem.kernel[...], config.stem_gain, area)
+                stem.kernel.set_value(_detail(stem.kernel[...], config.stem_gain, area))
                 if alike and i:
-                    stem.kernel[...] = self.stems[0].kernel[...]
-                    stem.bias[...] = self.stems[0].bias[...]
+                    stem.kernel.set_value(self.stems[0].kernel[...])
+                    stem.bias.set_value(self.stems[0].bias[...])
         total = sum(config.depths)
         rates = [float(r) for r in np.linspace(0.0, config.drop_path, total)]
         self.layers: nnx.List[Stage] = nnx.List()
@@ -237,8 +237,8 @@ class Network(nnx.Module):
             outs = m + config.out_channels
         self.last = Conv2d(c, outs * area, 3, rngs=rngs)
         if config.head != "direct":  # start from the inputs; of a blend, from their mean
-            self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
-            self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
+            self.last.kernel.set_value(jnp.zeros_like(self.last.kernel[...]))
+            self.last.bias.set_value(jnp.zeros_like(self.last.bias[...]))
 
     def __call__(
         self,

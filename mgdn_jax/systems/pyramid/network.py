@@ -95,8 +95,8 @@ class Cell(nnx.Module):
         widths = [_SEEN + c, *[c] * config.convolutions]
         self.convs = nnx.List([Conv2d(n, c, 3, rngs=rngs) for n in widths[:-1]])
         self.last = Conv2d(c, _SAID, 3, rngs=rngs)
-        self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
-        self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
+        self.last.kernel.set_value(jnp.zeros_like(self.last.kernel[...]))
+        self.last.bias.set_value(jnp.zeros_like(self.last.bias[...]))
         # One row a scale, the coarsest intensities last.
         self.scale_bias = nnx.Param(jnp.zeros((config.levels + 1, c), jnp.float32))
         self.scale_gain = nnx.Param(jnp.ones((config.levels + 1, c), jnp.float32))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.cache import cache_folder
@@ -37,7 +36,7 @@ def measure(names: Sequence[str], features: int) -> dict[str, float]:
     x = jax.random.uniform(jax.random.key(0), (1, SIZE, SIZE, features))
     calls = {}
     for name in names:
-        built = primitive(name, features, rngs=nnx.Rngs(0))
+        built = primitive(name, features, rngs=functional.Rngs(0))
         graphdef, params, stats = functional.split(built)
 
         def call(params, x, graphdef=graphdef, stats=stats):

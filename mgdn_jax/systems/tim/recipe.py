@@ -14,7 +14,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from mgdn_jax import bilevel
 from mgdn_jax.errors import InputError
@@ -173,7 +172,7 @@ class Recipe(BaseRecipe, _Able):
         self._graphdef, self._outline, _ = functional.abstract(self._build)
 
     def _build(self, key: Any = None) -> Supernet:
-        rngs = nnx.Rngs(0 if key is None else key)
+        rngs = functional.Rngs(0 if key is None else key)
         return Supernet(self.model_config, self.settings.choices, rngs=rngs)
 
     def _relative_costs(self) -> np.ndarray:
