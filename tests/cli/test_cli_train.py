@@ -121,7 +121,7 @@ def test_a_recipe_beside_the_config_is_found(tmp_path, monkeypatch):
         (
             ["--config=nope", "--workdir=w"],
             "--config=nope: there is no such config file, and none that comes with the program"
-            " (cddfuse, lkc_funet, mgdn, pyramid, refusion); usage",
+            f" ({', '.join(sorted(list_systems()))}); usage",
         ),
         (
             ["--config=mgdn:smoke", "--workdir=w", "--config.train.stepz=1"],

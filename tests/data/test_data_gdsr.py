@@ -220,7 +220,7 @@ def test_settings_are_checked():
     assert gdsr.preparation({"scale": 8}) == quantity.DepthPreparation(8).to_dict()
     assert gdsr.preparation(None) == quantity.DepthPreparation().to_dict()
     for synthesis, reason in (
-        ({"factor": 4}, "no field factor"),
+        ({"factor": 4}, "no field 'factor'; choose one of scale"),
         ({"scale": 0}, "whole number"),
         ({"shrink": 0.5}, "1 .off. to 4"),
     ):

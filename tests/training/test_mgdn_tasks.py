@@ -12,7 +12,7 @@ from mgdn_jax import data, training
 from mgdn_jax.io import codec, radiance
 from mgdn_jax.weights.store import load_weights
 
-PRESETS = ("mef_cpu", "gdsr4_cpu", "hdr_cpu")
+PRESETS = (pytest.param("mef_cpu", marks=pytest.mark.long), "gdsr4_cpu", "hdr_cpu")
 STEPS = 3
 FIGURES = {"mef_cpu": "mef_ssim", "gdsr4_cpu": "rmse", "hdr_cpu": "psnr_mu"}
 QUANTITIES = {"mef_cpu": None, "gdsr4_cpu": "depth", "hdr_cpu": "radiance"}

@@ -62,7 +62,7 @@ def test_stopped_before_at_and_after_the_boundary_equals_uninterrupted(tmp_path,
 @pytest.mark.parametrize(
     "moments",
     [
-        pytest.param([BOUNDARY - 1], id="before"),
+        pytest.param([BOUNDARY - 1], id="before", marks=pytest.mark.long),
         pytest.param([BOUNDARY, BOUNDARY + 1], id="at and after", marks=pytest.mark.long),
     ],
 )
@@ -89,8 +89,9 @@ def test_killed_around_the_boundary_equals_uninterrupted(tmp_path, moments):
 
 
 @pytest.mark.parametrize(
-    "form", ["released", pytest.param("paper", marks=pytest.mark.long)]
-)  # fmt: skip
+    "form",
+    [pytest.param(form, marks=pytest.mark.long) for form in ("released", "paper")],
+)
 def test_one_device_and_four_give_the_same_trajectory(tmp_path, form):
     """Also where the loss is no mean of its examples' ("released"): means cross devices."""
     for devices in (1, 4):

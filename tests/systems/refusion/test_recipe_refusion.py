@@ -216,7 +216,7 @@ def test_presets_are_good(preset):
 def test_the_configs_file_is_short():
     text = pathlib.Path(configs.__file__).read_text()
     # The docstring has a line a preset: hours, machine, figures.
-    assert len(text.splitlines()) - len(configs.__doc__.splitlines()) <= 120
+    assert len(text.splitlines()) - len(configs.__doc__.splitlines()) <= 140
 
 
 @pytest.mark.long
