@@ -5,7 +5,9 @@ Nothing heavy is imported before a command runs, so that help, version and compl
 
 from __future__ import annotations
 
+import _thread
 import argparse
+import contextlib
 import dataclasses
 import errno
 import importlib
@@ -13,8 +15,9 @@ import io
 import os
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from mgdn_jax.arguments import shown
@@ -384,6 +387,31 @@ def _add_targets(command) -> None:
     command.add_argument("--report", metavar="DIR", help="write a page to look at: DIR/index.html")
 
 
+@contextlib.contextmanager
+def _no_lost_interrupt() -> Iterator[None]:
+    """Interrupts again where Python drops Ctrl-C.
+
+    Within a callback of the garbage collector, as JAX has one, or a `__del__`, Python reports the
+    exception and goes on.
+    """
+    before = sys.unraisablehook
+
+    def hook(report: Any) -> None:
+        if issubclass(report.exc_type, KeyboardInterrupt):
+            # Not at once: it would be raised in here, and dropped again.
+            again = threading.Timer(0.05, _thread.interrupt_main)
+            again.daemon = True
+            again.start()
+        else:
+            before(report)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -413,7 +441,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     room, _, name = arguments.run.partition(":")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_lost_interrupt():
             warnings.simplefilter("ignore")
             _check_working_folder()
             command = getattr(importlib.import_module(f"mgdn_jax.cli.{room}"), name)

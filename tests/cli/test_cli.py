@@ -1,10 +1,12 @@
 """The command line as a stranger meets it: one sentence, an exit code, no debris."""
 
 import errno
+import gc
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +157,27 @@ def test_ctrl_c_while_fusing_and_while_writing(monkeypatch, capsys):
             assert mgdn(f"fuse a.png b.png -o c.png {MODEL} --quiet") == 130
         assert capsys.readouterr() == ("", "mgdn: interrupted.\n")
         assert everything() == before
+
+
+def test_ctrl_c_in_a_callback_of_the_collector_is_not_lost(monkeypatch, capsys):
+    """Python drops what such a callback raises, and JAX has one."""
+
+    def interrupted(phase, _):
+        gc.callbacks.remove(interrupted)
+        raise KeyboardInterrupt
+
+    def call(*_, **__):
+        gc.callbacks.append(interrupted)
+        gc.collect()
+        for _ in range(1000):
+            time.sleep(0.001)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(fuser.Fuser, "_call", call)
+    before = everything()
+    assert mgdn(f"fuse a.png b.png -o c.png {MODEL} --quiet") == 130
+    assert capsys.readouterr() == ("", "mgdn: interrupted.\n")
+    assert everything() == before
 
 
 def test_out_of_memory_is_no_traceback(monkeypatch, capsys):
