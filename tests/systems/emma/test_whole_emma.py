@@ -5,6 +5,7 @@ tests/goldens.
 """
 
 import csv
+import dataclasses
 import functools
 
 import jax
@@ -57,7 +58,8 @@ def fuser_params():
 def test_the_u_fuser_with_all_gradients(dtype):
     golden = fixture("ufuser_random")
     state = by_rule(emma_shapes(), "")
-    graphdef = registry.graphdef("emma", PRESETS["ivf"].for_use())
+    config = dataclasses.replace(PRESETS["ivf"].for_use(), dtype=dtype)
+    graphdef = registry.graphdef("emma", config)
     with jax.enable_x64(dtype == "float64"):
         a, b, cotangent = (
             jnp.asarray(golden.nhwc(f"in:{k}"), dtype) for k in ("ir", "vis", "cotangent")
