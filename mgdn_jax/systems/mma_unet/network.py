@@ -202,8 +202,8 @@ class Fusion(nnx.Module):
             mode: how to run.
 
         Returns:
-            The picture, float32, not bounded, of twice the rounded half of the maps' sides; and
-            the joined maps, finest first.
+            The picture, float32, not bounded, of the maps' sides, odd ones a pixel shorter; and the
+            joined maps, finest first.
         """
         joined = [
             join(v, u) for join, v, u in zip(self.joins, visible[:-1], infrared[1:], strict=True)
@@ -250,7 +250,8 @@ class Network(nnx.Module):
         if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 1:
             raise ValueError(f"expected two (b, h, w, 1) of one shape, got {a.shape}, {b.shape}")
         h, w = a.shape[1:3]
-        channels, aux = self.whole(*(pad_to_multiple(x, GRID) for x in (a, b)), mode)
+        a, b = pad_to_multiple(a, GRID), pad_to_multiple(b, GRID)
+        channels, aux = self.whole(a, b, mode)
         channels = channels[:, :h, :w]
         return channels[..., :1], {"channels": channels, **aux}
 

@@ -96,7 +96,7 @@ def test_a_training_step_of_the_fusion(golden):
             off[f"norm of {name}"] = abs(np.linalg.norm(back[name]) / float(golden[key][0]) - 1)
     worst = max(off, key=off.get)
     print(f"loss {off_loss:.1e}, picture {error:.1e}, slopes {off[worst]:.1e} ({worst})")
-    assert len(off) == 75
+    assert len(off) == 81
     assert error <= 2e-6
     assert off_loss <= 1e-6
     assert off[worst] <= 1e-4
