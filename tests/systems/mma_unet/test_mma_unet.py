@@ -204,6 +204,7 @@ def test_parameters_are_counted():
         )
         for kind in ("Encoder", "GuidedEncoder", "Decoder", "Fusion", "Network")
     }
+    assert (counts["Encoder"], counts["Decoder"]) == (18_847_168, 12_190_595)
     assert counts["Encoder"] + counts["Decoder"] == 31_037_763
     assert counts["GuidedEncoder"] + counts["Decoder"] == 31_212_355
     assert counts["Fusion"] == 36_397_263
