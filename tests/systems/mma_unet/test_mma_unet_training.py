@@ -22,9 +22,9 @@ BOUNDARIES = (2, 4)
 PHASES = [{"visible", "visible_decoder"}, {"infrared", "infrared_decoder"}, {"fusion"}]
 
 
-def fit(workdir, recipe=None, **train):
+def fit(workdir, optimiser=None, **train):
     made = fake_mma_unet.config(**{"devices": 1} | train)
-    made["recipe"] |= recipe or {}
+    made["optimiser"] |= optimiser or {}
     if train.get("eval_every"):
         made["data"]["validation"] = {}
     return training.fit(made, workdir, quiet=True)
@@ -144,13 +144,16 @@ def test_killed_at_a_boundary(tmp_path, moment):
 
 @pytest.mark.long
 def test_one_device_and_four_give_the_same_trajectory(tmp_path):
-    """Statistics of batch norm cross devices, and so does the mean that is squared."""
+    """Statistics of batch norm cross devices, and so does the mean that is squared.
+
+    By SGD: Adam makes whole steps of slopes that are nought but for rounding.
+    """
     for devices in (1, 4):
-        fit(tmp_path / str(devices), devices=devices)
+        fit(tmp_path / str(devices), {"name": "sgd", "learning_rate": 1e-2}, devices=devices)
     one, four = (log(tmp_path / name) for name in "14")
     for row, other in zip(one, four, strict=True):
-        names = row.keys() & {"loss", "mse", "gradient", "dissimilarity", "intensity"}
-        assert len(names) >= 2
+        names = row.keys() & {"loss", "grad_norm", "mse", "gradient", "dissimilarity", "intensity"}
+        assert len(names) >= 3
         for name in sorted(names):
             off = abs(other[name] / row[name] - 1)
             print(f"step {row['step']} {name}: 4 devices off by {off:.1e}")
