@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -181,6 +182,44 @@ def filtered(images: Array, taps: Sequence[float]) -> Array:
 def ssim_loss(fused: Image, target: Image) -> PerExample:
     """``1 - ssim``, zero for equal images."""
     return 1.0 - ssim(fused, target)
+
+
+def structural_dissimilarity(x: Image, y: Image, *, form: str = "released") -> PerExample:
+    """Mean of ``clamp(1 - ssim, 0, 1) / 2`` over all pixels, images reflected at their border.
+
+    The SSIM loss of the released code of CDDFuse and of MMA-UNet, which is that of kornia up to
+    0.4. The clamp comes before the halving: the loss ends at 0.5, and pixels of negative SSIM have
+    no gradient.
+
+    Args:
+        x: image.
+        y: image to resemble.
+        form: ``"released"``; ``"later"`` is ``clamp((1 - ssim) / 2, 0, 1)``, what kornia made of it
+            from 0.5 on; ``"paper"`` is `ssim_loss`, ``1 - ssim`` where the window fits.
+
+    Raises:
+        ValueError: shapes differ, the form is unknown, or a side is too short (6 pixels; 11 for
+            ``"paper"``).
+    """
+    if form == "paper":
+        return ssim_loss(x, y)
+    same_shape(x, y)
+    if form not in ("released", "later"):
+        raise ValueError(f"form is 'released', 'later' or 'paper', got {form!r}")
+    if min(x.shape[1:3]) < 6:
+        raise ValueError(f"this ssim needs sides of at least 6 pixels, got {x.shape[1:3]}")
+    # In single precision, as there: flat regions cancel, and enlarge what the taps' sum is off by.
+    window = np.exp(np.arange(-5, 6) ** 2 / -4.5).astype(np.float32)
+    taps = [float(t) for t in window / np.float32(window.sum(dtype=np.float64))]
+    x, y = (jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect") for z in (x, y))
+    distance = 1.0 - ssim_map(x, y, taps)
+    if form == "later":
+        distance = 0.5 * distance
+    # Slope 1 at both ends of the clamp, as PyTorch has it.
+    distance = jnp.where(
+        (distance >= 0) & (distance <= 1), distance, lax.stop_gradient(jnp.clip(distance, 0, 1))
+    )
+    return jnp.mean(distance if form == "later" else 0.5 * distance, (1, 2, 3))
 
 
 def sobel_responses(x: Image) -> tuple[Image, Image]:

@@ -31,6 +31,10 @@ NEEDS = {
         "fixtures/defusion/net_B_narrow.npz",
     ),
     "systems/emma/test_whole_emma.py": ("fixtures of EMMA", "fixtures/emma/README.md"),
+    "systems/mma_unet/test_whole_mma_unet.py": (
+        "fixtures of MMA-UNet",
+        "fixtures/mma_unet/networks_formula.npz",
+    ),
     "metrics/test_anchors.py": ("test images and anchors", "anchors/cddfuse_testsets.csv"),
     "evaluation/test_depth_anchors.py": ("depth maps and anchors", "anchors/gdsr_baselines.csv"),
     "evaluation/test_hdr_anchors.py": ("brackets and anchors", "anchors/hdr_test9_scenes.csv"),
@@ -57,6 +61,7 @@ MARKERS = {
         *("test_mgdn_benchmark.py", "test_export.py", "test_onnx.py"),
         *("test_cpp.py", "test_defusion.py", "test_whole_defusion.py", "test_recipe_defusion.py"),
         *("test_emma.py", "test_emma_training.py", "test_whole_emma.py"),
+        *("test_mma_unet.py", "test_mma_unet_training.py", "test_whole_mma_unet.py"),
     ),
     "process": ("test_train_cli.py", "test_cli_train.py", "test_cli_progress.py"),
     "browser": ("test_report.py", "test_demo_page.py"),

@@ -144,6 +144,16 @@ def pointwise(
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+def channel_conv(
+    x: Float[Array, "*b c"], taps: Float[Array | np.ndarray, " k"]
+) -> Float[Array, "*b c"]:
+    """1-D convolution along the channels, an odd number of taps, zeros beyond both ends."""
+    count, reach = x.shape[-1], taps.shape[0] // 2
+    framed = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(reach, reach)])
+    seen = [taps[i] * framed[..., i : i + count] for i in range(taps.shape[0])]
+    return functools.reduce(jnp.add, seen)
+
+
 def _pixel_sums(x: Float[Array, "*p c"]) -> Float[Array, " c"]:
     """Sums over all but the last axis, as a product with ones."""
     x = x.reshape(-1, x.shape[-1])

@@ -6,7 +6,6 @@ loss that does takes ``form``: "released" (the default, as it is what can be com
 """
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from mgdn_jax.losses import (
@@ -16,10 +15,8 @@ from mgdn_jax.losses import (
     gradient_l1,
     intensity,
     mse,
-    same_shape,
     sobel_max,
-    ssim_loss,
-    ssim_map,
+    structural_dissimilarity,
 )
 
 # ---- CDDFuse: two branches told apart by correlation, trained in two phases ----------------------
@@ -33,43 +30,6 @@ FORMS = ("released", "paper")
 def _known(form: str) -> None:
     if form not in FORMS:
         raise ValueError(f"form is one of {', '.join(FORMS)}, got {form!r}")
-
-
-def structural_dissimilarity(x: Image, y: Image, *, form: str = "released") -> PerExample:
-    """Mean of ``clamp(1 - ssim, 0, 1) / 2`` over all pixels, images reflected at their border.
-
-    The SSIM loss of CDDFuse's released code, which is that of kornia 0.2. The clamp comes before
-    the halving: the loss ends at 0.5, and pixels of negative SSIM have no gradient.
-
-    Args:
-        x: image.
-        y: image to resemble.
-        form: ``"released"``; ``"later"`` is ``clamp((1 - ssim) / 2, 0, 1)``, what kornia made of it
-            from 0.5 on; ``"paper"`` is `ssim_loss`, ``1 - ssim`` where the window fits.
-
-    Raises:
-        ValueError: shapes differ, the form is unknown, or a side is too short (6 pixels; 11 for
-            ``"paper"``).
-    """
-    if form == "paper":
-        return ssim_loss(x, y)
-    same_shape(x, y)
-    if form not in ("released", "later"):
-        raise ValueError(f"form is 'released', 'later' or 'paper', got {form!r}")
-    if min(x.shape[1:3]) < 6:
-        raise ValueError(f"this ssim needs sides of at least 6 pixels, got {x.shape[1:3]}")
-    # In single precision, as there: flat regions cancel, and enlarge what the taps' sum is off by.
-    window = np.exp(np.arange(-5, 6) ** 2 / -4.5).astype(np.float32)
-    taps = [float(t) for t in window / np.float32(window.sum(dtype=np.float64))]
-    x, y = (jnp.pad(z, ((0, 0), (5, 5), (5, 5), (0, 0)), mode="reflect") for z in (x, y))
-    distance = 1.0 - ssim_map(x, y, taps)
-    if form == "later":
-        distance = 0.5 * distance
-    # Slope 1 at both ends of the clamp, as PyTorch has it.
-    distance = jnp.where(
-        (distance >= 0) & (distance <= 1), distance, lax.stop_gradient(jnp.clip(distance, 0, 1))
-    )
-    return jnp.mean(distance if form == "later" else 0.5 * distance, (1, 2, 3))
 
 
 def decomposition(

@@ -39,7 +39,6 @@ from mgdn_jax.layers.conv import (
     reflected_conv2d,
 )
 from mgdn_jax.layers.mode import EVAL, Mode
-from mgdn_jax.layers.norm import BatchNorm
 from mgdn_jax.layers.padding import pad_to_multiple, reflected
 from mgdn_jax.layers.restormer import (
     GatedFeedForward,
@@ -48,6 +47,7 @@ from mgdn_jax.layers.restormer import (
     gelu,
     mixed,
 )
+from mgdn_jax.layers.scales import DoubleConv, max_pool
 from mgdn_jax.systems.config import SystemConfig
 
 Maps = Float[Array, "b h w c"]
@@ -434,20 +434,6 @@ class SensingConfig(SystemConfig):
         return 2 ** (len(self.features) - 1)
 
 
-class Double(nnx.Module):
-    """Convolution, batch norm, ReLU, twice; zeros beyond the border."""
-
-    def __init__(self, in_features: int, features: int, momentum: float, *, rngs: nnx.Rngs):
-        self.convs = nnx.List([Conv2d(n, features, 3, rngs=rngs) for n in (in_features, features)])
-        self.norms = nnx.List([BatchNorm(features, momentum) for _ in range(2)])
-
-    def __call__(self, x: Maps, mode: Mode = EVAL) -> Float[Array, "b h w o"]:
-        """Transform."""
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = jax.nn.relu(norm(conv(x), mode))
-        return x
-
-
 class SensingNetwork(nnx.Module):
     """Pseudo-sensing: one of the sources of a fused picture, by a U-Net."""
 
@@ -455,11 +441,10 @@ class SensingNetwork(nnx.Module):
         self.config = config
         widths, coarse = config.features, config.features[::-1]
         momentum = config.momentum
-        self.down = nnx.List(
-            [Double(i, o, momentum, rngs=rngs) for i, o in itertools.pairwise((1, *widths))]
-        )
+        sizes = itertools.pairwise((1, *widths))
+        self.down = nnx.List([DoubleConv(i, o, momentum=momentum, rngs=rngs) for i, o in sizes])
         self.grow = nnx.List([Doubling(i, o, rngs=rngs) for i, o in itertools.pairwise(coarse)])
-        self.up = nnx.List([Double(2 * n, n, momentum, rngs=rngs) for n in coarse[1:]])
+        self.up = nnx.List([DoubleConv(2 * n, n, momentum=momentum, rngs=rngs) for n in coarse[1:]])
         self.last = Conv2d(widths[0], 1, 3, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w 1"], mode: Mode = EVAL) -> Float[Array, "b h w 1"]:
@@ -476,14 +461,8 @@ class SensingNetwork(nnx.Module):
             raise ValueError(f"sides {x.shape[1:3]} must be multiples of {self.config.grid}")
         skips: list[Array] = []
         for level, double in enumerate(self.down):
-            x = double(x if level == 0 else _halved(x), mode)
+            x = double(x if level == 0 else max_pool(x), mode)
             skips.append(x)
         for grow, double, skip in zip(self.grow, self.up, skips[-2::-1], strict=True):
             x = double(jnp.concatenate([grow(x), skip], -1), mode)
         return jax.nn.sigmoid(self.last(x))
-
-
-def _halved(x: Maps) -> Float[Array, "b h2 w2 c"]:
-    """The largest value of every 2x2 pixels."""
-    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
-    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])

@@ -25,6 +25,7 @@ from mgdn_jax.layers.conv import Conv2d
 from mgdn_jax.layers.exposures import rule_logits
 from mgdn_jax.layers.functional import below
 from mgdn_jax.layers.padding import Extent, fill_to_multiple, pad_to_multiple, zeroed
+from mgdn_jax.layers.scales import blocks_to_channels, channels_to_blocks
 from mgdn_jax.quantities.radiance import inverse_mu_law, mu_law
 from mgdn_jax.systems.config import DTYPES, SystemConfig
 from mgdn_jax.systems.mgdn.blocks import Stage, leaky
@@ -379,21 +380,3 @@ def _merge_start(images: tuple[Array, ...]) -> Array:
     reference = jnp.clip((lost - brightest) / (lost - good), 0, 1)
     shares = jnp.stack([1 - reference, reference, jnp.zeros_like(reference)], -1)
     return jnp.log((shares + _LEAST) / (1 + 3 * _LEAST))
-
-
-def blocks_to_channels(x: Array, side: int) -> Array:
-    """(B, H, W, C) to (B, H / side, W / side, side side C); sides are multiples of `side`."""
-    if side == 1:
-        return x
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // side, side, w // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // side, w // side, side * side * c)
-
-
-def channels_to_blocks(x: Array, side: int) -> Array:
-    """Inverse of `blocks_to_channels`."""
-    if side == 1:
-        return x
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, side, side, c // side**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * side, w * side, c // side**2)

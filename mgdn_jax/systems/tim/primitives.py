@@ -18,7 +18,13 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional
-from mgdn_jax.layers.conv import Conv2d, DepthwiseConv2d, depthwise, fan_in_uniform
+from mgdn_jax.layers.conv import (
+    Conv2d,
+    DepthwiseConv2d,
+    channel_conv,
+    depthwise,
+    fan_in_uniform,
+)
 from mgdn_jax.layers.mode import EVAL, Mode
 from mgdn_jax.layers.norm import BatchNorm
 from mgdn_jax.layers.padding import match_rank
@@ -159,9 +165,7 @@ class ChannelAttention(nnx.Module):
 
     def __call__(self, x: Maps, mode: Mode) -> Maps:
         """Map (B, H, W, C) to the same shape."""
-        means = jnp.pad(mode.mean(x), ((0, 0), (0, 0), (0, 0), (1, 1)))
-        taps, count = self.taps[...].astype(x.dtype), x.shape[-1]
-        gate = sum(taps[i] * means[..., i : i + count] for i in range(3))
+        gate = channel_conv(mode.mean(x), self.taps[...].astype(x.dtype))
         return self.act(self.conv(x * jax.nn.sigmoid(gate)))
 
 

@@ -12,16 +12,11 @@ from helpers_systems import drawn
 from mgdn_jax.errors import InputError
 from mgdn_jax.layers import functional, pyramid
 from mgdn_jax.layers.exposures import rule_logits
+from mgdn_jax.layers.scales import blocks_to_channels, channels_to_blocks
 from mgdn_jax.quantities.depth import rgb_input
 from mgdn_jax.quantities.radiance import inputs, mu_law
 from mgdn_jax.systems import registry
-from mgdn_jax.systems.mgdn.network import (
-    PRESETS,
-    Config,
-    Network,
-    blocks_to_channels,
-    channels_to_blocks,
-)
+from mgdn_jax.systems.mgdn.network import PRESETS, Config, Network
 from mgdn_jax.systems.mgdn.recipe import Recipe
 
 TINY = {"features": 12, "depths": (1,), "heads": (3,), "window": 4, "mlp_ratio": 1.0}
