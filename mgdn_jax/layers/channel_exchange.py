@@ -12,6 +12,7 @@ there. Only the penalty moves them, so that it does not come back.
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,7 @@ def parts_of(features: int, branches: int) -> list[slice]:
     Branch m of M has the channels from ``m C // M`` to ``(m + 1) C // M``.
     """
     bounds = [m * features // branches for m in range(branches + 1)]
-    return [slice(*pair) for pair in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [slice(*pair) for pair in itertools.pairwise(bounds)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,8 @@ class ChannelExchange:
     Attributes:
         threshold: scales of a smaller magnitude are low. It is rounded to float32 first, and a
             scale that equals it is not low.
-        parts: ``"all"`` replaces any low channel, as the published code does; ``"own_half"`` only those
-            among the branch's own part of the channels (`parts_of`), as the paper has it.
+        parts: ``"all"`` replaces any low channel, as the published code does; ``"own_half"`` only
+            those among the branch's own part of the channels (`parts_of`), as the paper has it.
 
     Raises:
         ValueError: a threshold that is negative or not finite, or an unknown word.

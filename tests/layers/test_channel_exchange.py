@@ -145,7 +145,7 @@ def test_layers_are_found_by_their_path():
 def test_mistakes():
     maps = [jnp.ones((1, 2, 2, 3))] * 2
     scales = [jnp.ones(3)] * 2
-    with pytest.raises(ValueError, match="threshold is -1.0 and must be 0 or more"):
+    with pytest.raises(ValueError, match=r"threshold is -1\.0 and must be 0 or more"):
         ChannelExchange(-1.0)
     with pytest.raises(ValueError, match="parts is one of all, own_half, got 'half'"):
         ChannelExchange(0.1, "half")

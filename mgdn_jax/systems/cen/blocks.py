@@ -161,7 +161,7 @@ class ChainedPool(nnx.Module):
 
 
 def largest(x: Maps, size: int, stride: int = 1) -> Maps:
-    """Maximum over windows, nothing beyond the border; (B, ceil(H / stride), ceil(W / stride), C)."""
+    """Maximum over windows of an odd size, with nothing beyond the border."""
     pad = size // 2
     pads = ((0, 0), (pad, pad), (pad, pad), (0, 0))
     sizes, strides = (1, size, size, 1), (1, stride, stride, 1)

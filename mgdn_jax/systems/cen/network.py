@@ -32,6 +32,7 @@ __all__ = ["PRESETS", "Config", "Network", "Segmentation", "SegmentationConfig"]
 Image = Float[Array, "b h w 1"]
 
 BRANCHES = 2
+_LEAK = 0.2
 BASES = ("max", "mean")
 EXCHANGING = r"encoder/\d+/norm"
 """Layers that exchange, and whose scales are penalised, by path."""
@@ -89,9 +90,7 @@ class EncoderBlock(nnx.Module):
     def __init__(self, i: int, o: int, config: Config, *, rngs: nnx.Rngs):
         self.conv = Conv2d(i, o, 3, use_bias=False, rngs=rngs)
         self.norm = PrivateNorm(o, BRANCHES, config.norm)
-        self.exchange = (
-            ChannelExchange(config.threshold, config.parts) if config.exchange else None
-        )
+        self.exchange = ChannelExchange(config.threshold, config.parts) if config.exchange else None
 
     def __call__(self, x: Array, mode: Mode, both: Mode) -> Array:
         """(2 B, H, W, i) -> (2 B, H, W, o)."""
@@ -109,9 +108,7 @@ class Network(nnx.Module):
         pairs = itertools.pairwise((1, *config.encoder))
         self.encoder = nnx.List([EncoderBlock(i, o, config, rngs=rngs) for i, o in pairs])
         widths = (config.encoder[-1], *config.decoder)
-        self.decoder = nnx.List(
-            [Conv2d(i, o, 3, rngs=rngs) for i, o in itertools.pairwise(widths)]
-        )
+        self.decoder = nnx.List([Conv2d(i, o, 3, rngs=rngs) for i, o in itertools.pairwise(widths)])
         self.last = Conv2d(widths[-1], 1, 3, rngs=rngs)
         # It starts as the rule.
         self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
@@ -149,7 +146,7 @@ class Network(nnx.Module):
         for block in self.encoder:
             x = block(x, mode, both)
         for conv in self.decoder:
-            x = jax.nn.relu(conv(both.zeroed(x)))
+            x = jax.nn.leaky_relu(conv(both.zeroed(x)), _LEAK)
         corrections = apart(self.last(both.zeroed(x)).astype(wide), BRANCHES)
         base = jnp.maximum(a, b) if self.config.base == "max" else 0.5 * (a + b)
         outputs = tuple(base + correction for correction in corrections)

@@ -94,7 +94,7 @@ class Level(nnx.Module):
         """Maps of this scale from the encoder's, and what the deeper scale made."""
         x = self.adapt(self.reduce(x))
         if self.join is not None and deeper is not None:
-            x = self.join(x) + resize_corners(deeper, x.shape[1:3])
+            x = self.join(x) + resize_corners(deeper, (x.shape[1], x.shape[2]))
         x = self.flow(self.pool(jax.nn.relu(x)))
         return x if self.leave is None else self.leave(x)
 
@@ -169,10 +169,11 @@ class Segmentation(nnx.Module):
             for block in stage:
                 x = block(x, frozen)
             features.append(x)
-        y = None
+        y: Maps | None = None
         for n, level in enumerate(self.decoder):
             x = features[3 - n]
             y = level(self._dropped(x, mode) if n < 2 else x, y)
+        assert y is not None
         logits = apart(self.classifier(self._dropped(y, mode)), self.config.branches)
         shares = jax.nn.softmax(self.alpha[...])
         return [*logits, ensemble(logits, shares)], shares

@@ -54,7 +54,7 @@ def u(key, shape):
 
 def segmentation_state(config):
     """Published names of a segmentation network, and its weights by the golden files' rule."""
-    return {key: _by_rule(key, shape) for key, shape in _shapes(config).items()}
+    return {key: _by_rule(key, shape) for key, shape in shapes(config).items()}
 
 
 def _by_rule(key, shape):
@@ -76,7 +76,7 @@ def _by_rule(key, shape):
     return value.astype(np.float32)
 
 
-def _shapes(config):
+def shapes(config):
     """Shapes by published key, from our own outline of the network turned round."""
     _, params, stats = registry.abstract("cen", config, "Segmentation")
     leaves = {"scale": "weight", "mean": "running_mean", "variance": "running_var"}

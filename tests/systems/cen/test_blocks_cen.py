@@ -29,8 +29,7 @@ def test_bottleneck(golden, kind):
         lambda: blocks.Bottleneck(12, 8, 2, exchange=ChannelExchange(0.02), rngs=nnx.Rngs(0))
     )
     place = {"theirs": "layer1.0.", "place": "stages/0/0/"}
-    published = {k: jnp.asarray(v)
-                 for k, v in ours(entries(golden, "param:bottleneck/"), **place).items()}  # fmt: skip
+    published = jax.tree.map(jnp.asarray, ours(entries(golden, "param:bottleneck/"), **place))
     assert published.keys() == shapes.keys() | moments.keys()
     stats = {path: published[path] for path in moments}
     cotangent = both(golden, "in:bottleneck/cotangent")
