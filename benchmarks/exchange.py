@@ -1,7 +1,7 @@
 """Does exchanging channels help? CEN with and without, on one schedule, over several seeds.
 
     mgdn data prepare pairs --source DIR/ivf/train --folders ir vi --name ivf
-    python benchmarks/exchange.py --workdir runs/exchange [--seeds 0 1 2] [--steps 400]
+    python benchmarks/exchange.py --workdir runs/exchange [--seeds 0 1 2] [--steps 600]
         [--dataset ivf] [--change recipe.sparsity=1e-4]
 
 Runs of configs/cen.py:ivf and ivf_plain, equal in seed, first weights, and every batch. They are
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--dataset", default="ivf", help="a prepared set of pairs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--change", type=changed, nargs="+", default=[], metavar="FIELD=VALUE")
     told = parser.parse_args()
     if told.steps < 1:

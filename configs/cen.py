@@ -32,8 +32,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             "name": "cen-plain" if preset == "ivf_plain" else "cen-ivf",
             "recipe": {
                 **{"name": "cen", "intensity": 4.0, "intensity_rule": "max"},
-                **{"intensity_share": 0.0, "gradient": 1.0, "ssim": 1.0},
-                **{"sparsity": 1e-3, "sparsity_step": "proximal"},
+                **{"intensity_share": 0.0, "gradient": 2.0, "ssim": 1.0},
+                **{"sparsity": 3e-4, "sparsity_step": "proximal"},
             },
             "model": {"preset": "ivf", "exchange": preset != "ivf_plain", "threshold": 0.02},
             "data": {
@@ -55,8 +55,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 "clip_norm": 1.0,
                 "networks": {
                     "scales": {
-                        **{"name": "sgd", "momentum": 0.0, "learning_rate": 1.0},
-                        **{"schedule": "cosine", "warmup": 50, "clip_norm": 0.0},
+                        **{"name": "sgd", "momentum": 0.0, "learning_rate": 2.0},
+                        **{"schedule": "constant", "warmup": 50, "clip_norm": 0.0},
                     },
                 },
             },

@@ -142,6 +142,7 @@ def test_layers_are_found_by_their_path():
     assert [float(scale[0]) for scale in layers["encoder/1/norm"]] == [10, 11]
 
 
+@pytest.mark.unchecked
 def test_mistakes():
     maps = [jnp.ones((1, 2, 2, 3))] * 2
     scales = [jnp.ones(3)] * 2
