@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -387,6 +387,21 @@ class Recipe(Protocol):
     def part(self, params: Flat, stats: Flat) -> tuple[Networks, Networks]:
         """Inverse of `join`: the networks that shipped weights are for."""
         return {self.ships: params}, {self.ships: stats}
+
+    def proximal(
+        self, network: str, rate: Callable[[Any], jax.Array]
+    ) -> optax.GradientTransformation | None:
+        """What follows a network's optimiser, for a part of the loss that is not smooth.
+
+        Args:
+            network: whose updates it takes.
+            rate: learning rate by the number of updates so far.
+
+        Returns:
+            A transformation of the optimiser's updates; None for none.
+        """
+        del network, rate
+        return None
 
     def shipped(self, params: Networks) -> Any:
         """The configuration of what ships; a search knows it when it has ended."""

@@ -48,6 +48,7 @@ class Optimiser:
     clip_offset: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
+    momentum: float = 0.9
     networks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -182,6 +183,8 @@ def _optimiser(name: str, values: Mapping[str, Any]) -> Optimiser:
     for field in ("warmup", "weight_decay", "clip_norm", "clip_offset", "end_factor"):
         value = getattr(optimiser, field)
         _demand(value >= 0, f"{name}.{field}", value, "0 or more")
+    momentum = optimiser.momentum
+    _demand(0 <= momentum < 1, f"{name}.momentum", momentum, "in [0, 1)")
     stones = optimiser.milestones
     _demand(all(0 <= m <= 1 for m in stones), f"{name}.milestones", stones, "fractions 0 to 1")
     if optimiser.weight_decay and optimiser.name != "adamw":

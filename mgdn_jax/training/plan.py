@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import optax
 
@@ -81,6 +81,7 @@ def optimisers(
     *,
     every: Mapping[str, int] | None = None,
     optional: Sequence[str] = (),
+    proximal: Callable[[str, Schedule], optax.GradientTransformation | None] | None = None,
 ) -> tuple[dict[str, optax.GradientTransformation], dict[str, Schedule]]:
     """One optimiser and one schedule for every network that ever trains.
 
@@ -91,6 +92,7 @@ def optimisers(
         plan: as from `stretches`.
         every: networks that are updated in one of so many of the steps in which they train.
         optional: names that `settings.networks` may hold though they do not train.
+        proximal: what follows the optimiser of a network, as `systems.contract.Recipe.proximal`.
 
     Returns:
         `({network: Optax transformation}, {network: schedule})`; the schedules count steps.
@@ -124,15 +126,19 @@ def optimisers(
             milestones=block.milestones,
             gamma=block.gamma,
         )
-        transformations[network] = make_optimiser(
+        rate = _spaced(schedule, (every or {}).get(network, 1))
+        optimiser = make_optimiser(
             block.name,
-            _spaced(schedule, (every or {}).get(network, 1)),
+            rate,
             weight_decay=block.weight_decay,
             clip_norm=block.clip_norm,
             clip_offset=block.clip_offset,
             b1=block.b1,
             b2=block.b2,
+            momentum=block.momentum,
         )
+        last = proximal(network, rate) if proximal is not None else None
+        transformations[network] = optimiser if last is None else optax.chain(optimiser, last)
     return transformations, schedules
 
 

@@ -133,6 +133,7 @@ def prepare(
         plan,
         every={} if recipe.meta is None else {recipe.meta.learns: recipe.meta.every},
         optional=recipe.optional_networks,
+        proximal=recipe.proximal,
     )
     best = train.best or (recipe.best if eval_loader is not None else "")
     check_best(best, recipe, eval_loader, plan[-1].phase)

@@ -4,6 +4,9 @@ import copy
 import math
 
 import fake_recipe
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 
 from mgdn_jax.errors import InputError
@@ -161,3 +164,24 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
     assert [run_plan.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
     with pytest.raises(InputError, match="'a' trains for 4 steps"):
         run_plan.optimisers(run_config.Optimiser("adam", 1.0, warmup=5), plan)
+
+
+def test_what_follows_an_optimiser():
+    plan = run_plan.stretches((Phase("one", ("a", "b")),), 10)
+    settings = run_config.Optimiser("sgd", 0.5, momentum=0.0)
+    rates = {}
+
+    def proximal(network, rate):
+        rates[network] = float(rate(0))
+        return optax.scale(0.0) if network == "b" else None
+
+    made, _ = run_plan.optimisers(settings, plan, proximal=proximal)
+    plain, _ = run_plan.optimisers(settings, plan)
+    params = {"x": jnp.ones(2)}
+    updates = {name: rule.update(params, rule.init(params), params)[0]["x"].tolist()
+               for name, rule in made.items()}  # fmt: skip
+    assert updates == {"a": [-0.5, -0.5], "b": [0.0, 0.0]}
+    assert rates == {"a": 0.5, "b": 0.5}
+    # The state of what nothing follows is as it was: older checkpoints fit.
+    states = [jax.tree.structure(rules["a"].init(params)) for rules in (made, plain)]
+    assert states[0] == states[1]

@@ -1,0 +1,93 @@
+"""CEN for infrared and visible: branches that exchange channels, and the same network without.
+
+    mgdn data prepare pairs --source DIR/ivf/train --folders ir vi --name ivf
+    python train.py --config=configs/cen.py:ivf --workdir=runs/cen-ivf
+    python train.py --config=configs/cen.py:ivf_plain --workdir=runs/cen-plain
+
+ivf_plain differs in one line, ``model.exchange``. The scales of the norms have an optimiser of
+their own, plain gradient descent with the proximal step of their penalty (docs/systems/cen.md says
+how to choose ``recipe.sparsity``). There is no moving average: it lags, and a channel would be
+exchanged in the weights that train, and not in those that are validated. smoke is ivf shrunk until
+a step takes milliseconds, for tests.
+
+Hours, machine and figures: TODO
+"""
+
+import ml_collections
+
+PRESETS = ("ivf", "ivf_plain", "smoke")
+JITTER = {
+    **{"scale": 2.0, "gamma": 1.6, "noise": 0.02, "clip": 0.2},
+    **{"exposure": 1.5, "contrast": 0.5, "polarity": 0.05},
+}
+
+
+def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
+    """The config of a preset, one of `PRESETS`, or of one in bfloat16: NAME_bf16."""
+    half, preset = preset.endswith("_bf16"), preset.removesuffix("_bf16")
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+    config = ml_collections.ConfigDict(
+        {
+            "name": "cen-plain" if preset == "ivf_plain" else "cen-ivf",
+            "recipe": {
+                **{"name": "cen", "intensity": 4.0, "intensity_rule": "max"},
+                **{"intensity_share": 0.0, "gradient": 2.0, "ssim": 1.0},
+                **{"sparsity": 3e-4, "sparsity_step": "proximal"},
+            },
+            "model": {"preset": "ivf", "exchange": preset != "ivf_plain", "threshold": 0.02},
+            "data": {
+                "loader": "mgdn_jax.data",
+                "dataset": "ivf",
+                "mix": {},  # in its place weights by set: {"ivf": 1, "train2": 2}
+                "task": "pairs",
+                "channels": 1,
+                "train": {"split": "train[:85%]", "crop": 64, "threads": 2, "jitter": JITTER},
+                "validation": {"split": "train[85%:]", "crop": 128, "limit": 16},
+            },
+            "optimiser": {
+                "name": "adam",
+                "learning_rate": 1e-3,
+                "schedule": "cosine",
+                "warmup": 50,
+                "end_factor": 0.01,
+                "weight_decay": 0.0,
+                "clip_norm": 1.0,
+                "networks": {
+                    "scales": {
+                        **{"name": "sgd", "momentum": 0.0, "learning_rate": 2.0},
+                        **{"schedule": "constant", "warmup": 50, "clip_norm": 0.0},
+                    },
+                },
+            },
+            "train": {
+                "batch": 8,
+                "steps": 3000,  # exactly one of steps, epochs, examples; the others 0
+                "epochs": 0.0,
+                "examples": 0,
+                "accumulate": 1,
+                "ema": 0.0,
+                "seed": 0,
+                "log_every": 20,
+                "eval_every": 250,
+                "save_every": 250,
+                "keep": 2,
+                "best": "",  # a figure of validation; "": psnr, or else loss
+                "devices": 0,
+                "parallel": "pmap",  # or "mesh"
+                "checkpoints": "",  # in place of WORKDIR/checkpoints: a folder, or gs://...
+                "init": "",  # weights to start from: a bundled name or a file
+            },
+        }
+    )
+    if preset == "smoke":
+        config.model.update({"encoder": (4, 4), "decoder": (4,)})
+        config.data.train.update({"crop": 16, "threads": 1})
+        config.data.validation.update({"crop": 16, "limit": 2})
+        config.optimiser.warmup = 2
+        config.optimiser.networks.scales.warmup = 2
+        config.train.update({"batch": 4, "steps": 6})
+        config.train.update({"log_every": 2, "eval_every": 4, "save_every": 3})
+    if half:
+        config.model.dtype = "bfloat16"
+    return config
