@@ -41,7 +41,7 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
                 **{"name": "tim", "form": "train"},
                 **{"intensity": 4.0, "intensity_rule": "sum", "gradient": 4.0, "ssim": 1.0},
             },
-            "model": {"preset": "light"},
+            "model": {"preset": "light", "chain": ("Residualblocks_3_1", "ECAattention_3")},
             "data": {
                 "loader": "mgdn_jax.data",
                 "dataset": "ivf",

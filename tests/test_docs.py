@@ -125,6 +125,27 @@ def test_docstrings_of_configs_name_every_preset_and_say_hours(config):
     assert "Hours, machine and figures" in text
 
 
+def commands(path):
+    """The (config, preset, fields) of every training that a page or a config's text shows."""
+    text = re.sub(r"\\\n\s*", " ", path.read_text(encoding="utf-8"))
+    for line in re.findall(r"(?:train\.py|mgdn train) .*", text):
+        config = re.search(r"--config=(?:configs/)?(\w+)(?:\.py)?(?::(\w+))?(?=[\s`]|$)", line)
+        if config and (ROOT / "configs" / f"{config[1]}.py").exists():
+            yield config[1], config[2], re.findall(r"--config\.([\w.]+)=", line)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=name_of)
+def test_trainings_that_are_shown_have_their_presets_and_fields(page):
+    for name, preset, fields in commands(page):
+        get_config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
+        config = get_config(preset) if preset else get_config()
+        for field in fields:
+            block = config
+            for part in field.split("."):
+                assert part in block, f"{name}:{preset} has no {field}, which is no flag then"
+                block = block[part]
+
+
 def test_the_swapped_loss_of_the_page_works(tmp_path, monkeypatch):
     page = (DOCS / "extend" / "losses.md").read_text(encoding="utf-8")
     source = re.search(r"```python\n(# experiments/charbonnier\.py\n.*?)```", page, re.DOTALL)[1]
