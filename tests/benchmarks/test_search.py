@@ -56,19 +56,12 @@ def test_a_search_and_its_rivals(search, pairs, monkeypatch, capsys):
     monkeypatch.setattr(search, "CHOICES", tuple(TABLE))
     monkeypatch.setattr(search, "MODEL", {"features": 2, "chains": 1})
     monkeypatch.setattr(search.latency, "measure", lambda names, features: TABLE)
-    narrowed = search.narrowed
-
-    def tiny(*arguments):
-        config = narrowed(*arguments)
-        config.data.train.crop = config.data.validation.crop = 12
-        config.data.validation.limit = 1
-        config.train.update({"batch": 4, "devices": 1})
-        return config
-
-    monkeypatch.setattr(search, "narrowed", tiny)
+    for name, value in {"CROP": 12, "HELD_OUT_CROP": 12, "HELD_OUT": 1, "BATCH": 4}.items():
+        monkeypatch.setattr(search, name, value)
     work, out = pairs / "work", pairs / "out"
     places = ["--workdir", str(work), "--out", str(out), "--seeds", "0"]
     options = [*places, "--search-steps", "2", "--steps", "1", "--random", "2"]
+    options += ["--change", "train.devices=1"]
     search.main(options)
     first = rows(out / "search.csv")
     assert [row["kind"] for row in first] == ["found", "random", "random"]
@@ -77,8 +70,33 @@ def test_a_search_and_its_rivals(search, pairs, monkeypatch, capsys):
     assert "random within" in capsys.readouterr().out
     assert (out / "search.svg").read_text().count("<polyline") == 2 * len(TABLE)
     monkeypatch.setattr(search.latency, "measure", None)  # not again
+    monkeypatch.setattr(search.Trainings, "held_out", None)
     search.main(options)
     assert rows(out / "search.csv") == first
+
+
+def test_a_cell_of_numbers_is_the_cell_of_those_primitives(search, monkeypatch):
+    monkeypatch.setattr(search, "CHOICES", tuple(TABLE))
+    monkeypatch.setattr(search, "MODEL", {"features": 2, "chains": 1})
+    cells = search.Cells()
+    params, stats = cells.init(jax.random.key(0))
+    numbers = np.array([2, 0])
+    params["architecture"] = {"numbers": jnp.asarray(numbers)}
+    model = {"preset": "small", **search.MODEL, "chain": ("DilConv_3_2", "SPAattention_3")}
+    single = search.Recipe(model)
+    weights, statistics = (cells._chosen(flat["supernet"], numbers) for flat in (params, stats))
+    rng = np.random.default_rng(0)
+    batch = {name: jnp.asarray(rng.random((2, 12, 13, 1)), jnp.float32) for name in "ab"}
+    keys = jax.random.split(jax.random.key(0), 2)
+    wanted, (after, _) = jax.jit(single.loss)(
+        {"fusion": weights}, {"fusion": statistics}, batch, keys
+    )
+    found, (all_after, _) = jax.jit(cells.loss)(params, stats, batch, keys)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-6)
+    for name, value in cells._chosen(all_after["supernet"], numbers).items():
+        np.testing.assert_allclose(value, after["fusion"][name], rtol=1e-5, err_msg=name)
+    untouched = "cells/0/mixed/1/operations/2/norm/mean"
+    assert np.array_equal(all_after["supernet"][untouched], stats["supernet"][untouched])
 
 
 def test_a_start_takes_the_rate_that_is_best_on_the_trials(starts, capsys):
