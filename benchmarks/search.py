@@ -219,7 +219,8 @@ def picture(workdir: Path, places: int) -> str:
     ):
         points = [(row["step"], row[f"share.{place}.{name}"]) for row in rows]
         lines.append((name, colour, 0.8 + 1.2 * place, points))
-    return drawing(lines, "shares of the primitives, by step (thin: first place, thick: second)")
+    title = "shares of the primitives, by step (thin: first place, thick: second)"
+    return drawing(lines, title, labels_left=True)
 
 
 def write(rows: list[dict[str, Any]], page: Path) -> None:

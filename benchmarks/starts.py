@@ -16,8 +16,8 @@ program with a step of adaptation so short that it moves nothing, and twice the 
 all that it uses: so all starts see as many examples a step, in as many steps. `scratch` has none.
 
 Each is adapted to exposures, whose pairs and rule ("mean") no start has seen, by Adam at three
-rates, on the same batches. A start's rate is the one that is best on PET after the last step, in
-the mean of the seeds; PET is no task of the starts either, and no exposures are looked at. Losses
+rates, on the same batches. A start's rate is the one that is best on PET after the last step for
+the first seed; PET is no task of the starts either, and no exposures are looked at. Losses
 are of held-out pairs, with running statistics. Writes starts.csv and starts.svg into
 docs/benchmarks. Goes on where it was interrupted.
 """
@@ -195,6 +195,31 @@ def report(rows: list[Row], steps: list[int]) -> None:
         print()
 
 
+def write(rows: list[Row], page: Path) -> None:
+    """The rows so far."""
+    with page.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def of_seed(seed: int, adaptations: list[Adaptation], options: argparse.Namespace) -> list[Row]:
+    """All rows of a seed; those that are there are not made again."""
+    page = options.workdir / f"rows-{seed}.csv"
+    rows = read(page)
+    for kind in STARTS:
+        weights = start(kind, seed, options)
+        for adaptation, rate in itertools.product(adaptations, RATES):
+            key = {"set": adaptation.name, "seed": str(seed), "start": kind, "rate": f"{rate:g}"}
+            if any(key.items() <= row.items() for row in rows):
+                continue
+            points = adaptation.run(weights, seed, rate)
+            rows += [{**key, "step": str(n), "held_out_loss": f"{loss:.6f}"} for n, loss in points]
+            write(rows, page)
+            print(*key.values(), f"{points[0][1]:.4f} {points[-1][1]:.4f}", flush=True)
+    return rows
+
+
 def read(page: Path) -> list[Row]:
     """The rows that an interrupted call left."""
     if not page.exists():
@@ -226,24 +251,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args(arguments)
     jax.config.update("jax_compilation_cache_dir", str(options.workdir / "compiled"))
-    page = options.workdir / "rows.csv"
     focus_pairs(options.workdir, options.pairs)
-    rows = read(page)
-    adaptations = [Adaptation(name, options.after) for name in NEW]
-    for seed, kind in itertools.product(options.seeds, STARTS):
-        weights = start(kind, seed, options)
-        for adaptation, rate in itertools.product(adaptations, RATES):
-            key = {"set": adaptation.name, "seed": str(seed), "start": kind, "rate": f"{rate:g}"}
-            if any(key.items() <= row.items() for row in rows):
-                continue
-            points = adaptation.run(weights, seed, rate)
-            rows += [{**key, "step": n, "held_out_loss": f"{loss:.6f}"} for n, loss in points]
-            for place in (page, options.out / "starts.csv"):
-                with place.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    writer.writeheader()
-                    writer.writerows(rows)
-            print(*key.values(), f"{points[0][1]:.4f} {points[-1][1]:.4f}", flush=True)
+    adaptations, rows = [Adaptation(name, options.after) for name in NEW], []
+    for number, seed in enumerate(options.seeds):
+        rows += of_seed(seed, adaptations[1:] if number else adaptations, options)
+        write(rows, options.out / "starts.csv")
     (options.out / "starts.svg").write_text(picture(rows, options.after[-1]))
     report(rows, [step for step in options.after if step in (0, 20, 100)] or options.after)
 

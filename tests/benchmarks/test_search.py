@@ -162,7 +162,7 @@ def test_starts_and_what_becomes_of_them(starts, prepared, tmp_path, monkeypatch
     options = [*places, "--steps", "1", "--after", "0", "20"]
     starts.main(options)
     table = rows(out / "starts.csv")
-    assert len(table) == 8  # two sets, starts and steps
+    assert len(table) == 8  # two sets, two starts, two steps
     losses = {(row["set"], row["start"], row["step"]): row["held_out_loss"] for row in table}
     assert losses["mef", "plain", "0"] != losses["mef", "scratch", "0"]
     assert float(losses["mef", "scratch", "20"]) < float(losses["mef", "scratch", "0"])
