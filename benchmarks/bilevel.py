@@ -1,11 +1,12 @@
 """What a meta-gradient costs: memory and time of every mode, against one inner gradient.
 
-    python benchmarks/bilevel.py
+    python benchmarks/bilevel.py [--only rank_one mixed_product] [--rounds 15]
 
 A small convolutional network learns through weight maps that a second one proposes. Memory is the
 compiler's count of temporaries; times are the shortest of several runs, as ratios.
 """
 
+import argparse
 import itertools
 import time
 
@@ -61,6 +62,11 @@ def plain(steps, phi, theta, train, test):
 
 def main() -> None:
     """Prints one row a mode."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], help="modes, by how their rows begin")
+    parser.add_argument("--rounds", type=int, default=15)
+    told = parser.parse_args()
+    only = tuple(told.only)
     keys = jax.random.split(jax.random.key(0), 4)
     widths = (1, *(CHANNELS,) * 3, 1)
 
@@ -91,18 +97,24 @@ def main() -> None:
         "implicit, K=1, 10 products": engine("implicit", 1, solver=solver),
         "rank_one": engine("rank_one", 1),
     }
-    first = None
-    for name, function in rows.items():
-        compiled = jax.jit(function).lower(phi, theta, train, test).compile()
-        memory = compiled.memory_analysis().temp_size_in_bytes
-        seconds = []
-        for _ in range(15):
+    baseline, *names = [name for name in rows if not only or name.startswith((*only, "one "))]
+    calls = {
+        name: jax.jit(rows[name]).lower(phi, theta, train, test).compile()
+        for name in (baseline, *names)
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(told.rounds):  # in turn, so that what else the machine does strikes all
+        for name, call in calls.items():
             start = time.perf_counter()
-            jax.block_until_ready(compiled(phi, theta, train, test))
-            seconds.append(time.perf_counter() - start)
-        now = memory, min(seconds)
-        first = first or now
-        print(f"{name:28} memory x{now[0] / first[0]:5.2f}   time x{now[1] / first[1]:5.1f}")
+            jax.block_until_ready(call(phi, theta, train, test))
+            seconds[name].append(time.perf_counter() - start)
+    figures = {
+        name: (call.memory_analysis().temp_size_in_bytes, min(seconds[name]))
+        for name, call in calls.items()
+    }
+    for name, now in figures.items():
+        ratios = [value / other for value, other in zip(now, figures[baseline], strict=True)]
+        print(f"{name:28} memory x{ratios[0]:5.2f}   time x{ratios[1]:5.1f}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def drawing(
     *,
     logarithmic: bool = False,
     boundary: float = 0.0,
+    labels_left: bool = False,
 ) -> str:
     """All curves in one SVG picture.
 
@@ -49,6 +50,7 @@ def drawing(
         title: written above.
         logarithmic: of the vertical axis; values must be positive.
         boundary: part of the run at which lines are interrupted, 0 for nowhere.
+        labels_left: in place of the right, for curves that end high.
     """
     last = max(step for *_, points in curves for step, _ in points)
     scale = math.log10 if logarithmic else float
@@ -91,9 +93,11 @@ def drawing(
             )
     labels = {label: colour for label, colour, *_ in curves if label}
     for i, (label, colour) in enumerate(labels.items()):
-        x, y = WIDTH - RIGHT - 8, TOP + 18 * (i + 1)
+        x, anchor = (LEFT + 8, "start") if labels_left else (WIDTH - RIGHT - 8, "end")
+        text = html.escape(label)
         out.append(
-            f'<text x="{x}" y="{y}" text-anchor="end" fill="{colour}">{html.escape(label)}</text>'
+            f'<text x="{x}" y="{TOP + 18 * (i + 1)}" text-anchor="{anchor}" fill="{colour}">{text}'
+            "</text>"
         )
     out.append(f'<text x="{LEFT}" y="14">{html.escape(title)}</text></svg>')
     return "\n".join(out) + "\n"

@@ -313,6 +313,19 @@ class Recipe(BaseRecipe, _Able):
         numbers = np.asarray(params["architecture"]["logits"]).argmax(-1)
         return self._chosen(params["supernet"], numbers), self._chosen(stats["supernet"], numbers)
 
+    def part(self, params: Flat, stats: Flat) -> tuple[Networks, Networks]:
+        """Inverse of `join`; not of a search, which chose among more than what ships.
+
+        Raises:
+            InputError: the recipe searches.
+        """
+        if self.search is not None:
+            raise InputError(
+                "a search begins with all primitives and not with a network of chosen ones; leave"
+                " train.init empty."
+            )
+        return super().part(params, stats)
+
     def _chosen(self, weights: Flat, numbers: np.ndarray) -> Flat:
         """Weights of the supernet under the names of the network of chosen primitives."""
         chosen = {}

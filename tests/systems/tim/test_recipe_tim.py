@@ -14,6 +14,7 @@ from helpers_runs import log, newest
 import mgdn_jax
 from mgdn_jax import training
 from mgdn_jax.errors import InputError
+from mgdn_jax.systems.contract import warm_start
 from mgdn_jax.systems.tim import latency
 from mgdn_jax.systems.tim.recipe import Recipe
 from mgdn_jax.training.task_step import make_task_step, split_by_task
@@ -98,6 +99,19 @@ def test_what_ships_is_what_the_search_chose():
     weights, statistics = jax.tree.map(jnp.asarray, joined)
     found = chosen.fuse({"fusion": weights}, {"fusion": statistics}, a, b)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_training_begins_with_what_a_search_shipped():
+    searching = Recipe(SMALL, **SEARCH)
+    networks, statistics = searching.init(jax.random.key(0))
+    shipped = searching.join(jax.device_get(networks), jax.device_get(statistics))
+    training = Recipe(searching.shipped(networks).to_dict())
+    fresh = training.init(jax.random.key(1))
+    params, stats = warm_start(training, *shipped, *fresh)
+    assert params["fusion"] is shipped[0]
+    assert stats["fusion"] is shipped[1]
+    with pytest.raises(InputError, match="a search begins with all primitives"):
+        warm_start(searching, *shipped, networks, statistics)
 
 
 def test_costs_are_measured_once(tmp_path, monkeypatch):
