@@ -111,8 +111,8 @@ class Network(nnx.Module):
         self.decoder = nnx.List([Conv2d(i, o, 3, rngs=rngs) for i, o in itertools.pairwise(widths)])
         self.last = Conv2d(widths[-1], 1, 3, rngs=rngs)
         # It starts as the rule.
-        self.last.kernel[...] = jnp.zeros_like(self.last.kernel[...])
-        self.last.bias[...] = jnp.zeros_like(self.last.bias[...])
+        self.last.kernel.set_value(jnp.zeros_like(self.last.kernel[...]))
+        self.last.bias.set_value(jnp.zeros_like(self.last.bias[...]))
         self.alpha = nnx.Param(jnp.ones((BRANCHES,), jnp.float32))
 
     def __call__(
