@@ -76,6 +76,17 @@ def test_a_scale_settles_where_the_task_holds_it():
     np.testing.assert_allclose(params["s"], [0.7, 0.4, 0.0], atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [1e-5, 1e-2])
+def test_adam_shrinks_by_its_rate_whatever_the_weight_is(weight):
+    """Why there is a proximal step, whose shrinking is the rate times the weight."""
+    params, rule = {"s": jnp.ones(1)}, optax.adam(0.01)
+    state = rule.init(params)
+    for _ in range(10):
+        updates, state = rule.update({"s": weight * jnp.sign(params["s"])}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["s"], 0.9, atol=2e-4)
+
+
 def test_only_the_scales_that_exchange_have_a_proximal_step():
     recipe = Recipe(SMALL, sparsity=0.5)
     params, _ = recipe.init(jax.random.key(0))
