@@ -10,7 +10,10 @@ how to choose ``recipe.sparsity``). There is no moving average: it lags, and a c
 exchanged in the weights that train, and not in those that are validated. smoke is ivf shrunk until
 a step takes milliseconds, for tests.
 
-Hours, machine and figures: TODO
+Hours, machine and figures, on two CPU cores that did other work at the same time:
+
+    ivf, ivf_plain  not run in full. Three seeds of 500 steps each, five minutes a run: held-out
+                    loss 0.956 to 0.985 with, 1.021 to 1.022 without (docs/systems/cen.md).
 """
 
 import ml_collections
