@@ -62,6 +62,8 @@ MARKERS = {
         *("test_mgdn_benchmark.py", "test_export.py", "test_onnx.py"),
         *("test_cpp.py", "test_defusion.py", "test_whole_defusion.py", "test_recipe_defusion.py"),
         *("test_emma.py", "test_emma_training.py", "test_whole_emma.py"),
+        *("test_networks_tim.py", "test_primitives_tim.py", "test_search_tim.py"),
+        *("test_recipe_tim.py", "test_initialisation_tim.py", "test_search.py"),
         *("test_mma_unet.py", "test_mma_unet_training.py", "test_whole_mma_unet.py"),
         *("test_network_cen.py", "test_recipe_cen.py", "test_whole_cen.py"),
     ),
