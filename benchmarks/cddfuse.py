@@ -17,16 +17,19 @@ prints what XLA's own analysis says a step holds (arguments, results and tempora
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import memory
 
 CROP = 128
 
@@ -189,8 +192,7 @@ def measure(
         call()
         seconds.append(time.perf_counter() - started[0])
         work.append(time.process_time() - started[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    peak = memory.peak_megabytes()
     if side == "jax":  # after the peak was read: floats, not rounded to levels
         planes = [np.asarray(image.luminance(to_float(np.atleast_3d(x)))) for x in pictures]
         planes = [np.repeat(p[None], channels, -1) for p in planes]
@@ -284,7 +286,7 @@ def step_memory(remat: str, phase: str, batch: int) -> float:
     return held + sizes.temp_size_in_bytes
 
 
-def memory(options: argparse.Namespace) -> None:
+def training(options: argparse.Namespace) -> None:
     """Prints a Markdown table, or JSON, in GB (1e9 bytes)."""
     batches = [int(n) for n in options.batches.split(",")]
     rows: list[dict] = []
@@ -326,7 +328,7 @@ def main() -> None:
         print(json.dumps(found))
         return
     if options.memory:
-        memory(options)
+        training(options)
         return
     show(speed(options), options.json)
 

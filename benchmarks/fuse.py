@@ -13,7 +13,6 @@ the process, imports and compilation included.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,14 +20,11 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import memory
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PAIR = [str(EXAMPLES / f"coffee_{name}.jpg") for name in ("near", "far")]
-
-
-def peak_megabytes() -> float:
-    """Peak resident set of this process so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def measure_call(model: str, height: int, width: int, repeats: int, ensemble: str) -> dict:
@@ -42,7 +38,7 @@ def measure_call(model: str, height: int, width: int, repeats: int, ensemble: st
     )
     pictures = [read_image(path)[rows[:, None], columns[None]] for path in PAIR]
     fuser = mgdn_jax.load(model)
-    imported = peak_megabytes()
+    imported = memory.peak_megabytes()
     seconds, started = [], time.perf_counter()
     fused = fuser(*pictures, ensemble=ensemble)
     first = time.perf_counter() - started
@@ -57,7 +53,7 @@ def measure_call(model: str, height: int, width: int, repeats: int, ensemble: st
         "first_call_s": first,
         "warm_median_s": statistics.median(seconds) if seconds else None,
         "warm_fastest_s": min(seconds) if seconds else None,
-        "peak_mb": peak_megabytes(),
+        "peak_mb": memory.peak_megabytes(),
         "peak_before_first_call_mb": imported,
     }
 

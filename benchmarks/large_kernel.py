@@ -21,7 +21,6 @@ import csv
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import memory
 
 # (how often, height, width, kernel, in, out, groups)
 BASE = [
@@ -119,9 +121,7 @@ def one(side: str, case: list[int], repeats: int) -> dict[str, Any]:
     if side == "jax" or k * h < 5000:
         call()  # PyTorch has nothing to warm up that shows beside half a minute
     wall, cpu = timed(call, repeats, 60)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-    return {"wall": wall, "cpu": cpu, "peak_mb": peak}
+    return {"wall": wall, "cpu": cpu, "peak_mb": memory.peak_megabytes()}
 
 
 def base(options: argparse.Namespace) -> None:
@@ -173,8 +173,7 @@ def network(options: argparse.Namespace) -> None:
     pair = [random.random((480, 640), dtype=np.float32) for _ in range(2)]
     fuser(*pair)
     wall, cpu = timed(lambda: fuser(*pair), options.repeats, 120)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    peak = memory.peak_megabytes()
     print(f"{statistics.median(wall):.1f} s wall, {statistics.median(cpu):.1f} s processor")
     print(f"peak memory of the process {peak:.0f} MB")
 

@@ -20,15 +20,18 @@ calls (ours compile) are apart. Memory is the peak resident set. PyTorch needs a
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import memory
 
 SIZES = {"gdsr": "480x640", "hdr": "1000x1500"}
 SMALL = {"gdsr": (22, 30), "hdr": (20, 27)}
@@ -344,8 +347,7 @@ def measure(options: argparse.Namespace) -> dict:
         result = call(*pictures)
         seconds.append(time.perf_counter() - started[0])
         work.append(time.process_time() - started[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    peak = memory.peak_megabytes()
     np.save(options.target, result)
     return {
         "first_s": seconds[0], "seconds": seconds[1:], "cpu_seconds": work[1:], "peak_mb": peak,

@@ -35,6 +35,7 @@ from scipy import fft, ndimage
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import memory  # noqa: E402
 from mgdn_jax.evaluation import baselines  # noqa: E402
 from mgdn_jax.fusing import evidence, reduction  # noqa: E402
 
@@ -202,7 +203,6 @@ def quality(
 def child(arguments: argparse.Namespace) -> None:
     """Warm calls of a process of its own: says READY, then a time for every line it reads."""
     import mgdn_jax
-    from benchmarks.fuse import peak_megabytes
     from mgdn_jax.io.files import read_image
 
     fuser = mgdn_jax.load("mgdn-mff")
@@ -213,12 +213,12 @@ def child(arguments: argparse.Namespace) -> None:
         started = time.perf_counter()
         fuser(*pair)
         seconds = time.perf_counter() - started
-        print(json.dumps({"seconds": seconds, "peak": peak_megabytes()}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak": memory.peak_megabytes()}), flush=True)
 
 
 def timing(arguments: argparse.Namespace, folder: Path) -> None:
     """Seconds and peak memory of a 24-megapixel pair, in turns with enfuse; medians."""
-    # A process starts as large as the one that starts it, so the scene is made elsewhere.
+    # The scene is made elsewhere, so that this process stays small beside what it times.
     command = [sys.executable, __file__, "--natural", arguments.natural]
     subprocess.run([*command, "--make", folder], check=True)
     names = [str(folder / f"{name}.png") for name in ("a", "b")]
@@ -235,13 +235,10 @@ def timing(arguments: argparse.Namespace, folder: Path) -> None:
             process.stdin.flush()
             said = json.loads(process.stdout.readline())
             ours.append(said["seconds"])
-            started = time.perf_counter()
-            other = subprocess.Popen(
-                ["enfuse", "-o", folder / "out.tif", *ENFUSE, *names], stderr=subprocess.DEVNULL
-            )
-            _, _, usage = os.wait4(other.pid, 0)
-            theirs.append(time.perf_counter() - started)
-            peaks = [said["peak"], usage.ru_maxrss * 1024 / 1e6]
+            out = str(folder / "out.tif")
+            seconds, peak = memory.run(["enfuse", "-o", out, *ENFUSE, *names])
+            theirs.append(seconds)
+            peaks = [said["peak"], peak]
             print(f"ours {ours[-1]:.1f} s, enfuse {theirs[-1]:.1f} s", flush=True)
         process.stdin.close()
     print(f"median: ours {statistics.median(ours):.1f} s, enfuse {statistics.median(theirs):.1f} s")

@@ -11,7 +11,6 @@ machine meets both; the ratio of the medians is the result. Memory is the peak r
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import memory
 
 SIZE = (480, 640)
 
@@ -128,8 +130,7 @@ def measure(side: str, weights: str, repeats: int) -> dict:
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    peak = memory.peak_megabytes()
     return {"seconds": seconds, "peak_mb": peak}
 
 

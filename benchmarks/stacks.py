@@ -17,34 +17,18 @@ import argparse
 import os
 import resource
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+
+sys.path.insert(0, str(ROOT))
+from benchmarks import memory  # noqa: E402
+
 FOCUS = ("--exposure-weight=0", "--saturation-weight=0", "--contrast-weight=1", "--hard-mask")
-
-
-def run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and megabytes of one command.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace")
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stderr.close()
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed: {said[-300:]}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def classic(frames: list[Path], out: Path, is_bracket: bool) -> tuple[float, float]:
@@ -53,9 +37,11 @@ def classic(frames: list[Path], out: Path, is_bracket: bool) -> tuple[float, flo
     for old in out.parent.glob(f"{out.stem}_aligned_*.tif"):
         old.unlink()
     options = [] if is_bracket else ["-m"]
-    first = run(["align_image_stack", *options, "-a", prefix, *map(str, frames)])
+    first = memory.run(["align_image_stack", *options, "-a", prefix, *map(str, frames)])
     aligned = sorted(out.parent.glob(f"{out.stem}_aligned_*.tif"))
-    second = run(["enfuse", *([] if is_bracket else FOCUS), "-o", str(out), *map(str, aligned)])
+    second = memory.run(
+        ["enfuse", *([] if is_bracket else FOCUS), "-o", str(out), *map(str, aligned)]
+    )
     return first[0] + second[0], max(first[1], second[1])
 
 
@@ -63,7 +49,7 @@ def ours(frames: list[Path], out: Path, is_bracket: bool) -> tuple[float, float]
     """`mgdn fuse` with the task."""
     task = "exposure" if is_bracket else "focus"
     program = [sys.executable, "-m", "mgdn_jax", "fuse", *map(str, frames)]
-    return run([*program, "-o", str(out), "--task", task, "--quiet"])
+    return memory.run([*program, "-o", str(out), "--task", task, "--quiet"])
 
 
 def many(folder: Path, count: int, megapixels: float) -> list[Path]:
