@@ -18,13 +18,17 @@ Hours, machine and figures: ivf, ivf_cpu, search_cpu, tasks_cpu: not run in full
 import ml_collections
 
 PRESETS = (
-    *("ivf", "ivf_cpu", "search_cpu", "tasks_cpu"),
+    *("ivf", "ivf_cpu", "ivf_cameras", "search_cpu", "tasks_cpu"),
     *("smoke", "search_smoke", "tasks_smoke"),
 )
 JITTER = {
     **{"scale": 2.0, "gamma": 1.6, "noise": 0.02, "clip": 0.2},
     **{"exposure": 1.5, "contrast": 0.5, "polarity": 0.05},
 }
+FOUND = ("ECAattention_3", "SPAattention_3")
+"""The cell of the third search of docs/systems/tim.md, the one with the least held-out loss."""
+CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
+"""Examples of each camera for 32 of all."""
 TASKS = {"ivf": "sum", "ct": "max", "pet": "max", "spect": "max"}
 """Sets of the start for several tasks, and what their intensities are compared with."""
 
@@ -84,6 +88,10 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     if preset != "ivf":
         config.model.preset = "small"
         config.train.steps = 1500
+    if preset.startswith("ivf_"):
+        config.model.chain = FOUND
+    if preset == "ivf_cameras":
+        _cameras(config)
     if preset.startswith("search"):
         _search(config)
     if preset.startswith("tasks"):
@@ -93,6 +101,14 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     if half:
         config.model.dtype = "bfloat16"
     return config
+
+
+def _cameras(config: ml_collections.ConfigDict) -> None:
+    """All cameras, and pictures more different than those of one."""
+    config.data.update({"dataset": "", "mix": CAMERAS})
+    config.data.train.jitter.update({"noise": 0.03, "contrast": 0.6, "polarity": 0.1})
+    config.data.validation.limit = 6
+    config.train.steps = 4000
 
 
 def _search(config: ml_collections.ConfigDict) -> None:
