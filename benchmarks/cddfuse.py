@@ -242,6 +242,7 @@ def speed(
     worked = {side: statistics.median(values) for side, values in work.items()}
     return {
         "difference": float(np.abs(ours - theirs).max()),
+        "largest": float(np.abs(theirs).max()),
         "torch_over_jax": medians["torch"] / medians["jax"],
         "torch_over_jax_fastest": fastest["torch"] / fastest["jax"],
         "torch_over_jax_cpu": worked["torch"] / worked["jax"],
@@ -338,7 +339,7 @@ def show(report: dict, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report))
         return
-    print(f"results differ by {report['difference']:.1e} at most")
+    print(f"results of up to {report['largest']:.3g} differ by {report['difference']:.1e} at most")
     print(f"speed, PyTorch time over ours: {report['torch_over_jax']:.2f} (medians), "
           f"{report['torch_over_jax_fastest']:.2f} (fastest), "
           f"{report['torch_over_jax_cpu']:.2f} (processor time)")  # fmt: skip

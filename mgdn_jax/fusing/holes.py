@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from mgdn_jax import image
 from mgdn_jax.fusing import pyramids
@@ -61,6 +61,8 @@ def relation(other: np.ndarray, exposure: np.ndarray) -> Relation | None:
         other: (n,) in [0, 1].
         exposure: (n,) in [0, 1].
     """
+    from scipy import optimize  # a tenth of a second and 50 MB that only this needs
+
     if len(other) < _FEW:
         return None
     step = np.minimum((other * _STEPS).astype(np.int64), _STEPS - 1)

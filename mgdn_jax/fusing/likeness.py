@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from mgdn_jax import image
 from mgdn_jax.fusing import cells, exposure
@@ -209,6 +209,8 @@ def resemblance(first: np.ndarray, second: np.ndarray) -> float:
     Returns:
         -1 to 1; 1 where one of them is flat, 0 for other sizes.
     """
+    from scipy import stats  # a tenth of a second and 50 MB that only this needs
+
     small = []
     for pixels in (first, second):
         gray = np.asarray(image.luminance(without_alpha(pixels).astype(np.float32)))

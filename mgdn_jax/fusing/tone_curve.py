@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import interpolate, optimize
 
 from mgdn_jax.errors import InputError
 from mgdn_jax.io.pixels import from_float, to_float, without_alpha
@@ -186,6 +185,8 @@ def _power(sample: Samples) -> Model:
 
 def _smooth(sample: Samples) -> Model:
     """A gain, mended at the middle of every group of like brightness."""
+    from scipy import interpolate, optimize  # a tenth of a second and 50 MB that only this needs
+
     base = _gain(sample)
     knots = []
     for sides in _groups(sample, sample.x + sample.y):
