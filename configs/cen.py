@@ -18,7 +18,9 @@ Hours, machine and figures, on two CPU cores that did other work at the same tim
 
 import ml_collections
 
-PRESETS = ("ivf", "ivf_plain", "smoke")
+PRESETS = ("ivf", "ivf_plain", "ivf_cameras", "smoke")
+CAMERAS = {"ivf": 8, "msrs": 6, "m3fd": 6, "flir": 3, "kaist": 3, "llvip": 2, "pv": 2, "tno": 2}
+"""Examples of each camera for 32 of all."""
 JITTER = {
     **{"scale": 2.0, "gamma": 1.6, "noise": 0.02, "clip": 0.2},
     **{"exposure": 1.5, "contrast": 0.5, "polarity": 0.05},
@@ -83,6 +85,8 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
             },
         }
     )
+    if preset == "ivf_cameras":
+        _cameras(config)
     if preset == "smoke":
         config.model.update({"encoder": (4, 4), "decoder": (4,)})
         config.data.train.update({"crop": 16, "threads": 1})
@@ -94,3 +98,12 @@ def get_config(preset: str = "ivf") -> ml_collections.ConfigDict:
     if half:
         config.model.dtype = "bfloat16"
     return config
+
+
+def _cameras(config: ml_collections.ConfigDict) -> None:
+    """The mixture, from the weights that were trained on RoadScene alone."""
+    config.data.update({"dataset": "", "mix": CAMERAS})
+    config.data.train.jitter.update({"noise": 0.03, "contrast": 0.6, "polarity": 0.1})
+    config.data.validation.limit = 6
+    config.optimiser.learning_rate = 5e-4
+    config.train.update({"steps": 2000, "init": "runs/cen-ivf/cen-ivf.safetensors"})
