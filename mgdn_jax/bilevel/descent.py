@@ -145,7 +145,9 @@ class Descent:
         return jax.tree.map(lambda g: ((g[0] - g[1]) / (2 * e)).astype(g.dtype), both)
 
 
-def require_gradients_alone(optimiser: optax.GradientTransformation, theta: PyTree) -> None:
+def require_gradients_alone(
+    optimiser: optax.GradientTransformation, theta: PyTree, *, whose: str = "inner"
+) -> None:
     """Tries the optimiser on gradients alone, which is all that inner steps have.
 
     Line searches (`optax.lbfgs`), Polyak's steps and schedules on plateaus ask for the loss's value
@@ -154,6 +156,7 @@ def require_gradients_alone(optimiser: optax.GradientTransformation, theta: PyTr
     Args:
         optimiser: the transformation under trial; nothing is computed.
         theta: parameters in the shapes that it will be used on.
+        whose: what the message calls it.
 
     Raises:
         InputError: it asks for more.
@@ -163,8 +166,9 @@ def require_gradients_alone(optimiser: optax.GradientTransformation, theta: PyTr
         jax.eval_shape(lambda g, s: optimiser.update(g, s, theta), theta, state)
     except TypeError as error:
         raise InputError(
-            "the inner optimiser asks for more than a gradient, as line searches do (optax.lbfgs,"
-            f" optax.polyak_sgd): {error}; take one that steps by gradients, e.g. optax.sgd(rate)."
+            f"the {whose} optimiser asks for more than a gradient, as line searches do"
+            f" (optax.lbfgs, optax.polyak_sgd): {error}; take one that steps by gradients, e.g."
+            " optax.sgd(rate)."
         ) from None
 
 

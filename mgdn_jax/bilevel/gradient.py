@@ -344,7 +344,7 @@ def _implicit(problem: Problem, outer: PyTree, *, solver: Solver) -> tuple[Scala
     )
     psi, psi_losses = problem.fit_auxiliary(inner_aux)
     (value, outer_aux), u, direct = _outer_gradients(problem, theta, outer, psi)
-    z, solution = solve(descent, theta, context, batch, u, solver)
+    z, solution = solve(descent, theta, context, batch, u, solver, start=problem.theta)
     minus_z = jax.tree.map(jnp.negative, z)
     _, pull_slope, _ = descent.gradient_of_context(theta, context, batch)
     (through,) = pull_slope(minus_z)

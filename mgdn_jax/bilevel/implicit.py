@@ -16,6 +16,9 @@ from mgdn_jax.bilevel.descent import Descent, Loss, Scalar
 from mgdn_jax.bilevel.subsets import PyTree
 from mgdn_jax.errors import InputError
 
+_ROUNDING = 1e-3
+"""Norm of a gradient that steps from an optimum may come to."""
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -64,6 +67,7 @@ class Solution(NamedTuple):
             it is not positive: the damping is then too small. inf when nothing was to be solved.
         stationarity: norm of the inner gradient (proximal term included) where the implicit
             function theorem was applied. It assumes 0; take more `steps` if this is not small.
+        before: the same norm before the first inner step.
     """
 
     residual: Scalar
@@ -71,6 +75,7 @@ class Solution(NamedTuple):
     converged: Bool[Array, ""]
     curvature: Scalar
     stationarity: Scalar
+    before: Scalar
 
     def fault(self, residual: float = 1e-2, stationarity: float = math.inf) -> str:
         """What makes the gradient worthless, in one sentence; "" if nothing does.
@@ -79,12 +84,13 @@ class Solution(NamedTuple):
 
         Args:
             residual: largest one that will do.
-            stationarity: largest norm of the inner gradient that will do.
+            stationarity: largest norm of the inner gradient that will do. Whatever it is, a norm
+                that grew by the inner steps is a fault (`has_grown`).
         """
-        if not math.isfinite(self.stationarity):
+        if has_grown(float(self.before), float(self.stationarity)):
             return (
-                f"the inner steps diverged, their gradient is {float(self.stationarity)}; lower the"
-                " inner rate."
+                f"the inner steps diverged, their gradient went from {float(self.before):.3g} to"
+                f" {float(self.stationarity):.3g}; lower the inner rate."
             )
         if not self.curvature > 0:
             return (
@@ -102,6 +108,11 @@ class Solution(NamedTuple):
                 " takes it to be 0; take more inner steps."
             )
         return ""
+
+
+def has_grown(before: float, after: float) -> bool:
+    """Whether inner steps led away from where their gradient is 0: it doubled, or is not finite."""
+    return not math.isfinite(after) or after > 2 * before + _ROUNDING
 
 
 def proximal(loss: Loss, anchor: PyTree, damping: float) -> Loss:
@@ -122,7 +133,14 @@ def proximal(loss: Loss, anchor: PyTree, damping: float) -> Loss:
 
 
 def solve(
-    descent: Descent, theta: PyTree, context: PyTree, batch: PyTree, u: PyTree, solver: Solver
+    descent: Descent,
+    theta: PyTree,
+    context: PyTree,
+    batch: PyTree,
+    u: PyTree,
+    solver: Solver,
+    *,
+    start: PyTree,
 ) -> tuple[PyTree, Solution]:
     """Solves ``(H + damping I) z = u`` for z.
 
@@ -133,6 +151,7 @@ def solve(
         batch: of the loss.
         u: right-hand side, in theta's structure, equal on all devices.
         solver: method and when to stop.
+        start: what the inner steps began with.
 
     Returns:
         z in theta's structure, and the diagnostics.
@@ -144,8 +163,10 @@ def solve(
     z, (remainder, count, curvature) = _iterate(product, u, solver)
     size = optax.tree.norm(u)
     residual = remainder / jnp.where(size > 0, size, 1)
-    stationarity = optax.tree.norm(descent.gradient(theta, context, batch)[0])
-    return z, Solution(residual, count, residual <= solver.tolerance, curvature, stationarity)
+    before, after = (
+        optax.tree.norm(descent.gradient(x, context, batch)[0]) for x in (start, theta)
+    )
+    return z, Solution(residual, count, residual <= solver.tolerance, curvature, after, before)
 
 
 def _iterate(product: Callable, u: PyTree, solver: Solver) -> tuple[PyTree, Any]:

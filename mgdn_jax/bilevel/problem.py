@@ -16,7 +16,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from mgdn_jax.bilevel.descent import Batches, Descent, Loss, Scalar
+from mgdn_jax.bilevel.descent import Batches, Descent, Loss, Scalar, require_gradients_alone
 from mgdn_jax.bilevel.subsets import PyTree, Trainable, combine, partition
 from mgdn_jax.errors import InputError
 
@@ -131,6 +131,7 @@ class Problem:
             auxiliary.optimiser,
             self.settings.axis_name,
         )
+        require_gradients_alone(auxiliary.optimiser, self.psi, whose="auxiliary")
         state = auxiliary.optimiser.init(self.psi)
         (psi, _), (losses, _) = descent.run(
             self.psi, state, lambda _: None, batches, auxiliary.steps

@@ -466,7 +466,10 @@ class SearchRecipe(Recipe, Protocol):
 
 @runtime_checkable
 class TaskRecipe(Recipe, Protocol):
-    """A recipe that learns a starting point for several tasks."""
+    """A recipe that learns a starting point for several tasks.
+
+    In validation its `loss` finds the task of a batch as ``_task``, (B,) of one number.
+    """
 
     tasks: Tasks
 

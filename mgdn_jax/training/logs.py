@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mgdn_jax.bilevel.implicit import has_grown
 from mgdn_jax.errors import InputError, printable
 from mgdn_jax.io import codec, objects
 from mgdn_jax.io.disk import WriteError, make_folder, write_atomically
@@ -71,9 +72,11 @@ def _fault(row: Mapping[str, float]) -> str:
     for name in ("loss", "grad_norm"):
         if not math.isfinite(row[name]):
             return name
-    # Only bilevel's mode "implicit" has a curvature, and 0 where a step took no meta-gradient.
+    # Only bilevel's mode "implicit" has these, and 0 where a step took no meta-gradient.
     if row.get("meta") and not row.get("curvature", 1) > 0:
         return "curvature"
+    if row.get("meta") and has_grown(row.get("before", 0.0), row.get("stationarity", 0.0)):
+        return "stationarity"
     return ""
 
 

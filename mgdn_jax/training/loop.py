@@ -36,6 +36,7 @@ from mgdn_jax.training.shipping import is_shipped, ship, weights_path
 from mgdn_jax.training.start import Start, begin, closing, open_checkpoints
 from mgdn_jax.training.state import Metrics, Step, TrainState
 from mgdn_jax.training.step import make_eval_step
+from mgdn_jax.training.task_step import check_tasks
 from mgdn_jax.weights.card import versions
 
 _GRID_ROWS = 4
@@ -290,7 +291,10 @@ class _Loop:
         window = Window()
         first, stops = True, False
         while step < stretch.stop and not stops:
-            batch = setup.parallel.split(self._agreement.tell(next(setup.loader)))
+            batch = self._agreement.tell(next(setup.loader))
+            if stretch.kind == "tasks" and setup.recipe.tasks is not None:
+                check_tasks(batch, setup.recipe.tasks, len(setup.devices))
+            batch = setup.parallel.split(batch)
             if first:
                 self._announce(f"the step of phase {stretch.phase!r}")
             state, metrics = update(state, batch)
@@ -371,6 +375,12 @@ class _Loop:
                 f" where mode 'implicit' has no answer; {good}; raise the damping, or take another"
                 " mode."
             )
+        if name == "stationarity":
+            raise TrainingFailedError(
+                f"the inner steps of mode 'implicit' diverged at step {step}: the norm of their"
+                f" gradient grew to {value:.3g}; {good}; lower the inner rate, or take another"
+                " mode."
+            )
         raise TrainingDivergedError(
             f"{name} became {value} at step {step}; {good}; lower optimiser.learning_rate or set"
             " optimiser.clip_norm."
@@ -413,8 +423,10 @@ class _Loop:
         figures = Figures(setup.eval_loader)
         rows: dict[str, list[list[np.ndarray]]] = {}
         most = math.ceil(_GRID_ROWS / figures.sets)  # of each
+        of_tasks = any(s.phase == phase and s.kind == "tasks" for s in setup.plan)
         for batch in setup.eval_loader:
-            share = setup.parallel.split(batch)
+            told = {"_task": batch["_set"]} if of_tasks and "_set" in batch else {}
+            share = setup.parallel.split({**batch, **told})
             sums, pictures = self._evaluators[phase](params, state.stats, share)
             figures.add(batch, jax.device_get(sums))
             shown = rows.setdefault(figures.name(batch), [])
@@ -446,12 +458,14 @@ class _Loop:
             "hours": self.clock.hours(),
             "metrics": self.metrics,
         }
+        # Losses of two phases do not compare: the best checkpoint is one of the last phase.
+        judged = validated and stretch.phase == self.setup.plan[-1].phase
         self._checkpoints.save(
             step,
             trees,
             data=self.setup.loader.state(),
             meta=meta,
-            metrics=self.metrics if validated else None,
+            metrics=self.metrics if judged else None,
         )
 
 

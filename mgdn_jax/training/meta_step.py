@@ -25,7 +25,7 @@ from mgdn_jax.training.state import (
 
 NO_META = dict.fromkeys(("outer_loss", "inner_loss", "max_g", "meta"), 0.0)
 """Metrics of the first part of a step, as they are in steps without it."""
-SOLUTION = ("curvature", "residual", "stationarity")
+SOLUTION = ("curvature", "residual", "stationarity", "before")
 """Metrics that mode "implicit" adds: see `bilevel.Solution`."""
 
 

@@ -13,7 +13,9 @@ from mgdn_jax.training.config import Optimiser, Train, optimiser_of
 from mgdn_jax.training.optimisers import Schedule, make_optimiser, make_schedule
 
 
-def share(train: Train, devices: int, processes: int, *, halves: bool = False) -> tuple[int, int]:
+def share(
+    train: Train, devices: int, processes: int, *, halves: bool = False, tasks: int = 1
+) -> tuple[int, int]:
     """Examples per process and per device of one batch.
 
     Args:
@@ -21,6 +23,7 @@ def share(train: Train, devices: int, processes: int, *, halves: bool = False) -
         devices: local devices of each process.
         processes: number of processes.
         halves: whether each device must be able to halve its share (a phase of kind "meta").
+        tasks: how many tasks a device has two halves of.
 
     Returns:
         `(per process, per device)`.
@@ -33,9 +36,11 @@ def share(train: Train, devices: int, processes: int, *, halves: bool = False) -
             f"config field 'train.accumulate' is {train.accumulate} and must be 1 where the loss is"
             " learned; use a smaller train.batch or more devices."
         )
-    parts = devices * processes * (2 if halves else train.accumulate)
+    parts = devices * processes * (2 * tasks if halves else train.accumulate)
     if train.batch % parts:
         factor = "2 halves" if halves else f"train.accumulate={train.accumulate}"
+        if tasks > 1:
+            factor = f"2 halves of {tasks} tasks"
         raise InputError(
             f"config field 'train.batch' is {train.batch} and does not divide by {parts}"
             f" ({processes} processes x {devices} devices x {factor});"
@@ -80,6 +85,7 @@ def optimisers(
     plan: Sequence[Stretch],
     *,
     every: Mapping[str, int] | None = None,
+    waits: Mapping[str, int] | None = None,
     optional: Sequence[str] = (),
     proximal: Callable[[str, Schedule], optax.GradientTransformation | None] | None = None,
 ) -> tuple[dict[str, optax.GradientTransformation], dict[str, Schedule]]:
@@ -91,6 +97,7 @@ def optimisers(
         settings: the `optimiser` block.
         plan: as from `stretches`.
         every: networks that are updated in one of so many of the steps in which they train.
+        waits: networks that are not updated in the first so many steps of the run.
         optional: names that `settings.networks` may hold though they do not train.
         proximal: what follows the optimiser of a network, as `systems.contract.Recipe.proximal`.
 
@@ -111,7 +118,8 @@ def optimisers(
     transformations, schedules = {}, {}
     for network in trained:
         block = optimiser_of(settings, network)
-        steps = sum(s.stop - s.start for s in plan if network in s.trains)
+        wait = (waits or {}).get(network, 0)
+        steps = sum(max(0, s.stop - max(s.start, wait)) for s in plan if network in s.trains)
         if block.warmup > steps:
             raise InputError(
                 f"config field 'optimiser.warmup' is {block.warmup} and {network!r} trains for"

@@ -108,7 +108,8 @@ def prepare(
     devices = processes.local_devices(run.train.devices)
     recipe = read_recipe(run)
     halves = any(phase.kind != "plain" for phase in recipe.phases)
-    run_plan.share(run.train, len(devices), count, halves=halves)
+    tasks = 1 if recipe.tasks is None else len(recipe.tasks.names)
+    run_plan.share(run.train, len(devices), count, halves=halves, tasks=tasks)
 
     makers = {part: _maker(run.data["loader"], part) for part in PARTS if part in run.data}
     loader = _open(run, makers, "train", run.train.batch)
@@ -128,10 +129,16 @@ def prepare(
         train.steps, train.epochs, train.examples, batch=train.batch, dataset=len(loader.dataset)
     )
     plan = run_plan.stretches(recipe.phases, total)
+    rare: dict[str, Any] = {}
+    if recipe.meta is not None:
+        rare[recipe.meta.learns] = recipe.meta
+    if recipe.search is not None:
+        rare[recipe.search.architecture] = recipe.search
     optimisers, schedules = run_plan.optimisers(
         run.optimiser,
         plan,
-        every={} if recipe.meta is None else {recipe.meta.learns: recipe.meta.every},
+        every={name: settings.every for name, settings in rare.items()},
+        waits={name: math.ceil(settings.after * total) for name, settings in rare.items()},
         optional=recipe.optional_networks,
         proximal=recipe.proximal,
     )
@@ -200,6 +207,12 @@ def _check_tasks(recipe: Recipe, loader: Loader, mix: Mapping[str, float]) -> No
     """Raises InputError if a recipe's tasks are not the sets of its loader, in equal shares."""
     if recipe.tasks is None or not any(phase.kind == "tasks" for phase in recipe.phases):
         return
+    processes, count = jax.process_count(), len(recipe.tasks.names)
+    if math.gcd(processes, count) > 1:
+        raise InputError(
+            f"the data of {processes} processes would hold some of {count} tasks each; take a"
+            " number of processes or of tasks so that the two have no common factor."
+        )
     sets = tuple(loader.sets) if isinstance(loader, MixedLoader) else ()
     if sets != recipe.tasks.names:
         raise InputError(

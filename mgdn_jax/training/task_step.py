@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mgdn_jax import bilevel
-from mgdn_jax.systems.contract import TaskRecipe
+from mgdn_jax.errors import InputError
+from mgdn_jax.systems.contract import TaskRecipe, Tasks
 from mgdn_jax.training.meta_step import at_rate
 from mgdn_jax.training.optimisers import Schedule
 from mgdn_jax.training.state import (
@@ -106,6 +108,27 @@ def make_task_step(
         return next_state(state, params, {**state.stats, name: new}, opt, metrics, ema_decay)
 
     return step
+
+
+def check_tasks(batch: Mapping[str, np.ndarray], tasks: Tasks, devices: int) -> None:
+    """Checks that a process's share of a batch is of the tasks that `split_by_task` takes it for.
+
+    Args:
+        batch: arrays (B / processes, ...), with "_index" and "_set".
+        tasks: of the recipe.
+        devices: of this process.
+
+    Raises:
+        InputError: the sets do not take turns along the stream, as those of a set in shards do not.
+    """
+    count, sets = len(tasks.names), np.asarray(batch["_set"], np.int64)
+    shares = [np.bincount(x, minlength=count) for x in sets.reshape(devices, -1)]
+    takes_turns = (sets == np.asarray(batch["_index"]) % count).all()
+    if not takes_turns or any(np.ptp(share) for share in shares):
+        raise InputError(
+            "the examples of the tasks do not take turns, as those of sets in shards do not; "
+            "prepare the sets without --shards."
+        )
 
 
 def split_by_task(batch: Batch, count: int) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:

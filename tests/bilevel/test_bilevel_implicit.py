@@ -102,7 +102,7 @@ def test_implicit_reports_negative_curvature_and_too_few_iterations():
 def test_a_fault_is_one_sentence():
     good = Solution(
         residual=np.float32(1e-7), iterations=np.int32(3), converged=np.bool_(True),
-        curvature=np.float32(0.5), stationarity=np.float32(1e-5),
+        curvature=np.float32(0.5), stationarity=np.float32(1e-5), before=np.float32(0.2),
     )  # fmt: skip
     assert good.fault() == ""
     for change, limits, words in (
@@ -112,6 +112,7 @@ def test_a_fault_is_one_sentence():
         ({"residual": np.float32("nan")}, {}, "residual of nan"),
         ({"stationarity": np.float32(0.2)}, {"stationarity": 0.1}, "take more inner steps"),
         ({"stationarity": np.float32("inf")}, {}, "the inner steps diverged"),
+        ({"stationarity": np.float32(6e26)}, {}, "their gradient went from 0.2 to 6e+26"),
     ):
         fault = good._replace(**change).fault(**limits)
         assert words in fault

@@ -7,7 +7,7 @@ import optax
 import pytest
 from small_problem import SGD, gap, half_square, inner_loss, outer_loss, problem, quadratic
 
-from mgdn_jax.bilevel import RankOne, Solver, meta_gradient
+from mgdn_jax.bilevel import Auxiliary, RankOne, Solver, meta_gradient
 from mgdn_jax.errors import InputError
 
 
@@ -70,6 +70,16 @@ def test_optimisers_that_need_a_value_are_refused_in_a_sentence(optimiser, mode)
     meta = meta_gradient(inner_loss, outer_loss, optimiser=optimiser, mode=mode, solver=solver)
     with pytest.raises(InputError, match=r"asks for more than a gradient.*optax.sgd\(rate\)\."):
         jax.jit(meta)(outer, inner, train, test)
+
+
+def test_so_are_those_of_auxiliary_parameters():
+    outer, inner, train, test = problem()
+    meta = meta_gradient(
+        inner_loss, lambda *arguments: outer_loss(*arguments[:3]), optimiser=optax.sgd(0.1),
+        auxiliary=Auxiliary(lambda psi, theta, batch: psi**2, optax.lbfgs()),
+    )  # fmt: skip
+    with pytest.raises(InputError, match="the auxiliary optimiser asks for more than a gradient"):
+        jax.jit(meta)(outer, inner, train, test, psi=jnp.ones(()))
 
 
 def test_lbfgs_without_a_line_search_is_a_step_by_gradients():

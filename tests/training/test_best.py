@@ -70,6 +70,14 @@ def test_the_best_of_a_run_is_kept(tmp_path, figures, best, step):
     assert kept(tmp_path) == [step, 10]
 
 
+def test_the_best_is_one_of_the_last_phase(tmp_path, figures):
+    """Losses of two phases do not compare: that of the first is the smallest here."""
+    made = fake_recipe.config(devices=1, steps=10, eval_every=2, save_every=1, keep=1, best="loss")
+    made["recipe"]["two_phases"] = True
+    training.fit(made, tmp_path, quiet=True)
+    assert kept(tmp_path) == [6, 10]
+
+
 def test_without_targets_the_best_has_the_smallest_loss(tmp_path, figures):
     for values in figures.values():
         del values["psnr"]

@@ -6,6 +6,7 @@ import math
 import fake_recipe
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -162,6 +163,16 @@ def test_phases_cover_the_run_and_schedules_tick_only_where_their_network_trains
     assert float(schedules["a"](4)) == pytest.approx(0, abs=1e-6)
     assert float(schedules["b"](4)) == pytest.approx(0.5)
     assert [run_plan.updates(plan, "a", step) for step in (0, 1, 2, 5, 9, 10)] == [0, 1, 2, 2, 3, 4]
+    # One that waits, and is then updated in every second step, comes to its end all the same.
+    waiting, _ = run_plan.optimisers(
+        run_config.Optimiser("sgd", 1.0, schedule="cosine", momentum=0.0), plan,
+        every={"b": 2}, waits={"b": 4},
+    )  # fmt: skip
+    state, steps = waiting["b"].init(jnp.zeros(())), []
+    for _ in range(3):  # at steps 4 and 6, and once more
+        update, state = waiting["b"].update(jnp.ones(()), state, jnp.zeros(()))
+        steps.append(-float(update))
+    np.testing.assert_allclose(steps, [1.0, 0.5, 0.0], atol=1e-6)
     with pytest.raises(InputError, match="'a' trains for 4 steps"):
         run_plan.optimisers(run_config.Optimiser("adam", 1.0, warmup=5), plan)
 

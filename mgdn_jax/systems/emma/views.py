@@ -123,7 +123,8 @@ def draw_views(keys: Key[Array, " b"], count: int) -> Int[Array, "b count"]:
     """
 
     def of_picture(key: Key[Array, ""]) -> Array:
-        own = jax.random.fold_in(key, 1)
+        # Not `fold_in(key, 1)`: that is one of the two keys which `draw_shifts` splits off.
+        own = jax.random.split(key, 3)[2]
         others = jax.random.choice(own, jnp.arange(1, COUNT), (count - 1,), replace=False)
         return jnp.concatenate([jnp.zeros(1, others.dtype), others])
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +57,7 @@ def measure(names: Sequence[str], features: int) -> dict[str, float]:
 
 
 def latencies(names: Sequence[str], features: int) -> dict[str, float]:
-    """`measure`, once for a device, a width and a version of JAX; later from the disk.
+    """`measure`, once for a machine, a width and a version of JAX; later from the disk.
 
     A search that is resumed sees the same numbers as long as the cache stays; with the cache
     switched off they are measured each time, and the resumed run is another one. Numbers in the
@@ -64,6 +66,7 @@ def latencies(names: Sequence[str], features: int) -> dict[str, float]:
     device = jax.devices()[0]
     key = {
         "device": f"{device.platform} {device.device_kind}",
+        "machine": f"{_processor()}, {os.cpu_count()} cores",
         "features": features,
         "jax": jax.__version__,
         "names": list(names),
@@ -82,6 +85,15 @@ def latencies(names: Sequence[str], features: int) -> dict[str, float]:
         with contextlib.suppress(OSError, InputError):
             write_atomically(place, json.dumps(entries, indent=1).encode())
     return table
+
+
+def _processor() -> str:
+    """The model of the CPU, which JAX calls "cpu" whatever it is; folders may be shared."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.machine()} {platform.processor()}"
 
 
 def _entries(place: Path) -> list[dict[str, Any]]:

@@ -56,7 +56,8 @@ class Settings:
         search_mode: gradient of the logits, of `bilevel.MODES` but ``"implicit"``.
         rank_one: of mode ``"rank_one"``: ``"derived"`` from the implicit function theorem,
             ``"published"`` (the other sign, times ``search_rate``), or ``"first_order"`` (none).
-        search_rate: inner learning rate; 0 takes the weights' current one.
+        search_rate: inner learning rate; 0 takes the weights' current one, but not for
+            ``"published"``, whose gradient it is a factor of.
         search_after: part of the run in which the logits stay, so that weights come first.
         latency: weight of the expected cost of a cell, in units of the dearest one.
         latencies: milliseconds by primitive; {} measures them on this machine once.
@@ -87,7 +88,10 @@ class Settings:
     task_rate: float = 0.0
 
     def __post_init__(self):
-        for name in ("intensity", "gradient", "ssim", "latency", "entropy"):
+        for name in (
+            *("intensity", "gradient", "ssim", "latency", "entropy"),
+            *("search_rate", "task_rate"),
+        ):
             if not getattr(self, name) >= 0:
                 raise InputError(f"recipe.{name} is {getattr(self, name)} and must be 0 or more")
         if not self.intensity + self.gradient + self.ssim:
@@ -105,19 +109,36 @@ class Settings:
                 raise InputError(f"recipe.{name} is {value!r}; it is one of {', '.join(known)}")
         for name in self.choices:
             primitives.check(name)
-        if self.form == "search" and len(set(self.choices)) < 2:
-            raise InputError("recipe.choices names one primitive; a search needs two or more")
-        lacking = [name for name in self.choices if self.latencies and name not in self.latencies]
-        if lacking:
-            raise InputError(f"recipe.latencies lacks {lacking[0]!r}; give all choices, or none")
+        self._check_search()
         for task, rule in self.tasks.items():
             if rule not in losses.RULES:
                 rules = ", ".join(losses.RULES)
                 raise InputError(f"recipe.tasks.{task} is {rule!r}; it is one of {rules}")
         if self.form == "tasks" and not self.tasks:
             raise InputError("recipe.tasks is empty; name the sets of data.mix with their rules")
+        if self.task_steps < 1:
+            raise InputError(f"recipe.task_steps is {self.task_steps} and must be 1 or more")
         if not 0 <= self.search_after < 1:
             raise InputError(f"recipe.search_after is {self.search_after} and must be in [0, 1)")
+
+    def _check_search(self) -> None:
+        twice = [name for name in self.choices if self.choices.count(name) > 1]
+        if twice:
+            raise InputError(f"recipe.choices names {twice[0]!r} twice")
+        if self.form == "search" and len(self.choices) < 2:
+            raise InputError("recipe.choices names one primitive; a search needs two or more")
+        lacking = [name for name in self.choices if self.latencies and name not in self.latencies]
+        if lacking:
+            raise InputError(f"recipe.latencies lacks {lacking[0]!r}; give all choices, or none")
+        wrong = [name for name, value in self.latencies.items() if not 0 < value < np.inf]
+        if wrong:
+            value = self.latencies[wrong[0]]
+            raise InputError(f"recipe.latencies.{wrong[0]} is {value} and must be above 0")
+        if self.rank_one == "published" and not self.search_rate:
+            raise InputError(
+                "recipe.search_rate is 0, and the published gradient has it as a factor; give it, "
+                "e.g. the weights' learning rate"
+            )
 
 
 class _Able(SearchRecipe, TaskRecipe, Protocol):
@@ -153,7 +174,7 @@ class Recipe(BaseRecipe, _Able):
             )
         form = {
             "derived": bilevel.RankOne.derived(),
-            "published": bilevel.RankOne.published(settings.search_rate or 0.01),
+            "published": bilevel.RankOne.published(settings.search_rate),
             "first_order": bilevel.RankOne(factor=0.0),
         }[settings.rank_one]
         ranked = settings.search_mode == "rank_one"
@@ -213,8 +234,10 @@ class Recipe(BaseRecipe, _Able):
         Args:
             params: flat parameters by network.
             stats: running statistics by network.
-            batch: ``a`` and ``b``, (B, h, w, 1) in [0, 1].
-            keys: (B,) keys in training, of which none is used; None runs the network as it is used.
+            batch: ``a`` and ``b``, (B, h, w, 1) in [0, 1]; of one of several tasks also its
+                number, ``_task`` (B,).
+            keys: (B,) keys in training, of which none is used; None runs the network as it is used,
+                a search's with the primitives that lead.
             phase: there is one.
             axis_name: mapped axis whose devices share the batch.
 
@@ -225,9 +248,10 @@ class Recipe(BaseRecipe, _Able):
         mode = Mode(training=keys is not None, axis_name=axis_name)
         name = "fusion" if self.search is None else "supernet"
         phi = params.get("architecture", {})
-        value, new, metrics = self._loss(
-            params[name], stats[name], phi, batch, self.settings.intensity_rule, mode
-        )
+        rule: Any = self.settings.intensity_rule
+        if "_task" in batch:  # in validation, where a batch is of one
+            rule = jnp.asarray(self._rules)[batch["_task"][0]]
+        value, new, metrics = self._loss(params[name], stats[name], phi, batch, rule, mode)
         return value, ({**stats, name: new}, metrics)
 
     def _loss(
@@ -252,10 +276,12 @@ class Recipe(BaseRecipe, _Able):
             return fused, new
         first, second = (a, b) if self.model_config.initial_order == "ab" else (b, a)
         shares = jax.nn.softmax(phi["logits"], -1)
+        if not mode.training:  # what ships has one primitive at each place
+            shares = jax.nn.one_hot(jnp.argmax(phi["logits"], -1), shares.shape[-1])
         return functional.apply(self._graphdef, theta, stats, first, second, shares, mode)
 
     def fuse(self, params: Networks, stats: Networks, *images: jax.Array) -> jax.Array:
-        """Fused images; while searching, of the network of all choices."""
+        """Fused images; of a search, by the primitives that lead."""
         name = "fusion" if self.search is None else "supernet"
         phi = params.get("architecture", {})
         a, b = images

@@ -67,6 +67,7 @@ class Supernet(nnx.Module):
 
     def __init__(self, config: Config, names: Sequence[str], *, rngs: nnx.Rngs):
         c, places = config.features, len(config.chain)
+        self.dtype = config.dtype
         self.stem = Stem(c, norm=False, rngs=rngs)
         self.cells = nnx.List(
             [MixedCell(names, places, c, rngs=rngs) for _ in range(config.chains)]
@@ -74,8 +75,9 @@ class Supernet(nnx.Module):
         self.head = Head(c, c, act=True, rngs=rngs)
 
     def __call__(self, first: Image, second: Image, shares: Shares, mode: Mode = EVAL) -> Image:
-        """(B, H, W, 1), not bounded."""
-        x = self.stem(first, second, mode)
+        """(B, H, W, 1) in float32 or more, not bounded; computed in the network's ``dtype``."""
+        dtype = jnp.dtype(self.dtype)
+        x = self.stem(first.astype(dtype), second.astype(dtype), mode)
         for cell in self.cells:
             x = cell(x, shares, mode)
-        return self.head(x)
+        return self.head(x).astype(jnp.promote_types(dtype, jnp.float32))

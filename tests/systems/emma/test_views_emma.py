@@ -87,6 +87,15 @@ def test_views_are_drawn_for_each_picture():
     np.testing.assert_array_equal(some[3], every[2 * 2 + 1])
 
 
+def test_views_say_nothing_of_the_shifts():
+    """Two draws from one key: which views a picture has, and by how much it is shifted."""
+    keys = jax.random.split(jax.random.key(0), 4000)
+    columns = np.asarray(views.draw_shifts(keys, 4000, 64, 64))[:, 0, 1]
+    chosen = (np.asarray(views.draw_views(keys, 3)) == 1).any(1)
+    low = columns < np.median(columns)
+    assert abs(low[chosen].mean() - low[~chosen].mean()) <= 0.06  # three standard deviations
+
+
 def test_patches_and_what_is_flat():
     golden = Golden("emma_data_prep")
     made = [patches.is_flat(x) for x in golden["in:synthetic"]]

@@ -14,10 +14,11 @@ from helpers_runs import log, newest
 import mgdn_jax
 from mgdn_jax import training
 from mgdn_jax.errors import InputError
-from mgdn_jax.systems.contract import warm_start
+from mgdn_jax.systems.contract import Phase, Tasks, warm_start
 from mgdn_jax.systems.tim import latency
 from mgdn_jax.systems.tim.recipe import Recipe
-from mgdn_jax.training.task_step import make_task_step, split_by_task
+from mgdn_jax.training.setup import _check_tasks
+from mgdn_jax.training.task_step import check_tasks, make_task_step, split_by_task
 
 SMALL = {"preset": "small", "features": 4, "chains": 1}
 SEARCH = {"form": "search", "choices": ("SPAattention_3", "Denseblocks_3_1")}
@@ -89,16 +90,28 @@ def test_what_ships_is_what_the_search_chose():
     params, stats = recipe.init(jax.random.key(0))
     params["architecture"] = {"logits": jnp.asarray([[0.0, 1.0], [50.0, 0.0]])}
     assert recipe.genotype(params) == ("Denseblocks_3_1", "SPAattention_3")
-    # Where one share is all, the chosen network is the network of all choices.
-    certain = {**params, "architecture": {"logits": jnp.asarray([[0.0, 90.0], [90.0, 0.0]])}}
+    # In use, and so in validation, it is the chosen network, however undecided the shares are.
     rng = np.random.default_rng(0)
-    a, b = (jnp.asarray(rng.random((1, 9, 11, 1)), jnp.float32) for _ in "ab")
-    wanted = recipe.fuse(certain, stats, a, b)
+    a, b = (jnp.asarray(rng.random((1, 12, 13, 1)), jnp.float32) for _ in "ab")
+    wanted = recipe.fuse(params, stats, a, b)
     chosen = Recipe(recipe.shipped(params).to_dict())
     joined = recipe.join(jax.device_get(params), jax.device_get(stats))
     weights, statistics = jax.tree.map(jnp.asarray, joined)
-    found = chosen.fuse({"fusion": weights}, {"fusion": statistics}, a, b)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    shipped = {"fusion": weights}, {"fusion": statistics}
+    np.testing.assert_allclose(chosen.fuse(*shipped, a, b), wanted, atol=1e-6)
+    losses = [
+        float(r.loss(*networks, {"a": a, "b": b}, None)[0])
+        for r, networks in ((recipe, (params, stats)), (chosen, shipped))
+    ]
+    assert abs(losses[0] - losses[1]) <= 1e-6 * losses[1]
+
+
+def test_a_search_in_half_precision_is_one():
+    half = Recipe(SMALL | {"dtype": "bfloat16"}, **SEARCH)
+    params, stats = half.init(jax.random.key(0))
+    a = jnp.zeros((1, 8, 8, 1))
+    assert "bf16" in str(jax.make_jaxpr(half.fuse)(params, stats, a, a))
+    assert half.fuse(params, stats, a, a).dtype == jnp.float32
 
 
 def test_training_begins_with_what_a_search_shipped():
@@ -159,6 +172,15 @@ def test_examples_of_a_task_come_together_whatever_device_has_them():
         ({"form": "tasks"}, "recipe.tasks is empty"),
         ({"form": "tasks", "tasks": {"ivf": "least"}}, "recipe.tasks.ivf is 'least'"),
         ({"latencies": {"SepConv_3_1": 1.0}}, "recipe.latencies lacks 'DilConv_3_2'"),
+        (
+            {"choices": ("SepConv_3_1",), "latencies": {"SepConv_3_1": 0.0}},
+            "recipe.latencies.SepConv_3_1 is 0.0 and must be above 0",
+        ),
+        ({"choices": ("SepConv_3_1",) * 2}, "recipe.choices names 'SepConv_3_1' twice"),
+        ({"rank_one": "published"}, "recipe.search_rate is 0, and the published gradient has it"),
+        ({"search_rate": -1.0}, "recipe.search_rate is -1.0 and must be 0 or more"),
+        ({"task_rate": -1.0}, "recipe.task_rate is -1.0 and must be 0 or more"),
+        ({"task_steps": 0}, "recipe.task_steps is 0 and must be 1 or more"),
     ],
 )
 def test_bad_settings(fields, words):
@@ -173,3 +195,40 @@ def test_tasks_are_the_sets_of_the_data(tmp_path):
     made["data"]["mix"] = {"ct": 1.0, "ivf": 2.0}
     with pytest.raises(InputError, match=r"have one share each, and data\.mix is"):
         training.fit(made, tmp_path, quiet=True)
+    with pytest.raises(InputError, match="does not divide by 4"):
+        fit("tasks", tmp_path, batch=6)
+
+
+def test_tasks_take_turns_in_what_each_process_has(monkeypatch):
+    """Sets in shards do not, and of several processes each may have one set alone."""
+    tasks = Tasks("fusion", ("ct", "ivf"))
+    index = np.arange(16, dtype=np.uint32)
+    check_tasks({"_index": index, "_set": index % 2}, tasks, devices=2)
+    third = index * 3 + 1  # every third example, as of the second process of three
+    check_tasks({"_index": third, "_set": third % 2}, tasks, devices=2)
+    for batch in (
+        {"_index": index, "_set": index // 2 % 2},
+        {"_index": index[::2], "_set": index[::2] % 2},
+    ):
+        with pytest.raises(InputError, match="the examples of the tasks do not take turns"):
+            check_tasks(batch, tasks, devices=1)
+
+    class Learning:
+        phases = (Phase("tasks", ("fusion",), kind="tasks"),)
+
+    Learning.tasks = tasks
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(InputError, match="the data of 4 processes would hold some of 2 tasks each"):
+        _check_tasks(Learning, None, {})
+
+
+def test_each_task_is_validated_by_its_own_rule():
+    recipe = Recipe(SMALL, form="tasks", tasks={"ct": "max", "ivf": "sum"})
+    params, stats = recipe.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    batch = {name: jnp.asarray(rng.random((1, 12, 13, 1)), jnp.float32) for name in "ab"}
+    for number, rule in enumerate(("max", "sum")):
+        alone = Recipe(SMALL, intensity_rule=rule).loss(params, stats, batch, None)[0]
+        task = {**batch, "_task": jnp.asarray([number], jnp.uint32)}
+        found = recipe.loss(params, stats, task, None)[0]
+        assert abs(float(found) - float(alone)) <= 1e-6 * float(alone)
