@@ -10,8 +10,8 @@
 
 Starts are trained on infrared-visible pairs, CT, SPECT and multi-focus pairs (set `mff`, which is
 synthesised from `natural` in the workdir and prepared beside it), each under its own rule of
-intensities (configs/tim.py:tasks_cpu, one cell of 8 channels): by `first_order` and by `reptile`,
-with 3 steps of adaptation, or `plain`, the descent on the tasks' mean loss. `plain` is the same
+intensities (configs/tim.py:tasks_cpu, one cell of 8 channels): by `exact`, `first_order` and
+`reptile`, with 3 steps of adaptation, or `plain`, the descent on the tasks' mean loss. `plain` is the same
 program with a step of adaptation so short that it moves nothing, and twice the batch, for a half is
 all that it uses: so all starts see as many examples a step, in as many steps. `scratch` has none.
 
@@ -54,6 +54,7 @@ NEW = {"pet": "max", "mef": "mean"}
 """Tasks left out: rates are chosen on the first, the last is what counts."""
 MODEL = {"preset": "small", "features": 8, "chains": 1}
 KINDS = {
+    "exact": {"task_mode": "exact"},
     "first_order": {"task_mode": "first_order"},
     "reptile": {"task_mode": "reptile"},
     "plain": {"task_mode": "first_order", "task_steps": 1, "task_rate": 1e-12},
@@ -62,7 +63,7 @@ STARTS = (*KINDS, "scratch")
 RATES = (1e-3, 3e-3, 1e-2)
 CROP, HELD_OUT_CROP, BATCH = 48, 96, 8
 COLUMNS = ("set", "seed", "start", "rate", "step", "held_out_loss")
-COLOURS = ("#0b6e4f", "#31538f", "#b3541e", "#777777")
+COLOURS = ("#8a6d00", "#0b6e4f", "#31538f", "#b3541e", "#777777")
 Row = dict[str, Any]
 
 
