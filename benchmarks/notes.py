@@ -128,6 +128,24 @@ NOTES: dict[str, dict[str, Any]] = {
         "terms": _THERMAL_TERMS,
         "inference": _LINEAR,
     },
+    "tim-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": _CAMERAS,
+        "verdict": "strong edges and local contrast, small and quick; bad at pictures that are dark"
+        " as a whole, and grays white skies where the infrared is black",
+        "terms": _THERMAL_TERMS,
+        "inference": _LINEAR,
+    },
+    "cen-ivf": {
+        "task": "infrared and visible",
+        "inputs": "infrared, visible",
+        "trained_on": _CAMERAS,
+        "verdict": "natural tones, lamps and white skies stay; bad at contrast and at fine detail"
+        " of the infrared, where other networks are ahead",
+        "terms": _THERMAL_TERMS,
+        "inference": _LINEAR,
+    },
     "lkc-funet-small-mif": {
         "task": "medical: CT, PET or SPECT with MRI",
         "inputs": "CT/PET/SPECT, MRI",

@@ -11,9 +11,10 @@
 Starts are trained on infrared-visible pairs, CT, SPECT and multi-focus pairs (set `mff`, which is
 synthesised from `natural` in the workdir and prepared beside it), each under its own rule of
 intensities (configs/tim.py:tasks_cpu, one cell of 8 channels): by `exact`, `first_order` and
-`reptile`, with 3 steps of adaptation, or `plain`, the descent on the tasks' mean loss. `plain` is the same
-program with a step of adaptation so short that it moves nothing, and twice the batch, for a half is
-all that it uses: so all starts see as many examples a step, in as many steps. `scratch` has none.
+`reptile`, with 3 steps of adaptation, or `plain`, the descent on the tasks' mean loss. `plain` is
+the same program with a step of adaptation so short that it moves nothing, and twice the batch, for
+a half is all that it uses: so all starts see as many examples a step, in as many steps. `scratch`
+has none.
 
 Each is adapted to exposures, whose pairs and rule ("mean") no start has seen, by Adam at three
 rates, on the same batches. A start's rate is the one that is best on PET after the last step for
@@ -209,11 +210,13 @@ def of_seed(seed: int, adaptations: list[Adaptation], options: argparse.Namespac
     page = options.workdir / f"rows-{seed}.csv"
     rows = read(page)
     for kind in STARTS:
-        weights = start(kind, seed, options)
+        missing = []
         for adaptation, rate in itertools.product(adaptations, RATES):
             key = {"set": adaptation.name, "seed": str(seed), "start": kind, "rate": f"{rate:g}"}
-            if any(key.items() <= row.items() for row in rows):
-                continue
+            if not any(key.items() <= row.items() for row in rows):
+                missing.append((adaptation, rate, key))
+        weights = start(kind, seed, options) if missing else ""
+        for adaptation, rate, key in missing:
             points = adaptation.run(weights, seed, rate)
             rows += [{**key, "step": str(n), "held_out_loss": f"{loss:.6f}"} for n, loss in points]
             write(rows, page)

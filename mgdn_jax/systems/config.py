@@ -59,6 +59,11 @@ class SystemConfig:
         """Whether a network of colour fuses luminance where one picture is gray, another not."""
         return False
 
+    @property
+    def sees_whole(self) -> bool:
+        """Whether a pixel of the result depends on all pixels, by means that tiles do not share."""
+        return False
+
     def for_use(self) -> SystemConfig:
         """The same network without what only training needs."""
         return self

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from mgdn_jax.layers import functional
 from mgdn_jax.layers.conv import Conv2d, conv2d
-from mgdn_jax.layers.padding import ceil_div
 
 Maps = Float[Array, "b h w c"]
 
@@ -183,12 +182,19 @@ def brightest(x: Maps) -> Maps:
 
 def halved(x: Maps) -> Maps:
     """Means over 2x2 pixels; what is missing of the last row and column does not count."""
-    h, w = x.shape[1], x.shape[2]
-    even = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)))
-    total = even[:, ::2, ::2] + even[:, 1::2, ::2] + even[:, ::2, 1::2] + even[:, 1::2, 1::2]
-    rows, columns = (jnp.minimum(n - 2 * jnp.arange(ceil_div(n, 2)), 2) for n in (h, w))
-    counts = rows[None, :, None, None] * columns[None, None, :, None]
-    return total / counts.astype(x.dtype)
+    for axis in (1, 2):
+        n = x.shape[axis]
+        counts = _pairs(jnp.ones([n if i == axis else 1 for i in range(4)], x.dtype), axis)
+        x = _pairs(x, axis) / counts
+    return x
+
+
+def _pairs(x: Maps, axis: int) -> Maps:
+    """Sums of two neighbours along an axis; the last of an odd number is alone."""
+    n = x.shape[axis]
+    framed = jnp.pad(x, [(0, int(i == axis)) for i in range(x.ndim)])
+    at, after = (jax.lax.slice_in_dim(framed, i, i + n, 2, axis) for i in range(2))
+    return at + after
 
 
 def doubled(x: Maps, like: Maps) -> Maps:

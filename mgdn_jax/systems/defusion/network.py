@@ -103,6 +103,11 @@ class Config(SystemConfig):
         self.demand(self.out_channels == 3, "out_channels is 3: it fuses colour")
 
     @property
+    def sees_whole(self) -> bool:
+        """The split attention does."""
+        return True
+
+    @property
     def splits_chroma(self) -> bool:
         """Infrared beside colour is fused in luminance, as the published figures are."""
         return True

@@ -130,6 +130,11 @@ class Config(SystemConfig):
         return self.features * self.multiplier
 
     @property
+    def sees_whole(self) -> bool:
+        """The norms do."""
+        return True
+
+    @property
     def grid(self) -> int:
         """Sides are padded to multiples of 4, for two halvings."""
         return 4

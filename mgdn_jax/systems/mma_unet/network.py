@@ -75,6 +75,11 @@ class Config(SystemConfig):
         self.demand_luminance()
 
     @property
+    def sees_whole(self) -> bool:
+        """The gates and the attention do."""
+        return True
+
+    @property
     def grid(self) -> int:
         """Sides are padded to multiples of 16, for four halvings."""
         return GRID

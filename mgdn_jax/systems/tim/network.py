@@ -109,6 +109,13 @@ class Config(SystemConfig):
         """The cell of three scales halves twice."""
         return 4 if self.pyramid else 1
 
+    @property
+    def sees_whole(self) -> bool:
+        """So do channel attention, the fusion of scales, and statistics of the image."""
+        names = (*(self.chain if self.chains else ()), *self.pyramid, *self.first, *self.second)
+        by_image = self.enhancement != "none" and self.statistics == "image"
+        return bool(self.pyramid) or by_image or any(n.startswith("ECA") for n in names)
+
 
 def _published(task: str, first: str, second: str, order: str) -> Config:
     """The configuration of a released pair of networks."""
@@ -213,8 +220,7 @@ class Network(nnx.Module):
         """Fuse.
 
         Args:
-            a: first image (infrared, or CT, PET, SPECT), (B, H, W, 1) in [0, 1], H and W at least
-                2.
+            a: first image (infrared, or CT, PET, SPECT), (B, H, W, 1) in [0, 1], any H and W.
             b: second image (visible, or MRI), likewise.
             mode: in training, batch statistics.
 
@@ -223,13 +229,10 @@ class Network(nnx.Module):
             result of the first network, and ``enhanced``, the sources as the branches see them.
 
         Raises:
-            ValueError: channels or shapes differ, or a side is shorter than 2 pixels.
+            ValueError: channels or shapes differ.
         """
-        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 1 or min(a.shape[1:3]) < 2:
-            raise ValueError(
-                f"expected two (b, h, w, 1) of one shape, sides of 2 or more; got {a.shape},"
-                f" {b.shape}"
-            )
+        if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 1:
+            raise ValueError(f"expected two (b, h, w, 1) of one shape, got {a.shape}, {b.shape}")
         config = self.config
         h, w = a.shape[1:3]
         wide = jnp.promote_types(a.dtype, jnp.float32)
