@@ -90,7 +90,8 @@ def get_config(preset: str = "b") -> ml_collections.ConfigDict:
             },
         }
     )
-    # The last convolution's own schedule begins with it; its milestones fall on the same steps.
+    # The last convolution's own schedule begins with it; its milestones fall on the same steps in a
+    # run of this length. For another one, set both.
     late = config.recipe.fusion_from
     stones = tuple((m * STEPS - late) / (STEPS - late) for m in config.optimiser.milestones)
     config.optimiser.networks = {"rule": {"milestones": stones}}

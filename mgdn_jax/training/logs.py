@@ -376,7 +376,8 @@ class Log:
         """
         if not self._active:
             return
-        tail = f"loss {loss:.5g}  {images_per_s:.1f} images/s  ETA {clock_face(remaining_s)}"
+        pace = f"  {images_per_s:.1f} images/s  ETA {clock_face(remaining_s)}"
+        tail = f"loss {loss:.5g}{pace if math.isfinite(images_per_s) else ''}"
         if self._bar is not None:
             self._shown = time.monotonic()
             self._bar.update(self._task, completed=step, tail=tail)

@@ -270,9 +270,13 @@ class _Loop:
         self._agreement = _Agreement(stopping, len(setup.devices), setup.processes)
         self._previous: Mapping[str, jax.Array] = {}
         self._evaluators: dict[str, Callable[..., Any]] = {}
+        self._owed = start.owed
 
     def run(self, state: TrainState, step: int) -> tuple[TrainState, int]:
         """From a step to the end, or to a signal; returns the state and the step it is of."""
+        if self._owed:
+            with self.clock.pause():
+                self._validate(state, step, self._owed)
         for stretch in self.setup.plan:
             stops = False
             if step < stretch.stop:
@@ -451,12 +455,15 @@ class _Loop:
             return
         trees = state._asdict()
         del trees["step"]
+        owes = _due(step, self.setup.run.train.eval_every) and not validated
         meta = {
             "config": self.setup.plain,
             "versions": versions(),
             "phase": stretch.phase,
             "hours": self.clock.hours(),
             "metrics": self.metrics,
+            # A signal does not wait for a validation, so the next call makes up for it.
+            "owed": stretch.phase if owes else "",
         }
         # Losses of two phases do not compare: the best checkpoint is one of the last phase.
         judged = validated and stretch.phase == self.setup.plan[-1].phase

@@ -34,12 +34,14 @@ class Start:
         step: updates done.
         hours: spent on them.
         metrics: of the last validation.
+        owed: the phase whose validation at this step a signal prevented; "" for none.
     """
 
     state: TrainState
     step: int
     hours: float
     metrics: dict[str, float]
+    owed: str = ""
 
 
 def open_checkpoints(setup: Setup, stack: contextlib.ExitStack) -> Checkpoints | None:
@@ -131,6 +133,7 @@ def begin(setup: Setup, checkpoints: Checkpoints | None) -> Start:
         step=step,
         hours=notes.get("hours", 0.0),
         metrics=notes["metrics"] if step else {},
+        owed=str(notes.get("owed", "")),
     )
 
 

@@ -8,6 +8,7 @@ not fit is reported together.
 
 import dataclasses
 import os
+import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -340,6 +341,11 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path}: cannot be read as a PyTorch checkpoint of plain tensors: it holds objects,"
+            " such as a whole module; save its state_dict() instead."
+        ) from None
     except Exception as error:  # torch raises many kinds for a bad file
         reason = printable(str(error).strip().split("\n")[0][:120])
         raise InputError(

@@ -32,7 +32,7 @@ def test_what_is_compiled_is_said_first(tmp_path, capsys):
 
 
 def test_a_rare_log_does_not_mean_silence(tmp_path, capsys, monkeypatch):
-    steps = r"step (\d)/6  loss [\d.e+-]+  (?:[\d.]+|nan) images/s  ETA (?:\d+:\d\d:\d\d|unknown)"
+    steps = r"step (\d)/6  loss [\d.e+-]+(?:  [\d.]+ images/s  ETA (?:\d+:\d\d:\d\d|unknown))?"
     quick = lines(tmp_path / "quick", capsys)
     assert [int(m[1]) for m in map(re.compile(steps).fullmatch, quick) if m] == [6]
     monkeypatch.setattr(logs, "SILENCE", 0.0)

@@ -77,6 +77,7 @@ class Config(SystemConfig):
             self.demand(good, f"{name} holds positive whole numbers, one or more")
         self.demand_blocks(len(self.encoder) + len(self.decoder))
         self.demand(self.threshold >= 0, "threshold must be 0 or more")
+        self.demand(self.threshold < 1, "threshold must be below 1, which scales begin at")
         self.demand_choice(parts=PARTS, norm=KINDS, base=BASES)
         self.demand_luminance()
 

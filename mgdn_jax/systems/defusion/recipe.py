@@ -32,7 +32,8 @@ _CALLS = "calls"
 class Settings(losses.Annealing):
     """The `recipe` block; defaults are the published ones.
 
-    Calls of the loss are training steps; with ``train.accumulate`` every part of a batch is a call.
+    Calls of the loss are training steps; with ``train.accumulate`` every part of a batch is a call,
+    while phases count steps. The weights of the terms then run ahead of the phases: leave it at 1.
 
     Attributes:
         scale: the loss is the mean over the batch times this; published is the sum over four.
