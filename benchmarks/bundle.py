@@ -60,6 +60,10 @@ def portable(command: str) -> str:
 
     def below_runs(found: re.Match[str]) -> str:
         path = Path(found[0])
+        if path.name == "train.py":  # of another copy of the repository, which may be at work
+            return path.name
+        if path.parent.name == "configs":
+            return f"configs/{path.name}"
         return "/".join(("runs", *path.parts[-2 if path.suffix else -1 :]))
 
     return re.sub(r"(?<![\w.])/\S+", below_runs, command.replace(f"{ROOT}/", ""))

@@ -78,6 +78,34 @@ def test_nothing_branches_on_sizes(system):
     assert str(exported.out_avals[0].shape[:3]) == "(b, h, w)"
 
 
+@pytest.mark.parametrize("system", ["cen", "defusion", "emma", "mma_unet", "tim"])
+def test_sizes_stay_unknown_in_every_system(system):
+    """Traced, not compiled: comparisons of sizes, and sizes that only look different, stop it."""
+    config = {
+        "cen": {"encoder": (4, 4), "decoder": (4,)},
+        "defusion": {
+            "stem": 4, "encoder": (2,) * 4, "encoder_depths": (1,) * 4, "code": 4, "code_depth": 1,
+            "unique": (4, 4, 4, 2), "unique_depths": (1,) * 4,
+            "common": (4, 4, 4, 2), "common_depths": (1,) * 4,
+        },
+        "emma": {"features": (4, 4), "heads": 2},
+        "mma_unet": {"features": 4},
+        "tim": {"features": 4, "chains": 1, "chain": ("ECAattention_3", "SPAattention_3")},
+    }[system]  # fmt: skip
+    preset = next(iter(registry.network(system).PRESETS.values()))
+    fuser = Fuser(system, *_weights(system, dataclasses.replace(preset, **config)))
+    program = programs.exported(fuser, "jax", None, ("cpu",))
+    exported = jax.export.deserialize(bytearray(program))
+    assert str(exported.out_avals[0].shape[1:3]) == "(h, w)"
+
+
+def _weights(system, config):
+    """A configuration with weights and statistics of nothing but ones."""
+    _, *trees = registry.abstract(system, config)
+    ones = ({k: np.ones(v.shape, v.dtype) for k, v in tree.items()} for tree in trees)
+    return config, *ones
+
+
 COMPILES_LONG = [pytest.param(x, marks=pytest.mark.long) for x in SMALL if x != "pyramid"]
 
 

@@ -126,6 +126,8 @@ CAMERAS = {
     "fusion-mif": ("pyramid", "mif"),
     "refusion-ivf": ("refusion", "ivf_cameras"),
     "lkc-funet-small-ivf": ("lkc_funet", "ivf_cameras"),
+    "tim-ivf": ("tim", "ivf_cameras"),
+    "cen-ivf": ("cen", "ivf_cameras"),
 }
 
 

@@ -116,6 +116,17 @@ def test_sigterm_saves_and_returns(tmp_path, monkeypatch):
     assert [line["step"] for line in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_validation_that_a_signal_prevented_is_made_up_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(fake_recipe, "Loader", Interrupting)
+    assert fit(tmp_path / "parts", steps=6, eval_every=4).step == 4
+    monkeypatch.undo()
+    fit(tmp_path / "parts", steps=6, eval_every=4)
+    fit(tmp_path / "whole", steps=6, eval_every=4)
+    whole, parts = (log(tmp_path / name, "validation") for name in ("whole", "parts"))
+    assert [line["step"] for line in whole] == [4, 6]
+    assert whole == parts
+
+
 def test_a_signal_in_the_last_step_of_a_phase_stops_before_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(fake_recipe, "Loader", Interrupting)
     fake_recipe.TRACES.clear()

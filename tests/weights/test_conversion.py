@@ -111,3 +111,6 @@ def test_pickled_code_is_never_run(torch, tmp_path):
     with pytest.raises(InputError, match="plain tensors"):
         conversion.read_torch(tmp_path / "trap.pth")
     assert not ran.exists()
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    with pytest.raises(InputError, match=r"a whole module; save its state_dict\(\) instead"):
+        conversion.read_torch(tmp_path / "module.pth")

@@ -86,6 +86,7 @@ def test_each_card_names_the_stretch_its_figures_were_measured_with():
     assert found == {
         "cddfuse-ivf": "minmax",
         "cddfuse-mif": "minmax",
+        "cen-ivf": "none",
         "fusion-ivf": "none",
         "fusion-mif": "none",
         "lkc-funet-small-ivf": "none",
@@ -99,4 +100,5 @@ def test_each_card_names_the_stretch_its_figures_were_measured_with():
         "refusion-mef": "minmax",
         "refusion-mff": "none",
         "refusion-mif": "minmax",
+        "tim-ivf": "none",
     }

@@ -9,6 +9,7 @@ from golden import Golden, max_error
 from helpers_tim import tim_state
 
 from mgdn_jax.errors import InputError
+from mgdn_jax.fusing.fuser import Fuser
 from mgdn_jax.layers import functional
 from mgdn_jax.systems import registry
 from mgdn_jax.systems.tim.network import PRESETS, Config
@@ -123,3 +124,23 @@ def test_any_size_and_any_order():
 def test_impossible_configurations(fields, words):
     with pytest.raises(InputError, match=words):
         Config(**fields)
+
+
+def test_sides_of_one_pixel_pass_and_tiles_of_what_sees_the_whole_are_told():
+    """Channel attention looks at the whole picture, and a tile at itself."""
+    found = Config(features=4, chains=1, chain=("ECAattention_3", "SPAattention_3"))
+    local = Config(features=4, chains=1, chain=("SepConv_3_1", "SPAattention_3"))
+    assert found.sees_whole
+    assert not local.sees_whole
+    assert PRESETS["ivf"].sees_whole
+    for config in (found, local):
+        _, params, stats = registry.abstract("tim", config)
+        ones = [{k: np.ones(v.shape, v.dtype) for k, v in tree.items()} for tree in (params, stats)]
+        fuser = Fuser("tim", config, *ones)
+        for shape in ((1, 5), (5, 1), (1, 1)):
+            assert fuser(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)).shape == shape
+        picture = np.arange(40 * 24, dtype=np.float32).reshape(40, 24) / 960
+        warnings = [fuser.fuse(picture, picture, tile=n).report.warnings for n in (0, 16)]
+        told = any("looks at the whole picture, and each of the" in s for s in warnings[1])
+        assert told == config.sees_whole
+        assert not any("looks at the whole picture" in s for s in warnings[0])
