@@ -30,7 +30,7 @@ EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 SIZES = ((1, 37, 53), (2, 64, 48), (1, 120, 168))
 BOUNDS = {"jax": 1e-6, "onnx": 1e-4}
 MOST_TIMES = 1.3
-NO_ANY_SIZE = {"onnx": ("cddfuse", "lkc_funet", "mgdn", "pyramid")}
+NO_ANY_SIZE = {"onnx": ("cddfuse", "cen", "lkc_funet", "mgdn", "pyramid", "tim")}
 """Systems that a format takes at one size alone."""
 _CHILD = """
 import importlib.util, sys, time
