@@ -87,15 +87,15 @@ class Solution(NamedTuple):
             stationarity: largest norm of the inner gradient that will do. Whatever it is, a norm
                 that grew by the inner steps is a fault (`has_grown`).
         """
+        if math.isfinite(self.stationarity) and not self.curvature > 0:
+            return (
+                f"the inner Hessian has curvature {float(self.curvature):.3g} with its damping and"
+                " is not positive definite; raise the Solver's damping."
+            )
         if has_grown(float(self.before), float(self.stationarity)):
             return (
                 f"the inner steps diverged, their gradient went from {float(self.before):.3g} to"
                 f" {float(self.stationarity):.3g}; lower the inner rate."
-            )
-        if not self.curvature > 0:
-            return (
-                f"the inner Hessian has curvature {float(self.curvature):.3g} with its damping and"
-                " is not positive definite; raise the Solver's damping."
             )
         if not self.residual <= residual:
             return (

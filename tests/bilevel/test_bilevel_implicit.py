@@ -99,6 +99,17 @@ def test_implicit_reports_negative_curvature_and_too_few_iterations():
     assert "ended at a residual of" in aux.solution.fault()
 
 
+def test_steps_that_diverge_are_a_fault_whatever_the_limits():
+    meta = meta_gradient(
+        lambda theta, phi, batch: 5 * jnp.sum((theta - phi) ** 2),
+        lambda theta, phi, batch: jnp.sum(theta**2),
+        optimiser=optax.sgd(0.5), steps=40, mode="implicit", solver=Solver(damping=0.0),
+    )  # fmt: skip
+    _, _, aux = jax.jit(meta)(jnp.ones(2), jnp.zeros(2), jnp.zeros(1), jnp.zeros(1))
+    assert float(aux.solution.stationarity) > 1e24
+    assert "the inner steps diverged, their gradient went from 14.1 to " in aux.solution.fault()
+
+
 def test_a_fault_is_one_sentence():
     good = Solution(
         residual=np.float32(1e-7), iterations=np.int32(3), converged=np.bool_(True),

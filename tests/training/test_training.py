@@ -138,6 +138,14 @@ def test_a_signal_in_the_last_step_of_a_phase_stops_before_the_next(tmp_path, mo
     assert [line["step"] for line in log(tmp_path)] == [*range(1, 9)]
 
 
+def test_inner_steps_that_diverge_stop_an_implicit_run(tmp_path):
+    config = fake_meta.config(steps=3, devices=1, log_every=1)
+    config["recipe"] |= {"mode": "implicit", "rate": 1e3, "every": 1, "steps": 4}
+    with pytest.raises(training.TrainingFailedError) as caught:
+        training.fit(config, tmp_path, quiet=True)
+    assert "the inner steps of mode 'implicit' diverged at step 1: the norm" in str(caught.value)
+
+
 @pytest.mark.parametrize("intervals", [{"log_every": 1}, {"log_every": 1000}])
 def test_nan_stops_and_names_the_last_good_checkpoint(tmp_path, intervals):
     # Example 43 comes in step 6; step 8 would be saved, and the check comes first.
