@@ -18,8 +18,8 @@ Hours, machine and figures, on two CPU cores that did other work at the same tim
 
     ivf          0.70 hours. Qabf 0.631, VIF 0.889, SSIM 1.386, SCD 1.710, MI 2.32.
     ivf_further  0.22 hours from there: `fusion-ivf`. Qabf 0.637, VIF 0.862, SSIM 1.394, SCD 1.724,
-                 MI 2.28. Held-out pairs of eight cameras, mean rank of the means over all 3.00, of
-                 the ranks by camera 3.00 (`refusion-ivf` 2.38, 3.25; docs/benchmarks/cameras.md).
+                 MI 2.28. Held-out pairs of eight cameras, eight rows: mean rank of the means over
+                 all 3.00, of the ranks by camera 3.00 (`refusion-ivf` 2.38, 3.25).
     mif          0.23 hours: `fusion-mif`. Held-out slices: Qabf 0.713, VIF 0.835,
                  SSIM 1.457, SCD 1.771. Mean rank of seven rows 2.38, of the ranks by
                  scanner 2.42 (`refusion-mif` 2.38, 2.75).

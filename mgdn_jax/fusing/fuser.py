@@ -426,11 +426,7 @@ class Fuser:
     ) -> Fused:
         """One scene, pair or stack."""
         options, count = prepared.options, len(prepared)
-        if self.config.sees_whole and plan.tiles > 1:
-            prepared.report.warn(
-                "the network looks at the whole picture, and each of the"
-                f" {plan.tiles} tiles at itself: untiled, with tile 0, the result is another one."
-            )
+        prepared.report.warn(*plan.remarks(self.config))
         calls = jobs.calls(count, len(self._channels_of(count)), plan, options)
         job = Job(plan, options, Ticks(progress, calls), prepared.contrast)
         result = self._fuse_loaded(

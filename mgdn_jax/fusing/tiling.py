@@ -16,6 +16,7 @@ from mgdn_jax.errors import InputError
 from mgdn_jax.fusing import buckets, reduction
 from mgdn_jax.fusing.options import FuseOptions
 from mgdn_jax.io import guard
+from mgdn_jax.systems.contract import Config
 
 AUTO_TILE_PIXELS = 1_500_000
 """Pictures above this many pixels are tiled unless `tile` says otherwise."""
@@ -160,6 +161,15 @@ class Plan:
     def tiles(self) -> int:
         """Number of tiles; 1 if the picture goes through as a whole."""
         return len(self.rows.starts) * len(self.columns.starts)
+
+    def remarks(self, config: Config) -> list[str]:
+        """What is probably not meant about tiles, for a network of this configuration."""
+        if self.tiles == 1 or not config.sees_whole:
+            return []
+        return [
+            f"the network looks at the whole picture, and each of the {self.tiles} tiles at itself:"
+            " untiled, with tile 0, the result is another one."
+        ]
 
     @property
     def padded(self) -> tuple[int, int]:

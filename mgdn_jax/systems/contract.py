@@ -83,6 +83,10 @@ class Config(Protocol):
         Chroma then passes beside it, as it does with networks of luminance.
         """
 
+    @property
+    def sees_whole(self) -> bool:
+        """Whether a pixel of the result depends on all pixels, by means that tiles do not share."""
+
     def for_use(self) -> Config:
         """The same network without what only training needs."""
 

@@ -47,7 +47,7 @@ class Window:
 
         Returns:
             The first step whose "loss" or "grad_norm" is not finite, or whose meta-gradient met a
-            "curvature" that is not positive, with name and value.
+            "curvature" that is not positive or a "stationarity" that grew, with name and value.
         """
         waiting, self._waiting = self._waiting, []
         fetched = jax.device_get([metrics for _, metrics in waiting])
@@ -250,6 +250,7 @@ class Log:
         folder: the run's folder.
         total: updates in the whole run.
         start: updates done already; later lines of an earlier start are cut from `log.jsonl`.
+        owes: the validation at `start` is to come, so its line of an earlier start is cut as well.
         active: False makes every method do nothing.
         quiet: nothing on the screen; files only.
 
@@ -264,6 +265,7 @@ class Log:
         *,
         total: int,
         start: int = 0,
+        owes: bool = False,
         active: bool = True,
         quiet: bool = False,
     ):
@@ -276,7 +278,7 @@ class Log:
         if not active:
             return
         with _writing(self._path):
-            self._rewind(start)
+            self._rewind(start, owes)
             # Without a buffer: what a full disk did not take is not tried again when closing.
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (lives as long as we)
         try:
@@ -296,7 +298,7 @@ class Log:
             self._task = self._bar.add_task("training", total=total, completed=start, tail="")
             self._bar.start()
 
-    def _rewind(self, start: int) -> None:
+    def _rewind(self, start: int, owes: bool) -> None:
         """Drops what was logged after the checkpoint that the run now goes on from."""
         if not self._path.exists():
             return
@@ -304,7 +306,9 @@ class Log:
         kept = []
         for line in content.splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError):
-                if objects.object_of(line, "a line", has_nan=True)["step"] <= start:
+                entry = objects.object_of(line, "a line", has_nan=True)
+                comes_again = owes and (entry["step"], entry["kind"]) == (start, "validation")
+                if entry["step"] <= start and not comes_again:
                     kept.append(line + b"\n")
         if b"".join(kept) != content:
             write_atomically(self._path, b"".join(kept))

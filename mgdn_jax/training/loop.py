@@ -182,7 +182,10 @@ def _mute(line: str) -> None:
 
 def _open_log(setup: Setup, start: Start, quiet: bool, stack: contextlib.ExitStack) -> Log:
     """The log, with a first line about what runs where."""
-    log = Log(setup.workdir, total=setup.total, start=start.step, active=setup.chief, quiet=quiet)
+    log = Log(
+        setup.workdir, total=setup.total, start=start.step, owes=bool(start.owed),
+        active=setup.chief, quiet=quiet,
+    )  # fmt: skip
     stack.push(closing(log.close))
     log.say(
         f"{setup.run.name}: from step {start.step} to {setup.total}, batch"
@@ -466,7 +469,8 @@ class _Loop:
             "owed": stretch.phase if owes else "",
         }
         # Losses of two phases do not compare: the best checkpoint is one of the last phase.
-        judged = validated and stretch.phase == self.setup.plan[-1].phase
+        last = [s.phase for s in self.setup.plan if s.stop > s.start][-1]
+        judged = validated and stretch.phase == last
         self._checkpoints.save(
             step,
             trees,

@@ -341,12 +341,12 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{path}: cannot be read as a PyTorch checkpoint of plain tensors: it holds objects,"
-            " such as a whole module; save its state_dict() instead."
-        ) from None
     except Exception as error:  # torch raises many kinds for a bad file
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+            raise InputError(
+                f"{path}: cannot be read as a PyTorch checkpoint of plain tensors: it holds"
+                " objects, such as a whole module; save its state_dict() instead."
+            ) from None
         reason = printable(str(error).strip().split("\n")[0][:120])
         raise InputError(
             f"{path}: cannot be read as a PyTorch checkpoint of plain tensors ({reason})"

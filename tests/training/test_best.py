@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from mgdn_jax import training
+from mgdn_jax.systems.contract import Phase
 from mgdn_jax.training import loop
 from mgdn_jax.training.checkpoints import Checkpoints, score
 
@@ -76,6 +77,18 @@ def test_the_best_is_one_of_the_last_phase(tmp_path, figures):
     made["recipe"]["two_phases"] = True
     training.fit(made, tmp_path, quiet=True)
     assert kept(tmp_path) == [6, 10]
+
+
+def test_a_last_phase_without_steps_is_not_the_last(tmp_path, figures, monkeypatch):
+    class Long(Judging):
+        def __init__(self, model=None, **settings):
+            super().__init__(model, **settings)
+            self.networks = ("fusion",)
+            self.phases = (Phase("first", ("fusion",), steps=100), Phase("second", ("fusion",)))
+
+    monkeypatch.setattr(fake_recipe, "Recipe", Long)
+    fit(tmp_path, best="loss")
+    assert kept(tmp_path) == [4, 10]
 
 
 def test_without_targets_the_best_has_the_smallest_loss(tmp_path, figures):

@@ -111,6 +111,10 @@ def test_pickled_code_is_never_run(torch, tmp_path):
     with pytest.raises(InputError, match="plain tensors"):
         conversion.read_torch(tmp_path / "trap.pth")
     assert not ran.exists()
+    (tmp_path / "page.pth").write_bytes(b"<html><body>Too many requests</body></html>")
+    with pytest.raises(InputError, match="plain tensors") as caught:
+        conversion.read_torch(tmp_path / "page.pth")
+    assert "module" not in str(caught.value)
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(InputError, match=r"a whole module; save its state_dict\(\) instead"):
         conversion.read_torch(tmp_path / "module.pth")

@@ -81,6 +81,11 @@ class Config(SystemConfig):
         self.demand_choice(parts=PARTS, norm=KINDS, base=BASES)
         self.demand_luminance()
 
+    @property
+    def sees_whole(self) -> bool:
+        """Norms by instance do."""
+        return self.norm == "instance"
+
 
 PRESETS: dict[str, Config] = {"ivf": Config(), "ivf_plain": Config(exchange=False)}
 
