@@ -39,6 +39,8 @@ from mgdn_jax.training.step import make_eval_step
 from mgdn_jax.training.task_step import check_tasks
 from mgdn_jax.weights.card import versions
 
+_FLAT = 1 / 255
+"""Range of a picture in which nothing is to be seen: one level of 8 bits."""
 _GRID_ROWS = 4
 
 
@@ -429,6 +431,7 @@ class _Loop:
         params = state.ema or state.params
         figures = Figures(setup.eval_loader)
         rows: dict[str, list[list[np.ndarray]]] = {}
+        spreads: list[float] = []
         most = math.ceil(_GRID_ROWS / figures.sets)  # of each
         of_tasks = any(s.phase == phase and s.kind == "tasks" for s in setup.plan)
         for batch in setup.eval_loader:
@@ -439,6 +442,7 @@ class _Loop:
             shown = rows.setdefault(figures.name(batch), [])
             if setup.chief and len(shown) < most:
                 flat = [setup.parallel.rows(p) for p in pictures]
+                spreads += [float(np.ptp(fused)) for fused in flat[0]]
                 shown += grid_rows(setup.recipe.display(batch, flat), batch)
         self.metrics = {}
         for name, means in figures.means().items():
@@ -447,6 +451,12 @@ class _Loop:
             line = "  ".join(f"{figure} {value:.5g}" for figure, value in means.items())
             self.log.say(f"step {step}/{setup.total}  validation{ending}  {line}")
         self.log.record(step, "validation", self.metrics)
+        trained = {name for s in setup.plan if s.start < step for name in s.trains}
+        if spreads and max(spreads) < _FLAT and setup.recipe.ships in trained:
+            self.log.say(
+                f"warning: step {step}: every fused picture that was looked at is flat; the network"
+                " makes nothing of its inputs. Lower optimiser.learning_rate, or start anew."
+            )
         first = [row for several in rows.values() for row in several[:most]]
         same = [row for row in first if row[0].shape == first[0][0].shape]
         self.log.grid(setup.workdir / "grids", step, same)

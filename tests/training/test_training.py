@@ -144,6 +144,20 @@ def test_a_signal_in_the_last_step_of_a_phase_stops_before_the_next(tmp_path, mo
     assert [line["step"] for line in log(tmp_path)] == [*range(1, 9)]
 
 
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_a_network_that_makes_nothing_of_its_inputs_is_told(tmp_path, monkeypatch, capsys, is_flat):
+    """Every loss may be finite, and some are even content with black."""
+    before = fake_recipe.Recipe.fuse
+
+    def fuse(*arguments):
+        return before(*arguments) * (0 if is_flat else 1)
+
+    monkeypatch.setattr(fake_recipe.Recipe, "fuse", fuse)
+    config = fake_recipe.config(devices=1, steps=2, eval_every=2)
+    training.fit(config, tmp_path)
+    assert ("every fused picture that was looked at is flat" in capsys.readouterr().out) == is_flat
+
+
 def test_inner_steps_that_diverge_stop_an_implicit_run(tmp_path):
     config = fake_meta.config(steps=3, devices=1, log_every=1)
     config["recipe"] |= {"mode": "implicit", "rate": 1e3, "every": 1, "steps": 4}
