@@ -1,6 +1,7 @@
 """The house: imports run downhill, single owners, limits of size, and a light import."""
 
 import ast
+import functools
 import io
 import pathlib
 import re
@@ -48,7 +49,13 @@ OWNERS = {
 FILE_LINES, FUNCTION_LINES = 500, 80
 
 
+@functools.cache
 def rooms():
+    """(room, path, tree) of every file; read once, for reading takes a second or three."""
+    return list(_read())
+
+
+def _read():
     for path in sorted(PACKAGE.rglob("*.py")):
         relative = path.relative_to(PACKAGE)
         room = relative.parts[0].removesuffix(".py")
