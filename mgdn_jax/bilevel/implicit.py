@@ -85,7 +85,7 @@ class Solution(NamedTuple):
         Args:
             residual: largest one that will do.
             stationarity: largest norm of the inner gradient that will do. Whatever it is, a norm
-                that grew by the inner steps is a fault (`has_grown`).
+                that the inner steps doubled is a fault.
         """
         if math.isfinite(self.stationarity) and not self.curvature > 0:
             return (
